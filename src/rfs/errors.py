@@ -1,0 +1,119 @@
+"""
+What RFS raises on purpose.
+
+::
+
+    RfsError
+     ├─ MetricDefinitionError  (ValueError)    a metric that cannot exist
+     ├─ TimeRangeError         (ValueError)    a time range that cannot be read
+     ├─ AlertRuleError         (ValueError)    an alert rule that cannot be watched
+     ├─ StepTimeoutError       (TimeoutError)  a step that took too long
+     └─ UnwrapError            (ValueError)    the other kind of Result was asked for
+
+Every class also derives from the standard error it refines, keeps its parts as
+attributes, builds its own sentence from them, and survives pickling. Nothing
+here imports anything.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlertRuleError",
+    "MetricDefinitionError",
+    "RfsError",
+    "StepTimeoutError",
+    "TimeRangeError",
+    "UnwrapError",
+]
+
+
+class RfsError(Exception):
+    """Base of every error that RFS raises on purpose."""
+
+
+class MetricDefinitionError(RfsError, ValueError):
+    """A metric's name, labels or options cannot be used; *fault* says why."""
+
+    def __init__(self, name: str, fault: str) -> None:
+        super().__init__(name, fault)
+        self.name = name
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"metric {self.name!r}: {self.fault}"
+
+
+class TimeRangeError(RfsError, ValueError):
+    """A time range cannot be read; *fault* says why and names the allowed range."""
+
+    def __init__(self, value: object, fault: str) -> None:
+        super().__init__(value, fault)
+        self.value = value
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"time range {self.value!r}: {self.fault}"
+
+
+class AlertRuleError(RfsError, ValueError):
+    """The *field* of an alert rule cannot be used; *fault* says why."""
+
+    def __init__(self, rule_name: str, field: str, fault: str) -> None:
+        super().__init__(rule_name, field, fault)
+        self.rule_name = rule_name
+        self.field = field
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"alert rule {self.rule_name!r}: {self.field}: {self.fault}"
+
+
+class StepTimeoutError(RfsError, TimeoutError):
+    """
+    A step, or a whole chain, was not done in time and has been cancelled.
+
+    Args:
+        step: Name of the step that was running when the time was over.
+        seconds: The time it was given.
+    """
+
+    code = "TIMEOUT"
+
+    def __init__(self, step: str, seconds: float) -> None:
+        # One argument: given two, OSError would take them for errno and strerror.
+        super().__init__(f"step {step!r} timed out: its timeout of {seconds:g} s is over")
+        self.step = step
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple[type[StepTimeoutError], tuple[str, float]]:
+        return type(self), (self.step, self.seconds)
+
+
+class UnwrapError(RfsError, ValueError):
+    """
+    ``unwrap()`` met a Failure, or ``unwrap_error()`` a Success.
+
+    Args:
+        method: The method that was called.
+        held: What the Result held instead.
+
+    ``error`` is the Failure's error (``None`` if it was a Success). Where that
+    is an exception, it is also the ``__cause__``.
+    """
+
+    def __init__(self, method: str, held: object) -> None:
+        super().__init__(method, held)
+        self.method = method
+        self.held = held
+
+    @property
+    def error(self) -> object:
+        return self.held if self.method == "unwrap" else None
+
+    def __str__(self) -> str:
+        kind = "Failure" if self.method == "unwrap" else "Success"
+        try:
+            held = repr(self.held)
+        except Exception:  # noqa: BLE001 - a broken repr must not hide which call failed
+            held = f"<{type(self.held).__name__}>"
+        return f"{self.method}() on {kind}({held})"
