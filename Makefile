@@ -1,0 +1,47 @@
+# What a person types. Each target prepares .venv for itself (scripts/prepare) and needs no network the second time.
+.DEFAULT_GOAL := help
+.PHONY: help install run test bench lint docs lock clean
+
+PYTHON := .venv/bin/python
+UV_COMPILE = $(PYTHON) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--extra all --generate-hashes --no-header --no-annotate
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+install: ## Install everything into .venv: rfs, the reference service, the tests' and the developers' tools
+	@scripts/prepare dev
+
+run: ## Start the reference service with its traffic; Ctrl-C stops it (TRAFFIC=0: no traffic)
+	@scripts/prepare run
+	@cd examples/table_order && exec ../../$(PYTHON) -m app.run
+
+test: ## Run all tests with branch coverage
+	@scripts/prepare test
+	@$(PYTHON) -m pytest --cov --cov-report=term --durations=10
+
+bench: ## Measure RFS beside its peers and write benchmarks/RESULTS.md
+	@scripts/prepare run
+	@$(PYTHON) -m benchmarks.run
+
+lint: ## Check style, types and the direction of imports
+	@scripts/prepare dev
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m basedpyright
+	.venv/bin/lint-imports
+
+docs: ## Build the documentation into site/
+	@scripts/prepare dev
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+	@echo "rfs: the documentation is in site/index.html"
+
+lock: ## Renew requirements/*.lock from pyproject.toml
+	@scripts/prepare dev
+	@$(UV_COMPILE) --group dev --upgrade -o requirements/dev.lock
+	@for group in run test; do $(UV_COMPILE) --group $$group -c requirements/dev.lock -o requirements/$$group.lock; done
+
+clean: ## Remove what the other targets made
+	rm -rf .venv .state site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
