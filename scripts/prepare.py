@@ -131,9 +131,10 @@ def pip(venv: Path, arguments: Iterable[str], *, expected: int = 0) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line.rstrip())
-            if expected and line.startswith("Collecting "):
+            # The second word is a requirement, or the path of a file that is at hand already.
+            if expected and line.startswith(("Collecting ", "Processing ")):
                 collected += 1
-                say(f"  [{collected}/{expected}] {line.split()[1]}")
+                say(f"  [{collected}/{expected}] {Path(line.split()[1]).name}")
             elif expected and line.startswith("Installing collected packages"):
                 say("  unpacking ...")
     if process.returncode:
