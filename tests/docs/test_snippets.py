@@ -1,0 +1,93 @@
+"""Every example of the documentation runs, as its reader would run it."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from rfs.monitoring.monitor import Monitor, use_monitor
+from tests.docs.snippets import ROOT, Snippet, pages, snippets
+
+ALL = [snippet for page in pages() for snippet in snippets(page)]
+PYTHON = [snippet for snippet in ALL if snippet.language in {"python", "py"}]
+LANGUAGES = {"python", "text", "sh", "json", "toml", "ini"}
+
+
+def run(snippet: Snippet) -> None:
+    """
+    Run a block in a module of its own; a block may await at its top level.
+
+    The module is known to the import system while it runs, because
+    dataclasses, pydantic and FastAPI resolve annotations through it.
+    """
+    name = f"snippet_{snippet.line}"
+    module = ModuleType(name)
+    code = compile(snippet.code, str(ROOT / snippet.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    sys.modules[name] = module
+    try:
+        if code.co_flags & inspect.CO_COROUTINE:
+
+            async def body() -> None:
+                await eval(code, module.__dict__)
+
+            asyncio.run(body())
+        else:
+            exec(code, module.__dict__)
+    finally:
+        del sys.modules[name]
+
+
+class TestPythonBlocks:
+    @pytest.mark.parametrize("snippet", PYTHON, ids=str)
+    def test_runs(self, snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A block runs as it stands, in an empty folder, against a monitor of its own.
+        """
+        monkeypatch.chdir(tmp_path)
+        monitor = Monitor()
+
+        with use_monitor(monitor):
+            try:
+                run(snippet)
+            finally:
+                monitor.stop()
+
+    def test_pages_have_examples(self) -> None:
+        """
+        Both READMEs, the tutorial and each how-to show at least one program.
+        """
+        with_examples = {snippet.page for snippet in PYTHON}
+
+        howtos = {str(page.relative_to(ROOT)) for page in (ROOT / "docs" / "how-to").glob("*.md")}
+        assert with_examples >= {"README.md", "README.ko.md", "docs/tutorial.md", *howtos}
+
+
+class TestOtherBlocks:
+    @pytest.mark.parametrize("snippet", ALL, ids=str)
+    def test_says_what_it_is(self, snippet: Snippet) -> None:
+        """
+        A block names its language, so that nothing that looks like Python escapes being run.
+        """
+        assert snippet.language in LANGUAGES
+
+
+class TestBothReadmes:
+    def test_same_programs(self) -> None:
+        """
+        The Korean page shows the same programs as the English one, comments and texts aside.
+        """
+
+        def programs(page: str) -> list[list[str]]:
+            return [
+                [type(node).__name__ for node in ast.walk(ast.parse(snippet.code))]
+                for snippet in PYTHON
+                if snippet.page == page
+            ]
+
+        assert programs("README.ko.md") == programs("README.md")
