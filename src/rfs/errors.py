@@ -75,6 +75,7 @@ class StepTimeoutError(RfsError, TimeoutError):
     Args:
         step: Name of the step that was running when the time was over.
         seconds: The time it was given.
+
     """
 
     code = "TIMEOUT"
@@ -95,10 +96,8 @@ class UnwrapError(RfsError, ValueError):
 
     Args:
         method: The method that was called.
-        held: What the Result held instead.
+        held: What the Result held instead. An exception is also the ``__cause__``.
 
-    ``error`` is the Failure's error (``None`` if it was a Success). Where that
-    is an exception, it is also the ``__cause__``.
     """
 
     def __init__(self, method: str, held: object) -> None:
@@ -108,12 +107,13 @@ class UnwrapError(RfsError, ValueError):
 
     @property
     def error(self) -> object:
+        """The Failure's error; ``None`` if it was a Success."""
         return self.held if self.method == "unwrap" else None
 
     def __str__(self) -> str:
         kind = "Failure" if self.method == "unwrap" else "Success"
         try:
             held = repr(self.held)
-        except Exception:  # noqa: BLE001 - a broken repr must not hide which call failed
+        except Exception:  # a broken repr must not hide which call failed
             held = f"<{type(self.held).__name__}>"
         return f"{self.method}() on {kind}({held})"

@@ -1,0 +1,1 @@
+"""The value types on which everything else stands: ``rfs.core.result``."""
