@@ -128,8 +128,7 @@ def pip(venv: Path, arguments: Iterable[str], *, expected: int = 0) -> None:
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
     ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             said.append(line.rstrip())
             # The second word is a requirement, or the path of a file that is at hand already.
             if expected and line.startswith(("Collecting ", "Processing ")):
@@ -163,7 +162,9 @@ def missing_test_peers() -> dict[str, str]:
     missing = {}
     if shutil.which("chromium") is None:
         missing["chromium"] = "the browser tests"
-    fonts = subprocess.run(["fc-list", ":lang=ko"], capture_output=True, check=False) if shutil.which("fc-list") else None
+    fonts = (
+        subprocess.run(["fc-list", ":lang=ko"], capture_output=True, check=False) if shutil.which("fc-list") else None
+    )
     if fonts is None or not fonts.stdout.strip():
         missing["fonts-nanum"] = "Korean text in the browser tests"
     return missing

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-MODULES = sorted(path for path in SOURCE.rglob("*.py") if not any(part.startswith("_") and part != "__init__.py" for part in path.relative_to(SOURCE).parts))
+MODULES = sorted(
+    path
+    for path in SOURCE.rglob("*.py")
+    if not any(part.startswith("_") and part != "__init__.py" for part in path.relative_to(SOURCE).parts)
+)
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

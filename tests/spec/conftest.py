@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
 from rfs.monitoring.monitor import Monitor, use_monitor
 
 DEADLINE_SECONDS = 10.0
