@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from rfs.monitoring.monitor import Monitor, use_monitor
 
+from rfs.monitoring.monitor import Monitor, use_monitor
 from tests.docs.snippets import ROOT, Snippet, pages, snippets
 
 ALL = [snippet for page in pages() for snippet in snippets(page)]

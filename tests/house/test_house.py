@@ -16,6 +16,7 @@ LOCKS = ("run", "test", "dev")
 
 
 def read(name: str) -> str:
+    """The text of a file of this tree."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
@@ -101,7 +102,7 @@ class TestTree:
         """
         No file names a folder that exists on one machine only.
         """
-        folders = re.compile(r"(?<![A-Za-z0-9_.])/" + r"(?:work|root|farm|Users)/")
+        folders = re.compile(r"(?<![A-Za-z0-9_.])/(?:work|root|farm|Users)/")
 
         found = [str(path.relative_to(ROOT)) for path in tracked() if folders.search(path.read_text(errors="replace"))]
 
@@ -111,11 +112,11 @@ class TestTree:
         """
         No file says where packages come from: that is the machine's own setting.
         """
-        hosts = re.compile("|".join((r"pypi\.(?:org|python)", r"pythonhosted\.", r"registry\.npm", r"deb\.debian")))
+        hosts = re.compile(r"pypi\.(?:org|python)|pythonhosted\.|registry\.npm|deb\.debian")
 
         found = [str(path.relative_to(ROOT)) for path in tracked() if hosts.search(path.read_text(errors="replace"))]
 
-        assert found == [str(Path(__file__).relative_to(ROOT))] or found == []
+        assert found == []
 
     def test_nothing_large(self) -> None:
         """
@@ -144,7 +145,6 @@ class TestTexts:
         versions = re.findall(r"^## \[(.+?)\]", read("CHANGELOG.md"), re.MULTILINE)
         sections = re.findall(r"^### (.+)$", read("CHANGELOG.md"), re.MULTILINE)
 
-        assert version in versions[:2]
         assert versions[0] in {"Unreleased", version}
         assert sections
         assert set(sections) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
@@ -164,12 +164,14 @@ class TestTexts:
         """
         Every relative link of a page points at a file that is there.
         """
-        broken = []
-        pages = [path for path in tracked() if path.suffix == ".md"]
-        for page in pages:
-            for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8")):
-                if not (page.parent / target).exists():
-                    broken.append(f"{page.relative_to(ROOT)}: {target}")
+        link = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+        broken = [
+            f"{page.relative_to(ROOT)}: {target}"
+            for page in tracked()
+            if page.suffix == ".md"
+            for target in link.findall(page.read_text(encoding="utf-8"))
+            if not (page.parent / target).exists()
+        ]
 
         assert broken == []
 

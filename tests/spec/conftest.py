@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from rfs.monitoring.monitor import Monitor, use_monitor
 
 DEADLINE_SECONDS = 10.0
@@ -32,6 +33,7 @@ class Calls(list[Any]):
         self._changed = threading.Condition()
 
     def __call__(self, value: object) -> None:
+        """Keep *value* and wake whoever waits."""
         with self._changed:
             self.append(value)
             self._changed.notify_all()

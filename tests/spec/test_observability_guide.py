@@ -16,6 +16,8 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+
+from rfs.core.result import Failure, Result, Success
 from rfs.monitoring.metrics import (
     AlertCondition,
     MetricType,
@@ -42,8 +44,6 @@ from rfs.monitoring.result_logging import (
 )
 from rfs.reactive.flux_result import FluxResult
 from rfs.reactive.mono_result import MonoResult
-
-from rfs.core.result import Failure, Result, Success
 from tests.spec.conftest import Calls
 
 JsonLines = Callable[[], list[dict[str, Any]]]
