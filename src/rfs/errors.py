@@ -7,6 +7,7 @@ What RFS raises on purpose.
      ├─ MetricDefinitionError  (ValueError)    a metric that cannot exist
      ├─ TimeRangeError         (ValueError)    a time range that cannot be read
      ├─ AlertRuleError         (ValueError)    an alert rule that cannot be watched
+     ├─ MaskingError           (ValueError)    a pattern, key or secret that cannot be used
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
      └─ UnwrapError            (ValueError)    the other kind of Result was asked for
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 __all__ = [
     "AlertRuleError",
+    "MaskingError",
     "MetricDefinitionError",
     "RfsError",
     "StepTimeoutError",
@@ -66,6 +68,18 @@ class AlertRuleError(RfsError, ValueError):
 
     def __str__(self) -> str:
         return f"alert rule {self.rule_name!r}: {self.field}: {self.fault}"
+
+
+class MaskingError(RfsError, ValueError):
+    """A pattern, key or secret handed to the masker cannot be used; *fault* says why, and never shows a secret."""
+
+    def __init__(self, subject: str, fault: str) -> None:
+        super().__init__(subject, fault)
+        self.subject = subject
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"masking: {self.subject}: {self.fault}"
 
 
 class StepTimeoutError(RfsError, TimeoutError):
