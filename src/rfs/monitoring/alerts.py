@@ -29,13 +29,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import inf, isfinite, isnan
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Final, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from rfs.errors import AlertRuleError
 from rfs.monitoring._delivery import Courier, Mailbox, Message
 
 __all__ = [
-    "DEFAULT_RULES",
     "Aggregation",
     "Alert",
     "AlertCondition",
@@ -235,24 +234,6 @@ class Rule:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
-    @classmethod
-    def from_mapping(cls, spec: Mapping[str, Any]) -> Rule:
-        """
-        Make a rule of untyped values, such as a JSON body.
-
-        Raises:
-            AlertRuleError: A field is unknown or missing, or cannot be used.
-        """
-        check = _Checker(spec.get("name"))
-        known = {f.name: f for f in fields(cls)}
-        for name in spec:
-            if name not in known:
-                raise check.refusal(str(name)[:80], f"is not a field of a rule; these are: {', '.join(known)}")
-        for name in ("name", "metric_name", "condition", "threshold"):
-            if name not in spec:
-                raise check.refusal(name, "is missing")
-        return cls(**spec)
-
     def describe(self, aggregation: str | None = None) -> str:
         """Say in words what is compared; *aggregation* is what was used where the rule leaves it open."""
         chosen = self.aggregation or aggregation
@@ -269,8 +250,8 @@ class Rule:
         return AlertCondition(self.condition).holds(value, limit)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the fields as plain JSON values."""
-        return asdict(self)
+        """Return the fields as plain JSON values; ``Rule(**rule.to_dict())`` is an equal rule."""
+        return {name: value.value if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
 
     def __repr__(self) -> str:
         return f"Rule({self.name!r}: {self.describe()} {AlertCondition(self.condition).symbol} {self.threshold:g})"
@@ -352,13 +333,6 @@ def _shown(value: object) -> str:
     if isinstance(value, int):
         return str(value) if value.bit_length() <= 64 else "an integer of more than 64 bits"
     return type(value).__name__
-
-
-DEFAULT_RULES: Final[tuple[Rule, ...]] = (
-    Rule("high_failure_count", "result_failure_total", AlertCondition.GREATER_THAN, 10.0),
-    Rule("slow_operations", "result_duration_ms", AlertCondition.GREATER_THAN, 5000.0),
-    Rule("low_batch_success_rate", "flux_result_success_rate", AlertCondition.LESS_THAN, 0.8),
-)
 
 
 # -------------------------------------------------------------------------------------------------- the state machine
@@ -658,6 +632,10 @@ class Alert(Mapping[str, object]):
         because = f" ({self.reason})" if self.reason else ""
         return f"alert {self.rule_name!r} {told}{because}: {what} is {value}, the rule is {limit}"
 
+    def to_dict(self) -> dict[str, object]:
+        """Return the mapping as a dict, for encoders that take no other."""
+        return dict(self)
+
     def __getitem__(self, key: str) -> object:
         if key in _ALERT_KEYS:
             value: object = getattr(self, key)
@@ -794,6 +772,7 @@ class AlertManager:
         An equal rule changes nothing but the callback; that a new lambda is another object does not matter. A rule
         that differs is an update: told to ``on_event`` with the old and the new values, and a pending timer starts
         again. An active alert stays if the same thing is still measured, and else ends with the reason ``updated``.
+        A known rule that comes without a callback keeps the one it has.
 
         Raises:
             AlertRuleError: *callback* cannot be called, or there are `MAX_RULES` already.
@@ -809,7 +788,7 @@ class AlertManager:
                 self._entries[rule.name] = _Entry(rule, callback)
                 return "created"
             if entry.rule == rule:
-                entry.callback = callback
+                entry.callback = callback or entry.callback
                 return "unchanged"
             old, now = entry.rule, self._now
             alerts: list[Alert] = []
@@ -821,7 +800,7 @@ class AlertManager:
                 for f in fields(Rule)
                 if getattr(old, f.name) != getattr(rule, f.name)
             )
-            entry.rule, entry.callback = rule, callback
+            entry.rule, entry.callback = rule, callback or entry.callback
             alerts.append(self._alert(entry, "updated", changes, self._clock.time_ns(), now))
             self._history.extend(alerts)
         self._tell(alerts)
