@@ -1,0 +1,1 @@
+"""How a measurement and a record are kept: cells, sketches and segments."""

@@ -1,0 +1,564 @@
+"""
+Instruments: counters, gauges and histograms that add to cells.
+
+Declaring fails loudly, measuring fails quietly: a bad name raises `MetricDefinitionError`; a measurement that is not
+a finite number (or, for a counter, is negative) leaves the sums alone and is counted as rejected. Every ``inc``, ``set`` and
+``observe`` is safe from any thread, takes no lock and does no I/O.
+
+A child (one label set of a metric) is bound once with ``labels(...)`` and then costs one cell addition. Passing labels
+with the measurement finds the same child. A metric keeps at most `MAX_SERIES` children; what comes after goes to one series
+labelled ``rfs_overflow="true"``, so sums stay right.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from math import ceil, inf, log2
+from typing import Generic, NamedTuple, TypeVar
+
+from rfs.errors import MetricDefinitionError
+from rfs.monitoring._capture.cells import Block, Cells
+from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE, Sketch
+
+MAX_SERIES = 2_000
+MAX_LABEL_CHARACTERS = 256
+MAX_NAME_CHARACTERS = 200
+OVERFLOW_LABEL = "rfs_overflow"
+
+# Measurements are checked by `value.__class__ is _FLOAT` (or _INT): a call-free test of the exact type that bool, str and
+# hostile classes fail. These names are for the type checkers, which believe that nothing else can come.
+_INT: type = int
+_FLOAT: type = float
+
+# Larger magnitudes would make a float sum infinite; comparing is exact also for Python's unbounded integers.
+_LARGEST = 1.7e308
+# Below the smallest normal float the logarithm loses its precision: counted as zero.
+_SMALLEST = 2.3e-308
+
+_NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:.-]*\Z")
+_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+Labels = tuple[tuple[str, str], ...]  # sorted by name, without empty values
+
+
+class MetricType(StrEnum):
+    """What a metric is. A timer is a histogram with a section of its own in the summary."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    TIMER = "timer"
+
+
+class SeriesKey(NamedTuple):
+    """One label set of one metric, the same in every process."""
+
+    name: str
+    labels: Labels
+
+
+class Collector:
+    """
+    What an instrument needs from its registry: cells, and somebody to tell about rejected measurements and label text.
+
+    ``clean`` masks a label value; it is called once per series, not per measurement.
+    """
+
+    __slots__ = ("cells", "clean", "reject")
+
+    def __init__(self, cells: Cells, reject: Callable[[str, str], None], clean: Callable[[str], str]) -> None:
+        self.cells = cells
+        self.reject = reject
+        self.clean = clean
+
+
+class BoundCounter:
+    """One series of a counter."""
+
+    __slots__ = ("_at", "_cells", "_owner", "key", "sampled", "seen")
+
+    def __init__(self, owner: Counter, key: SeriesKey, block: Block) -> None:
+        self._owner = owner
+        self._cells, self._at = block
+        self.key = key
+        self.sampled = 0.0  # the leader's last reading
+        self.seen = False  # whether the leader has ever read it: a counter at 0 is known, too
+
+    def inc(self, amount: float = 1, /) -> None:
+        """Add *amount*: an int or float, finite and not negative; anything else is counted as rejected. Never raises."""
+        if (amount.__class__ is _INT or amount.__class__ is _FLOAT) and 0 <= amount <= _LARGEST:
+            # From here to the store no call is made: exact under threads (see `cells`).
+            total = self._cells[self._at] + amount
+            if total <= _LARGEST:
+                self._cells[self._at] = total
+                return
+        self._owner.reject("invalid_value")
+
+    @property
+    def value(self) -> float:
+        """The sum since the process started."""
+        return self._cells[self._at]
+
+
+class BoundGauge:
+    """One series of a gauge. Unknown until the first write."""
+
+    __slots__ = ("_at", "_cells", "_owner", "key", "sampled")
+
+    def __init__(self, owner: Gauge, key: SeriesKey, block: Block) -> None:
+        self._owner = owner
+        self._cells, self._at = block
+        self.key = key
+        self.sampled = (0.0, 0.0)  # the leader's last reading of value and `written_at`
+
+    def set(self, value: float, /) -> None:
+        """Set to *value*, an int or float (NaN and the infinities too); else counted as rejected. Never raises."""
+        if value.__class__ is _FLOAT or (value.__class__ is _INT and -_LARGEST <= value <= _LARGEST):
+            now = time.time()
+            self._cells[self._at] = value
+            self._cells[self._at + 1] = now
+        else:
+            self._owner.reject("invalid_value")
+
+    def inc(self, amount: float = 1, /) -> None:
+        """Add *amount*, a finite int or float; else counted as rejected. An unset gauge starts from 0. Never raises."""
+        if (amount.__class__ is _INT or amount.__class__ is _FLOAT) and -_LARGEST <= amount <= _LARGEST:
+            now = time.time()
+            self._cells[self._at] = self._cells[self._at] + amount
+            self._cells[self._at + 1] = now
+        else:
+            self._owner.reject("invalid_value")
+
+    def dec(self, amount: float = 1, /) -> None:
+        """Subtract *amount*; see `inc`."""
+        if amount.__class__ is _INT or amount.__class__ is _FLOAT:
+            self.inc(-amount)
+        else:
+            self._owner.reject("invalid_value")
+
+    def read(self) -> tuple[float, float]:
+        """The value and the unix seconds of its last write; (0, 0) if there was none."""
+        return self._cells[self._at], self._cells[self._at + 1]
+
+    @property
+    def value(self) -> float | None:
+        """The last value; None before the first write."""
+        return self._cells[self._at] if self._cells[self._at + 1] else None
+
+
+class BoundHistogram:
+    """One series of a histogram: a sketch whose buckets take cells by octave, as they are needed."""
+
+    __slots__ = ("_at", "_cells", "_negative", "_owner", "_positive", "key", "sampled")
+
+    # Layout of the first block: count, total, zero, minimum, maximum.
+    HEAD_CELLS = 5
+
+    def __init__(self, owner: Histogram, key: SeriesKey, block: Block) -> None:
+        self._owner = owner
+        self._cells, self._at = block
+        self._cells[self._at + 3] = inf
+        self._cells[self._at + 4] = -inf
+        self._positive: dict[int, Block] = {}
+        self._negative: dict[int, Block] = {}
+        self.key = key
+        self.sampled: SketchReading | None = None
+
+    def observe(self, value: float, /) -> None:
+        """Count one measurement, a finite int or float in the metric's unit; else counted as rejected. Never raises."""
+        if not (value.__class__ is _FLOAT or value.__class__ is _INT) or not -_LARGEST <= value <= _LARGEST:
+            self._owner.reject("invalid_value")
+            return
+        if value > _SMALLEST:
+            index = ceil(log2(value) * BUCKETS_PER_OCTAVE)
+            octaves = self._positive
+        elif value < -_SMALLEST:
+            index = ceil(log2(-value) * BUCKETS_PER_OCTAVE)
+            octaves = self._negative
+        else:
+            index, octaves = 0, None
+        if octaves is None:
+            buckets, at = self._cells, self._at + 2
+        else:
+            try:
+                buckets, first = octaves[index >> 6]
+            except KeyError:
+                block = self._octave(octaves, index >> 6)
+                if block is None:
+                    return
+                buckets, first = block
+            at = first + (index & 63)
+        # From here on no call is made: a reader sees all of this measurement or nothing.
+        cells, head = self._cells, self._at
+        total = cells[head + 1] + value
+        if not -_LARGEST <= total <= _LARGEST:
+            total = cells[head + 1]
+        buckets[at] = buckets[at] + 1
+        cells[head] = cells[head] + 1
+        cells[head + 1] = total
+        if value < cells[head + 3]:
+            cells[head + 3] = value
+        if value > cells[head + 4]:
+            cells[head + 4] = value
+
+    def _octave(self, octaves: dict[int, Block], number: int) -> Block | None:
+        block = self._owner.collector.cells.allocate(BUCKETS_PER_OCTAVE)
+        if block is None:
+            self._owner.reject("cells_full")
+            return None
+        return octaves.setdefault(number, block)  # one of two racing threads wins; the other's cells stay zero
+
+    def read(self) -> SketchReading:
+        """Everything measured so far, as the cells hold it."""
+        cells, head = self._cells, self._at
+        return SketchReading(
+            cells[head],
+            cells[head + 1],
+            cells[head + 2],
+            cells[head + 3],
+            cells[head + 4],
+            _octave_counts(self._positive),
+            _octave_counts(self._negative),
+        )
+
+    @property
+    def count(self) -> float:
+        """How many measurements were counted; cheap, to see whether anything changed."""
+        return self._cells[self._at]
+
+
+@dataclass(frozen=True, slots=True)
+class SketchReading:
+    """A histogram's cells at one instant; octave number → its 64 buckets."""
+
+    count: float
+    total: float
+    zero: float
+    minimum: float
+    maximum: float
+    positive: dict[int, list[float]]
+    negative: dict[int, list[float]]
+
+    def since(self, before: SketchReading | None) -> Sketch:
+        """What was measured between *before* (None: the start) and this reading."""
+        if before is None:
+            before = _NOTHING_READ
+        positive = _bucket_increases(self.positive, before.positive)
+        negative = _bucket_increases(self.negative, before.negative)
+        zero = int(self.zero - before.zero)
+        sketch = Sketch(
+            # Counted from the buckets: a measurement may fall between the reading of two blocks.
+            count=zero + sum(positive.values()) + sum(negative.values()),
+            sum=self.total - before.total,
+            zero=zero,
+            positive=positive,
+            negative=negative,
+        )
+        sketch.bound_extremes()
+        if sketch.count:
+            # A new extreme of the series is an exact extreme of the interval.
+            if self.minimum < before.minimum:
+                sketch.min = self.minimum
+            if self.maximum > before.maximum:
+                sketch.max = self.maximum
+            sketch.min = max(sketch.min, self.minimum)
+            sketch.max = min(sketch.max, self.maximum)
+        return sketch
+
+
+_NOTHING_READ = SketchReading(0.0, 0.0, 0.0, inf, -inf, {}, {})
+
+
+def _octave_counts(octaves: Mapping[int, Block]) -> dict[int, list[float]]:
+    return {number: list(cells[at : at + BUCKETS_PER_OCTAVE]) for number, (cells, at) in tuple(octaves.items())}
+
+
+def _bucket_increases(now: dict[int, list[float]], before: dict[int, list[float]]) -> dict[int, int]:
+    increases: dict[int, int] = {}
+    for number, counts in now.items():
+        old = before.get(number)
+        if counts == old:
+            continue
+        base = number << 6
+        for offset, count in enumerate(counts):
+            increase = count - old[offset] if old is not None else count
+            if increase:
+                increases[base + offset] = int(increase)
+    return increases
+
+
+Child = TypeVar("Child", BoundCounter, BoundGauge, BoundHistogram)
+
+
+class Instrument(Generic[Child]):
+    """What counters, gauges and histograms share: a name, and a child per label set."""
+
+    type: MetricType
+    _cells_per_child: int
+
+    def __init__(self, collector: Collector, name: str, help_text: str, labels: Iterable[str]) -> None:
+        self.collector = collector
+        self.name = name
+        self.help = help_text
+        self.label_names = tuple(labels)
+        for label in self.label_names:
+            fault = label_fault(label)
+            if fault:
+                raise MetricDefinitionError(name, fault)
+        self._series: dict[Labels, Child] = {}
+        self._found: dict[tuple[tuple[str, object], ...], Child] = {}  # labels as given → child
+        self._plain: Child | None = None
+        self._overflow: Child | None = None
+
+    def labels(self, **labels: str | int | bool) -> Child:
+        """
+        Bind a label set and return its series; bind once, measure often.
+
+        Raises:
+            MetricDefinitionError: A label name is malformed, reserved, or not among the declared ones.
+        """
+        for label in labels:
+            fault = label_fault(label)
+            if not fault and self.label_names and label not in self.label_names:
+                fault = f"label {label!r} is not declared; declared are {', '.join(self.label_names)}"
+            if fault:
+                raise MetricDefinitionError(self.name, fault)
+        return self._bind(labels)
+
+    def series(self) -> list[Child]:
+        """All children, the overflow series included."""
+        return list(self._series.values())
+
+    def reject(self, reason: str) -> None:
+        """Count a measurement that was not taken."""
+        self.collector.reject(self.name, reason)
+
+    def _find(self, labels: Mapping[str, object]) -> Child | None:
+        """The child for labels given with a measurement; None when they are bad, which is counted."""
+        if not labels:
+            child = self._plain
+            if child is None:
+                child = self._plain = self._bind({})
+            return child
+        for label in labels:
+            if label_fault(label) or (self.label_names and label not in self.label_names):
+                self.reject("invalid_label")
+                return None
+        child = self._bind(labels)
+        # Only exact strings: 1, 1.0 and True are equal as keys, but not as label values.
+        if all(value.__class__ is str for value in labels.values()) and len(self._found) < 4 * MAX_SERIES:
+            self._found[tuple(labels.items())] = child
+        return child
+
+    def _bind(self, labels: Mapping[str, object]) -> Child:
+        clean = self.collector.clean
+        values = [(label, _label_text(value, clean)) for label, value in labels.items()]
+        key: Labels = tuple(sorted((label, text) for label, text in values if text))
+        child = self._series.get(key)
+        if child is not None:
+            return child
+        if len(self._series) >= MAX_SERIES - 1 and key:
+            return self._overflowing("cardinality_limit")
+        block = self.collector.cells.allocate(self._cells_per_child)
+        if block is None:
+            return self._overflowing("cells_full")
+        return self._series.setdefault(key, self._make(SeriesKey(self.name, key), block))
+
+    def _overflowing(self, reason: str) -> Child:
+        self.reject(reason)
+        child = self._overflow
+        if child is None:
+            key: Labels = ((OVERFLOW_LABEL, "true"),)
+            # Cells are short only after 64 MiB of them: the overflow series of that metric is then not shared memory.
+            size = self._cells_per_child
+            block = self.collector.cells.allocate(size) or Block(memoryview(bytearray(8 * size)).cast("d"), 0)
+            child = self._overflow = self._series.setdefault(key, self._make(SeriesKey(self.name, key), block))
+        return child
+
+    def _make(self, key: SeriesKey, block: Block) -> Child:
+        raise NotImplementedError
+
+
+class Counter(Instrument[BoundCounter]):
+    """A sum that only grows: requests, failures, bytes."""
+
+    type = MetricType.COUNTER
+    _cells_per_child = 1
+
+    def inc(self, amount: float = 1, /, **labels: str | int | bool) -> None:
+        """Add *amount* to the series of *labels*; see `BoundCounter.inc`. Never raises."""
+        try:
+            child = self._found[tuple(labels.items())] if labels else self._plain
+        except (KeyError, TypeError):
+            child = None
+        if child is None:
+            child = self._find(labels)
+            if child is None:
+                return
+        child.inc(amount)
+
+    def _make(self, key: SeriesKey, block: Block) -> BoundCounter:
+        return BoundCounter(self, key, block)
+
+
+class Gauge(Instrument[BoundGauge]):
+    """A value that goes up and down: connections, temperature. Unknown until the first write."""
+
+    type = MetricType.GAUGE
+    _cells_per_child = 2
+
+    def set(self, value: float, /, **labels: str | int | bool) -> None:
+        """Set the series of *labels* to *value*; see `BoundGauge.set`. Never raises."""
+        child = self._child(labels)
+        if child is not None:
+            child.set(value)
+
+    def inc(self, amount: float = 1, /, **labels: str | int | bool) -> None:
+        """Add *amount* to the series of *labels*; see `BoundGauge.inc`. Never raises."""
+        child = self._child(labels)
+        if child is not None:
+            child.inc(amount)
+
+    def dec(self, amount: float = 1, /, **labels: str | int | bool) -> None:
+        """Subtract *amount* from the series of *labels*; see `BoundGauge.inc`. Never raises."""
+        child = self._child(labels)
+        if child is not None:
+            child.dec(amount)
+
+    def _child(self, labels: Mapping[str, object]) -> BoundGauge | None:
+        try:
+            child = self._found[tuple(labels.items())] if labels else self._plain
+        except (KeyError, TypeError):
+            child = None
+        return child if child is not None else self._find(labels)
+
+    def _make(self, key: SeriesKey, block: Block) -> BoundGauge:
+        return BoundGauge(self, key, block)
+
+
+class Histogram(Instrument[BoundHistogram]):
+    """A distribution: durations, sizes. Any quantile of it is known within 1 %; there are no buckets to choose."""
+
+    _cells_per_child = BoundHistogram.HEAD_CELLS
+
+    def __init__(
+        self,
+        collector: Collector,
+        name: str,
+        help_text: str,
+        labels: Iterable[str],
+        metric_type: MetricType = MetricType.HISTOGRAM,
+    ) -> None:
+        super().__init__(collector, name, help_text, labels)
+        self.type = metric_type
+
+    def observe(self, value: float, /, **labels: str | int | bool) -> None:
+        """Count *value* in the series of *labels*; see `BoundHistogram.observe`. Never raises."""
+        try:
+            child = self._found[tuple(labels.items())] if labels else self._plain
+        except (KeyError, TypeError):
+            child = None
+        if child is None:
+            child = self._find(labels)
+            if child is None:
+                return
+        child.observe(value)
+
+    def _make(self, key: SeriesKey, block: Block) -> BoundHistogram:
+        return BoundHistogram(self, key, block)
+
+
+AnyInstrument = Counter | Gauge | Histogram
+
+
+class Registry:
+    """
+    The metrics of one Monitor, by name. Declaring a name again with the same type gives the same instrument.
+
+    Of a metric only the type is fixed; help and declared labels are those of the first declaration.
+    """
+
+    def __init__(self, reject: Callable[[str, str], None], clean: Callable[[str], str]) -> None:
+        self._collector = Collector(Cells(), reject, clean)
+        self._metrics: dict[str, AnyInstrument] = {}
+
+    def declare(self, metric_type: MetricType, name: str, help_text: str = "", labels: Iterable[str] = ()) -> AnyInstrument:
+        """
+        Return the instrument *name*, made if it is new.
+
+        Raises:
+            MetricDefinitionError: The name or a label is malformed, or the name is taken by another type.
+        """
+        metric = self._metrics.get(name)
+        if metric is None:
+            fault = name_fault(name)
+            if fault:
+                raise MetricDefinitionError(str(name), fault)
+            made: AnyInstrument
+            if metric_type is MetricType.COUNTER:
+                made = Counter(self._collector, name, help_text, labels)
+            elif metric_type is MetricType.GAUGE:
+                made = Gauge(self._collector, name, help_text, labels)
+            else:
+                made = Histogram(self._collector, name, help_text, labels, metric_type)
+            metric = self._metrics.setdefault(name, made)
+        if metric.type is not metric_type:
+            raise MetricDefinitionError(name, f"is a {metric.type} already and cannot become a {metric_type}")
+        return metric
+
+    def get(self, name: str) -> AnyInstrument | None:
+        """The instrument *name*, or None."""
+        return self._metrics.get(name)
+
+    def metrics(self) -> list[AnyInstrument]:
+        """All instruments, in the order of their declaration."""
+        return list(self._metrics.values())
+
+    @property
+    def series_count(self) -> int:
+        """How many series there are, over all metrics."""
+        return sum(len(metric.series()) for metric in self.metrics())
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Address space taken by cells."""
+        return self._collector.cells.allocated_bytes
+
+
+def name_fault(name: object) -> str | None:
+    """What is wrong with a metric name, or None."""
+    if not isinstance(name, str):
+        return f"a metric name must be a str, not {type(name).__name__}"
+    if len(name) > MAX_NAME_CHARACTERS:
+        return f"a metric name has at most {MAX_NAME_CHARACTERS} characters, not {len(name)}"
+    if not _NAME.match(name):
+        return "a metric name starts with a letter, '_' or ':' and goes on with letters, digits and '_:.-'"
+    return None
+
+
+def label_fault(label: str) -> str | None:
+    """What is wrong with a label name, or None."""
+    if not _LABEL.match(label) or len(label) > MAX_NAME_CHARACTERS:
+        return f"label {label[:80]!r} must start with a letter or '_' and go on with letters, digits and '_'"
+    if label.startswith("__") or label == OVERFLOW_LABEL:
+        return f"label {label!r} is reserved"
+    return None
+
+
+def _label_text(value: object, clean: Callable[[str], str]) -> str:
+    # By exact type: a label must never run the host's own __str__.
+    if value.__class__ is str:
+        text = str(value)
+    elif value.__class__ in (int, float, bool):
+        text = repr(value)
+    elif value is None:
+        text = ""
+    elif isinstance(value, StrEnum):
+        text = str.__str__(value)
+    else:
+        text = f"<{type(value).__module__}.{type(value).__qualname__}>"
+    return clean(text[:MAX_LABEL_CHARACTERS])

@@ -1,0 +1,484 @@
+"""
+Query: the only way to read what was recorded.
+
+Alerts, the dashboard, reports and the summary functions all come here. Every answer is up to date: what has been recorded
+and not yet collected is collected first. Counters are increases within the range; what is not known is None (NaN where the
+documents want a number), never 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from math import nan
+from typing import Any, NamedTuple
+
+from rfs.errors import TimeRangeError
+from rfs.monitoring._capture.instruments import BoundGauge, Histogram, MetricType, Registry, SeriesKey
+from rfs.monitoring._capture.record import LogRecord, read_record
+from rfs.monitoring._capture.segments import HAS_ERROR
+from rfs.monitoring._capture.sketch import Sketch
+from rfs.monitoring._store import Point, Store, StoredRecord
+
+SUCCESSES = "result_success_total"
+FAILURES = "result_failure_total"
+DURATIONS = "result_duration_ms"
+ERRORS_BY_TYPE = "result_error_by_type_total"
+
+TimeRange = str | int | float | tuple[datetime, datetime]
+Distribution = Sketch  # what a reader sees of a histogram: count, sum, min, max, mean, quantile(q)
+
+_LONGEST_SECONDS = 30 * 86_400
+_ALLOWED = "use '30s', '15m', '1h', '7d', a number of minutes, or two aware datetimes; from 1 s to 30 d"
+_TEXT_RANGE = re.compile(r"(\d{1,9})([smhdw])\Z")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_MAX_ERROR_RECORDS = 2_000  # decoded for samples of messages
+_MAX_STEPS = 2_000
+_DIGITS = re.compile(r"\d+")
+
+
+class Range(NamedTuple):
+    """A range of time: the last *seconds* (then *start* is None), or from *start* to *end* in unix seconds."""
+
+    seconds: float
+    start: float | None
+    end: float | None
+
+    def bounds(self, now: float) -> tuple[float, float]:
+        """The half-open range in unix seconds."""
+        if self.start is not None and self.end is not None:
+            return self.start, self.end
+        # What is being recorded this very second belongs to the range.
+        return now - self.seconds, now + 1
+
+    @property
+    def label(self) -> str:
+        """A short name: ``1h``, ``15m``, ``90s``."""
+        for unit in ("d", "h", "m"):
+            if self.seconds % _UNIT_SECONDS[unit] == 0:
+                return f"{int(self.seconds // _UNIT_SECONDS[unit])}{unit}"
+        return f"{self.seconds:g}s"
+
+
+def parse_time_range(value: TimeRange) -> Range:
+    """
+    Read a range of time: ``"30s"``, ``"15m"``, ``"1h"``, ``"7d"``, a number of minutes, or two aware datetimes.
+
+    Raises:
+        TimeRangeError: It is none of these, or not from 1 s to 30 d long.
+    """
+    if isinstance(value, str):
+        match = _TEXT_RANGE.match(value.strip())
+        if match is None:
+            raise TimeRangeError(value, _ALLOWED)
+        seconds = float(int(match[1]) * _UNIT_SECONDS[match[2]])
+        start = end = None
+    elif isinstance(value, tuple):
+        if len(value) != 2 or any(not isinstance(one, datetime) or one.tzinfo is None for one in value):
+            raise TimeRangeError(value, _ALLOWED)
+        start, end = value[0].timestamp(), value[1].timestamp()
+        seconds = end - start
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds, start, end = value * 60.0, None, None
+    else:
+        raise TimeRangeError(value, _ALLOWED)
+    if not 1 <= seconds <= _LONGEST_SECONDS:
+        raise TimeRangeError(value, _ALLOWED)
+    return Range(seconds, start, end)
+
+
+@dataclass(slots=True)
+class OperationMetrics:
+    """
+    How one operation did within a range of time, as the plan documents it; what is unknown is NaN.
+
+    ``success_rate`` is a share from 0 to 1; ``error_breakdown`` maps error codes to counts, ``top_errors`` pairs messages
+    (masked, digits replaced by N) with counts, from the records that are still kept; ``hourly_distribution`` maps the
+    hour of the day in the query's zone to requests.
+    """
+
+    operation_name: str
+    time_window: str
+
+    total_requests: int
+    successful_requests: int
+    failed_requests: int
+    success_rate: float
+
+    avg_response_time_ms: float
+    p50_response_time_ms: float
+    p90_response_time_ms: float
+    p99_response_time_ms: float
+    max_response_time_ms: float
+
+    error_breakdown: dict[str, int]
+    top_errors: list[tuple[str, int]]
+
+    avg_memory_usage_mb: float = nan
+    avg_cpu_usage_percent: float = nan
+
+    hourly_distribution: dict[int, int] = field(default_factory=dict)
+
+    p95_response_time_ms: float = nan
+    throughput_per_second: float = nan
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSummary:
+    """
+    Failures of one operation with one code and type within a range of time.
+
+    ``message`` (masked) and ``last_seen`` are of the newest one whose record is still kept, else None.
+    """
+
+    operation: str
+    error_code: str
+    error_type: str
+    count: int
+    message: str | None
+    last_seen: datetime | None
+    correlation_id: str | None
+
+
+class Query:
+    """
+    Reads from one Monitor's store.
+
+    Args:
+        collect: Called before every answer, so that it is up to date.
+        now: The present in unix seconds.
+        zone: In which the hours of ``hourly_distribution`` are counted.
+
+    Safe from any thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        *,
+        collect: Callable[[], None],
+        now: Callable[[], float],
+        service_name: Callable[[], str],
+        statistics: Callable[[], Mapping[str, Mapping[str, float]]],
+        zone: tzinfo = UTC,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._collect = collect
+        self._now = now
+        self._service_name = service_name
+        self._statistics = statistics
+        self.zone = zone
+
+    # Metrics
+
+    def metric_type(self, name: str) -> MetricType | None:
+        """The type of metric *name*; None if there is no such metric."""
+        metric = self._registry.get(name)
+        return None if metric is None else metric.type
+
+    def label_values(self, name: str, label: str) -> list[str]:
+        """All values of *label* of metric *name*, sorted; the absent label is the empty one and left out."""
+        self._collect()
+        return sorted({value for key in self._store.series(name) for one, value in key.labels if one == label})
+
+    def increase(
+        self, name: str, time_range: TimeRange = "5m", labels: Mapping[str, str] | None = None
+    ) -> float | None:
+        """By how much counter *name* (the series with these *labels*) grew; None if there is no such counter."""
+        if self.metric_type(name) is not MetricType.COUNTER:
+            return None
+        self._collect()
+        start, end = parse_time_range(time_range).bounds(self._now())
+        return sum((self._store.increase(key, start, end) or 0.0) for key in self._matching(name, labels))
+
+    def increase_by(
+        self, name: str, label: str, time_range: TimeRange = "1h", labels: Mapping[str, str] | None = None
+    ) -> dict[str, float]:
+        """The increase of counter *name* per value of *label*, largest first; those that did not grow are left out."""
+        self._collect()
+        start, end = parse_time_range(time_range).bounds(self._now())
+        sums: dict[str, float] = {}
+        for key in self._matching(name, labels):
+            value = dict(key.labels).get(label, "")
+            sums[value] = sums.get(value, 0.0) + (self._store.increase(key, start, end) or 0.0)
+        return {value: total for value, total in sorted(sums.items(), key=lambda item: -item[1]) if total}
+
+    def distribution(
+        self, name: str, time_range: TimeRange = "5m", labels: Mapping[str, str] | None = None
+    ) -> Distribution | None:
+        """What histogram *name* (all series with these *labels* together) measured; None if there is no such histogram."""
+        if not isinstance(self._registry.get(name), Histogram):
+            return None
+        self._collect()
+        start, end = parse_time_range(time_range).bounds(self._now())
+        return self._sum(name, labels, start, end)
+
+    def latest(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
+        """The value of gauge *name*: of the series with these *labels*, the one written last; None if never written."""
+        metric = self._registry.get(name)
+        if metric is None or metric.type is not MetricType.GAUGE:
+            return None
+        wanted = set((labels or {}).items())
+        written = [
+            child.read()
+            for child in metric.series()
+            if isinstance(child, BoundGauge) and wanted <= set(child.key.labels)
+        ]
+        value, written_at = max(written, key=lambda one: one[1], default=(0.0, 0.0))
+        return value if written_at else None
+
+    def points(
+        self, name: str, time_range: TimeRange, step_seconds: float, labels: Mapping[str, str] | None = None
+    ) -> list[Point]:
+        """
+        Metric *name* in steps of *step_seconds*: increase of a counter, last value of a gauge, count of a histogram.
+
+        A step in which nothing was collected is a gap: None. There are at most 2,000 steps; finer ones are widened.
+        """
+        self._collect()
+        start, end = parse_time_range(time_range).bounds(self._now())
+        step = max(step_seconds, (end - start) / _MAX_STEPS, 1.0)
+        start = start // step * step  # steps begin at round times, so that a live chart does not jitter
+        merged: list[Point] = []
+        for key in self._matching(name, labels):
+            points = self._store.points(key, start, end, step)
+            if not merged:
+                merged = points
+            else:
+                merged = [Point(one.time, _plus(one.value, other.value)) for one, other in zip(merged, points, strict=True)]
+        return merged
+
+    def summary(self, time_range: TimeRange = 60) -> dict[str, Any]:
+        """
+        All metrics over all their labels: ``counters``, ``gauges``, ``histograms``, ``timers``.
+
+        Counters are increases within the range, ints where they are whole. A histogram has count, sum, min, max, mean,
+        p50, p90, p95 and p99; without measurements count is 0 and the rest NaN. A gauge never written is left out.
+        """
+        self._collect()
+        parsed = parse_time_range(time_range)
+        now = self._now()
+        start, end = parsed.bounds(now)
+        counters: dict[str, float] = {}
+        gauges: dict[str, float] = {}
+        histograms: dict[str, dict[str, float]] = {}
+        timers: dict[str, dict[str, float]] = {}
+        for metric in self._registry.metrics():
+            name = metric.name
+            if metric.type is MetricType.COUNTER:
+                counters[name] = _whole(sum(self._store.increase(key, start, end) or 0.0 for key in self._matching(name)))
+            elif metric.type is MetricType.GAUGE:
+                value = self.latest(name)
+                if value is not None:
+                    gauges[name] = _whole(value)
+            else:
+                section = timers if metric.type is MetricType.TIMER else histograms
+                section[name] = _figures(self._sum(name, None, start, end))
+        return {
+            "counters": counters,
+            "gauges": gauges,
+            "histograms": histograms,
+            "timers": timers,
+            "time_range_minutes": _whole(parsed.seconds / 60),
+            "generated_at": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+
+    @property
+    def series_count(self) -> int:
+        """How many series there are, over all metrics."""
+        return self._registry.series_count
+
+    def _matching(self, name: str, labels: Mapping[str, str] | None = None) -> Iterable[SeriesKey]:
+        keys = self._store.series(name)
+        if not labels:
+            return keys
+        wanted = {(label, value) for label, value in labels.items() if value}
+        absent = {label for label, value in labels.items() if not value}
+        return [
+            key for key in keys if wanted <= set(key.labels) and not any(label in absent for label, _ in key.labels)
+        ]
+
+    def _sum(self, name: str, labels: Mapping[str, str] | None, start: float, end: float) -> Sketch:
+        total = Sketch()
+        for key in self._matching(name, labels):
+            part = self._store.sketch(key, start, end)
+            if part is not None and part.count:
+                total.add(part)
+        return total
+
+    # Operations and errors
+
+    def operations(self, time_range: TimeRange = "1h") -> list[OperationMetrics]:
+        """Every operation that ended within the range, the busiest first."""
+        names = {value for name in (SUCCESSES, FAILURES, DURATIONS) for value in self.label_values(name, "operation")}
+        found = (self.operation(name, time_range) for name in names)
+        return sorted(
+            (one for one in found if one is not None and one.total_requests),
+            key=lambda one: (-one.total_requests, one.operation_name),
+        )
+
+    def operation(self, name: str, time_range: TimeRange = "1h") -> OperationMetrics | None:
+        """How operation *name* did; None if no operation of that name was ever measured."""
+        labels = {"operation": name}
+        keys = [key for metric in (SUCCESSES, FAILURES, DURATIONS) for key in self._matching(metric, labels)]
+        parsed = parse_time_range(time_range)
+        succeeded = self.increase(SUCCESSES, time_range, labels) or 0.0
+        failed = self.increase(FAILURES, time_range, labels) or 0.0
+        if not keys and not (succeeded or failed):
+            return None
+        start, end = parsed.bounds(self._now())
+        durations = self._sum(DURATIONS, labels, start, end)
+        total = int(succeeded + failed)
+        codes = self.increase_by(ERRORS_BY_TYPE, "error_code", time_range, labels)
+        return OperationMetrics(
+            operation_name=name,
+            time_window=parsed.label,
+            total_requests=total,
+            successful_requests=int(succeeded),
+            failed_requests=int(failed),
+            success_rate=succeeded / total if total else nan,
+            avg_response_time_ms=durations.mean,
+            p50_response_time_ms=durations.quantile(0.50),
+            p90_response_time_ms=durations.quantile(0.90),
+            p95_response_time_ms=durations.quantile(0.95),
+            p99_response_time_ms=durations.quantile(0.99),
+            max_response_time_ms=durations.max if durations.count else nan,
+            error_breakdown={code: int(count) for code, count in codes.items()},
+            top_errors=self._top_messages(name, start) if failed else [],
+            hourly_distribution=self._hours(labels, start, end),
+            throughput_per_second=total / parsed.seconds,
+        )
+
+    def _top_messages(self, operation: str, start: float) -> list[tuple[str, int]]:
+        counts: dict[str, int] = {}
+        records = self._store.records(
+            limit=_MAX_ERROR_RECORDS, operation=operation, flags=HAS_ERROR, since_ns=int(start * 1e9)
+        )
+        for record in self._read(records):
+            if record.kind == "operation" and record.error is not None:
+                message = _DIGITS.sub("N", record.error.message)
+                counts[message] = counts.get(message, 0) + 1
+        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:10]
+
+    def _hours(self, labels: Mapping[str, str], start: float, end: float) -> dict[int, int]:
+        hours: dict[int, int] = {}
+        first = int(start // 3_600 * 3_600)
+        for name in (SUCCESSES, FAILURES):
+            for key in self._matching(name, labels):
+                for begin in range(first, int(end) + 1, 3_600):
+                    increase = self._store.increase(key, max(begin, start), min(begin + 3_600, end))
+                    if increase:
+                        hour = datetime.fromtimestamp(begin, self.zone).hour
+                        hours[hour] = hours.get(hour, 0) + int(increase)
+        return dict(sorted(hours.items()))
+
+    def top_errors(self, limit: int = 10, time_range: TimeRange = "1h") -> list[ErrorSummary]:
+        """The most frequent failures by operation, code and type; counts are exact, messages are samples."""
+        self._collect()
+        start, end = parse_time_range(time_range).bounds(self._now())
+        counts: dict[tuple[str, str, str], int] = {}
+        for key in self._store.series(ERRORS_BY_TYPE):
+            labels = dict(key.labels)
+            group = labels.get("operation", ""), labels.get("error_code", ""), labels.get("error_type", "")
+            increase = self._store.increase(key, start, end)
+            if increase:
+                counts[group] = counts.get(group, 0) + int(increase)
+        top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
+        samples = self._samples({group for group, _ in top}, start)
+        return [
+            ErrorSummary(
+                operation=group[0],
+                error_code=group[1],
+                error_type=group[2],
+                count=count,
+                message=sample.error.message if sample is not None and sample.error is not None else None,
+                last_seen=sample.timestamp if sample is not None else None,
+                correlation_id=sample.correlation_id if sample is not None else None,
+            )
+            for group, count in top
+            for sample in (samples.get(group),)
+        ]
+
+    def _samples(self, wanted: set[tuple[str, str, str]], start: float) -> dict[tuple[str, str, str], LogRecord]:
+        samples: dict[tuple[str, str, str], LogRecord] = {}
+        if not wanted:
+            return samples
+        stored = self._store.records(limit=_MAX_ERROR_RECORDS, flags=HAS_ERROR, since_ns=int(start * 1e9))
+        for record in self._read(stored):
+            if record.error is not None:
+                group = (record.operation, record.error.code, record.error.type)
+                if group in wanted and group not in samples:
+                    samples[group] = record
+                    if len(samples) == len(wanted):
+                        break
+        return samples
+
+    # Records
+
+    def records(
+        self,
+        *,
+        limit: int = 100,
+        min_level: int = 0,
+        operation: str | None = None,
+        before_sequence: int | None = None,
+        correlation_id: str | None = None,
+    ) -> list[LogRecord]:
+        """The newest records that pass all filters, newest first; *before_sequence* goes on with the page after."""
+        self._collect()
+        stored = self._store.records(
+            limit=limit,
+            min_level=min_level,
+            operation=operation,
+            before_sequence=before_sequence,
+            correlation_id=correlation_id,
+        )
+        return list(self._read(stored))
+
+    def records_by_correlation_id(self, correlation_id: str, limit: int = 10_000) -> list[LogRecord]:
+        """All records of one correlation id that are still kept (the newest *limit*), oldest first."""
+        records = self.records(limit=limit, correlation_id=correlation_id)
+        records.sort(key=lambda record: (record.timestamp, record.sequence))
+        return records
+
+    def _read(self, stored: Iterable[StoredRecord]) -> Iterable[LogRecord]:
+        service_name = self._service_name()
+        return (read_record(record.sequence, record.frame.payload, service_name) for record in stored)
+
+    def books(self) -> dict[str, dict[str, float]]:
+        """Per signal what was produced, and where it went: produced = delivered + the dropped, exactly."""
+        self._collect()
+        return {signal: dict(entries) for signal, entries in self._statistics().items()}
+
+    def store_statistics(self) -> dict[str, float]:
+        """Sizes, bounds and losses of the store; see `Store.statistics`."""
+        return dict(self._store.statistics())
+
+
+def _plus(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
+
+
+def _whole(value: float) -> float:
+    return int(value) if value == value and abs(value) < 2**53 and value == int(value) else value
+
+
+def _figures(sketch: Sketch) -> dict[str, float]:
+    empty = not sketch.count
+    return {
+        "count": sketch.count,
+        "sum": nan if empty else sketch.sum,
+        "min": nan if empty else sketch.min,
+        "max": nan if empty else sketch.max,
+        "mean": sketch.mean,
+        "p50": sketch.quantile(0.50),
+        "p90": sketch.quantile(0.90),
+        "p95": sketch.quantile(0.95),
+        "p99": sketch.quantile(0.99),
+    }

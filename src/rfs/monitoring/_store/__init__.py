@@ -1,0 +1,104 @@
+"""
+Where collected records and windows are kept: one Protocol, one contract suite, several stores.
+
+A `Batch` is what the leader took from one process at one instant. It is named by process and sequence, so a batch that
+is handed over twice is kept once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from rfs.monitoring._capture.instruments import SeriesKey
+from rfs.monitoring._capture.segments import Frame
+from rfs.monitoring._capture.sketch import Sketch
+
+
+class StoredRecord(NamedTuple):
+    """A record in a store; ``sequence`` rises in the order in which the store took the records."""
+
+    sequence: int
+    frame: Frame
+
+
+@dataclass(slots=True)
+class Window:
+    """
+    What changed since the process' previous window: increases of counters, last values of gauges, added distributions.
+
+    ``second`` is the unix second in which the window was closed; the increases happened up to then.
+    """
+
+    second: int
+    counters: dict[SeriesKey, float] = field(default_factory=dict)
+    gauges: dict[SeriesKey, float] = field(default_factory=dict)
+    sketches: dict[SeriesKey, Sketch] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All that was collected from *process* since its batch ``sequence - 1``."""
+
+    process: str
+    sequence: int
+    records: Sequence[Frame]
+    window: Window | None
+
+
+class Point(NamedTuple):
+    """One step of a time series: its start in unix seconds and its value; None where nothing is known."""
+
+    time: float
+    value: float | None
+
+
+class Store(Protocol):
+    """
+    Keeps batches and answers for ranges of time; all ranges are half-open, in unix seconds.
+
+    Every method is safe from any thread. Nothing here is on the recording path.
+    """
+
+    def append(self, batch: Batch) -> bool:
+        """Keep *batch*; False, and nothing is changed, if this process' batch of that sequence was kept already."""
+        ...
+
+    def records(
+        self,
+        *,
+        limit: int,
+        min_level: int = 0,
+        operation: str | None = None,
+        before_sequence: int | None = None,
+        correlation_id: str | None = None,
+        flags: int = 0,
+        since_ns: int = 0,
+    ) -> list[StoredRecord]:
+        """The newest records that pass all filters (*flags*: all of these bits set), newest first."""
+        ...
+
+    def series(self, name: str) -> list[SeriesKey]:
+        """The series of metric *name* that the store knows."""
+        ...
+
+    def increase(self, key: SeriesKey, start: float, end: float) -> float | None:
+        """By how much counter *key* grew; None if it is not known at all."""
+        ...
+
+    def sketch(self, key: SeriesKey, start: float, end: float) -> Sketch | None:
+        """The distribution of what histogram *key* measured; None if it is not known at all."""
+        ...
+
+    def last(self, key: SeriesKey) -> tuple[int, float] | None:
+        """When (unix second) and to what gauge *key* was last set; None if never."""
+        ...
+
+    def points(self, key: SeriesKey, start: float, end: float, step_seconds: float) -> list[Point]:
+        """Per step the increase of a counter, the last value of a gauge, the count of a histogram; None in a gap."""
+        ...
+
+    def statistics(self) -> Mapping[str, float]:
+        """Sizes and losses of the store itself: records, record_bytes, evicted_records, points, horizon_seconds."""
+        ...

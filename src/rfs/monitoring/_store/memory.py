@@ -1,0 +1,373 @@
+"""
+The store in memory: bounded, lost at the end of the process.
+
+Records are a ring with an index by correlation id. A series is a list of points, one per second in which it changed;
+older points are thinned out to one per 10 s after 5 minutes and one per minute after an hour, and forgotten after a day, or
+earlier if there are so many series that the bound of points would be passed (`statistics` says how far back the store reaches).
+Counters keep running totals, so an increase is one subtraction whatever the range; histograms keep packed differences.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
+
+from rfs.monitoring._capture.instruments import SeriesKey
+from rfs.monitoring._capture.sketch import Sketch
+from rfs.monitoring._store import Batch, Point, StoredRecord
+
+MAX_RECORDS = 50_000
+MAX_RECORD_BYTES = 16 << 20
+MAX_POINTS = 400_000  # of counters and gauges, 16 bytes each
+MAX_SKETCH_POINTS = 40_000  # of histograms, about 300 bytes each
+
+DAY = 86_400
+_TIERS = ((300, 1), (3_600, 10), (DAY, 60))  # up to this age in seconds: one point per so many seconds
+_COMPACT_EVERY = 64  # appended points
+
+
+class _ValueSeries:
+    """Seconds and values of a counter (running totals) or a gauge (last values)."""
+
+    __slots__ = ("base", "compact_at", "times", "values")
+
+    def __init__(self) -> None:
+        self.times = array("q")
+        self.values = array("d")
+        self.base = 0.0  # the value before the first point that is still kept
+        self.compact_at = _COMPACT_EVERY
+
+    def put(self, second: int, value: float) -> None:
+        if self.times and self.times[-1] >= second:
+            self.values[-1] = value  # within one second, or the clock went back
+            return
+        self.times.append(second)
+        self.values.append(value)
+
+    def before(self, time: float) -> float:
+        """The value that held just before *time*."""
+        index = bisect_left(self.times, time)
+        return self.values[index - 1] if index else self.base
+
+    def compact(self, now: int, horizon: int) -> None:
+        kept = _thinned(self.times, now, horizon)
+        forgotten = bisect_left(self.times, now - horizon)
+        if forgotten:
+            self.base = self.values[forgotten - 1]
+        self.times = array("q", (self.times[index] for index in kept))
+        self.values = array("d", (self.values[index] for index in kept))
+        self.compact_at = len(kept) + _COMPACT_EVERY
+
+
+_Packed = tuple[int, float, int, float, float, bytes, bytes]
+
+
+class _SketchSeries:
+    """Seconds and packed differences of a histogram."""
+
+    __slots__ = ("compact_at", "deltas", "times")
+
+    def __init__(self) -> None:
+        self.times = array("q")
+        self.deltas: list[_Packed] = []
+        self.compact_at = _COMPACT_EVERY
+
+    def put(self, second: int, sketch: Sketch) -> None:
+        if self.times and self.times[-1] >= second:
+            merged = Sketch()
+            _add_packed(merged, self.deltas[-1])
+            merged.add(sketch)
+            self.deltas[-1] = _pack(merged)
+            return
+        self.times.append(second)
+        self.deltas.append(_pack(sketch))
+
+    def sum(self, start: float, end: float) -> Sketch:
+        total = Sketch()
+        for index in range(bisect_left(self.times, start), bisect_left(self.times, end)):
+            _add_packed(total, self.deltas[index])
+        return total
+
+    def count(self, start: float, end: float) -> int:
+        return sum(self.deltas[index][0] for index in range(bisect_left(self.times, start), bisect_left(self.times, end)))
+
+    def compact(self, now: int, horizon: int) -> None:
+        kept = _thinned(self.times, now, horizon)
+        deltas: list[_Packed] = []
+        # A point that stays takes over what the points thinned out before it had measured.
+        first = bisect_left(self.times, now - horizon)
+        for index in kept:
+            if index == first:
+                deltas.append(self.deltas[index])
+            else:
+                merged = Sketch()
+                for merged_index in range(first, index + 1):
+                    _add_packed(merged, self.deltas[merged_index])
+                deltas.append(_pack(merged))
+            first = index + 1
+        self.times = array("q", (self.times[index] for index in kept))
+        self.deltas = deltas
+        self.compact_at = len(kept) + _COMPACT_EVERY
+
+
+class MemoryStore:
+    """
+    The `Store` that keeps everything in this process' memory.
+
+    Args:
+        max_records: Records kept at most; the oldest go first and are counted.
+        max_record_bytes: Bytes of encoded records kept at most.
+        max_points: Points of counters and gauges kept at most, over all series.
+        max_sketch_points: Points of histograms kept at most, over all series.
+
+    Safe from any thread: one lock, which recording never takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_records: int = MAX_RECORDS,
+        max_record_bytes: int = MAX_RECORD_BYTES,
+        max_points: int = MAX_POINTS,
+        max_sketch_points: int = MAX_SKETCH_POINTS,
+    ) -> None:
+        self._max_records = max_records
+        self._max_record_bytes = max_record_bytes
+        self._max_points = max_points
+        self._max_sketch_points = max_sketch_points
+        self._lock = Lock()
+        self._records: deque[StoredRecord] = deque()
+        self._by_id: dict[str, deque[StoredRecord]] = {}
+        self._record_bytes = 0
+        self._evicted = 0
+        self._sequence = 0
+        self._batches: dict[str, int] = {}  # process → highest sequence kept
+        self._values: dict[str, dict[SeriesKey, _ValueSeries]] = {}
+        self._sketches: dict[str, dict[SeriesKey, _SketchSeries]] = {}
+        self._gauges: set[str] = set()
+        self._seen = _ValueSeries()  # seconds in which any window was closed: elsewhere is a gap
+        self._points = 0
+        self._sketch_points = 0
+        self._horizon = DAY
+
+    def append(self, batch: Batch) -> bool:
+        with self._lock:
+            if batch.sequence <= self._batches.get(batch.process, -1):
+                return False
+            self._batches[batch.process] = batch.sequence
+            for frame in batch.records:
+                self._sequence += 1
+                record = StoredRecord(self._sequence, frame)
+                self._records.append(record)
+                self._record_bytes += len(frame.payload)
+                if frame.correlation_id:
+                    self._by_id.setdefault(frame.correlation_id, deque()).append(record)
+            while len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
+                self._evict_oldest()
+            window = batch.window
+            if window is not None:
+                second = window.second
+                self._seen.put(second, 1.0)
+                for key, increase in window.counters.items():
+                    self._put(key, second, increase, add=True)
+                for key, value in window.gauges.items():
+                    self._gauges.add(key.name)
+                    self._put(key, second, value, add=False)
+                for key, sketch in window.sketches.items():
+                    self._put_sketch(key, second, sketch)
+                if len(self._seen.times) >= self._seen.compact_at:
+                    self._seen.compact(second, self._horizon)
+                self._keep_bounds(second)
+            return True
+
+    def _evict_oldest(self) -> None:
+        oldest = self._records.popleft()
+        self._record_bytes -= len(oldest.frame.payload)
+        self._evicted += 1
+        same_id = self._by_id.get(oldest.frame.correlation_id)
+        if same_id:
+            same_id.popleft()
+            if not same_id:
+                del self._by_id[oldest.frame.correlation_id]
+
+    def _put(self, key: SeriesKey, second: int, value: float, *, add: bool) -> None:
+        series = self._values.setdefault(key.name, {}).get(key)
+        if series is None:
+            series = self._values[key.name][key] = _ValueSeries()
+        before = len(series.times)
+        series.put(second, (series.values[-1] if before else series.base) + value if add else value)
+        if len(series.times) >= series.compact_at:
+            series.compact(second, self._horizon)
+        self._points += len(series.times) - before
+
+    def _put_sketch(self, key: SeriesKey, second: int, sketch: Sketch) -> None:
+        series = self._sketches.setdefault(key.name, {}).get(key)
+        if series is None:
+            series = self._sketches[key.name][key] = _SketchSeries()
+        before = len(series.times)
+        series.put(second, sketch)
+        if len(series.times) >= series.compact_at:
+            series.compact(second, self._horizon)
+        self._sketch_points += len(series.times) - before
+
+    def _keep_bounds(self, now: int) -> None:
+        if self._points <= self._max_points and self._sketch_points <= self._max_sketch_points:
+            return
+        self._compact_all(now)
+        # Some room must be left, or the next second would be here again.
+        while (self._points > 0.8 * self._max_points or self._sketch_points > 0.8 * self._max_sketch_points) and (
+            self._horizon > 1
+        ):
+            self._horizon //= 2
+            self._compact_all(now)
+
+    def _compact_all(self, now: int) -> None:
+        self._points = self._sketch_points = 0
+        for by_key in self._values.values():
+            for series in by_key.values():
+                series.compact(now, self._horizon)
+                self._points += len(series.times)
+        for sketches in self._sketches.values():
+            for sketch_series in sketches.values():
+                sketch_series.compact(now, self._horizon)
+                self._sketch_points += len(sketch_series.times)
+
+    def records(
+        self,
+        *,
+        limit: int,
+        min_level: int = 0,
+        operation: str | None = None,
+        before_sequence: int | None = None,
+        correlation_id: str | None = None,
+        flags: int = 0,
+        since_ns: int = 0,
+    ) -> list[StoredRecord]:
+        found: list[StoredRecord] = []
+        with self._lock:
+            source: Iterable[StoredRecord]
+            if correlation_id is None:
+                source = reversed(self._records)
+            else:
+                source = reversed(self._by_id.get(correlation_id, ()))
+            for record in source:
+                frame = record.frame
+                if len(found) >= limit:
+                    break
+                if (
+                    frame.level >= min_level
+                    and (operation is None or frame.operation == operation)
+                    and (before_sequence is None or record.sequence < before_sequence)
+                    and frame.flags & flags == flags
+                    and frame.time_ns >= since_ns
+                ):
+                    found.append(record)
+        return found
+
+    def series(self, name: str) -> list[SeriesKey]:
+        with self._lock:
+            return [*self._values.get(name, ()), *self._sketches.get(name, ())]
+
+    def increase(self, key: SeriesKey, start: float, end: float) -> float | None:
+        with self._lock:
+            series = self._values.get(key.name, {}).get(key)
+            return None if series is None else max(0.0, series.before(end) - series.before(start))
+
+    def sketch(self, key: SeriesKey, start: float, end: float) -> Sketch | None:
+        with self._lock:
+            series = self._sketches.get(key.name, {}).get(key)
+            return None if series is None else series.sum(start, end)
+
+    def last(self, key: SeriesKey) -> tuple[int, float] | None:
+        with self._lock:
+            series = self._values.get(key.name, {}).get(key)
+            return (series.times[-1], series.values[-1]) if series is not None and series.times else None
+
+    def points(self, key: SeriesKey, start: float, end: float, step_seconds: float) -> list[Point]:
+        with self._lock:
+            read = self._step_reader(key)
+            points: list[Point] = []
+            steps = max(1, round((end - start) / step_seconds))
+            for index in range(steps):
+                at, until = start + index * step_seconds, start + (index + 1) * step_seconds
+                seen = bisect_left(self._seen.times, until) - bisect_left(self._seen.times, at)
+                points.append(Point(at, read(at, until) if seen and read is not None else None))
+            return points
+
+    def _step_reader(self, key: SeriesKey) -> Callable[[float, float], float | None] | None:
+        sketches = self._sketches.get(key.name, {}).get(key)
+        if sketches is not None:
+            return sketches.count
+        series = self._values.get(key.name, {}).get(key)
+        if series is None:
+            return None
+        if key.name not in self._gauges:
+            return lambda start, end: max(0.0, series.before(end) - series.before(start))
+
+        def last_value(_start: float, end: float) -> float | None:
+            index = bisect_left(series.times, end)
+            return series.values[index - 1] if index else None
+
+        return last_value
+
+    def statistics(self) -> Mapping[str, float]:
+        with self._lock:
+            return {
+                "records": len(self._records),
+                "record_bytes": self._record_bytes,
+                "evicted_records": self._evicted,
+                "points": self._points,
+                "sketch_points": self._sketch_points,
+                "horizon_seconds": self._horizon,
+            }
+
+
+def _thinned(times: array[int], now: int, horizon: int) -> list[int]:
+    """The indices of the points to keep: per slot of its tier the last one."""
+    kept: list[int] = []
+    last_slot: tuple[int, int] | None = None
+    for index, second in enumerate(times):
+        age = now - second
+        if age > horizon:
+            continue
+        width = next((seconds for limit, seconds in _TIERS if age <= limit), _TIERS[-1][1])
+        slot = (width, second // width)
+        if slot == last_slot:
+            kept[-1] = index
+        else:
+            kept.append(index)
+            last_slot = slot
+    return kept
+
+
+def _pack(sketch: Sketch) -> _Packed:
+    return (
+        sketch.count,
+        sketch.sum,
+        sketch.zero,
+        sketch.min,
+        sketch.max,
+        _pack_buckets(sketch.positive),
+        _pack_buckets(sketch.negative),
+    )
+
+
+def _pack_buckets(buckets: Mapping[int, int]) -> bytes:
+    return array("q", (number for item in buckets.items() for number in item)).tobytes() if buckets else b""
+
+
+def _add_packed(sketch: Sketch, packed: _Packed) -> None:
+    count, total, zero, minimum, maximum, positive, negative = packed
+    sketch.count += count
+    sketch.sum += total
+    sketch.zero += zero
+    sketch.min = min(sketch.min, minimum)
+    sketch.max = max(sketch.max, maximum)
+    for data, buckets in ((positive, sketch.positive), (negative, sketch.negative)):
+        if data:
+            numbers = memoryview(data).cast("q").tolist()
+            for index, increase in zip(numbers[::2], numbers[1::2], strict=True):
+                buckets[index] = buckets.get(index, 0) + increase

@@ -1,0 +1,522 @@
+"""
+Monitor: one object behind everything.
+
+It holds the cells and segments that recording writes into, the store, the leader that moves one into the other, the
+query that reads them, the masker and the alert rules. The functions of `rfs.monitoring` act on the default one;
+tests make their own and put it in place with `use_monitor`.
+
+Recording works from the first call and needs nothing started. `Monitor.start` starts the one thread that collects for sinks
+and evaluates alert rules.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+from weakref import WeakSet
+
+import msgspec
+
+from rfs.errors import MetricDefinitionError
+from rfs.monitoring._capture.instruments import Counter, Gauge, Histogram, MetricType, Registry
+from rfs.monitoring._capture.record import RecordData, encode_record, level_name
+from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES, Frame, Segments
+from rfs.monitoring._leader import Leader, Sink
+from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query
+from rfs.monitoring._store import Store
+from rfs.monitoring._store.memory import MemoryStore
+from rfs.monitoring.alerts import Alert, AlertManager, Rule, Sample, default_aggregation
+from rfs.monitoring.context import RANDOM_IDS, Context, Ids, RandomIds, current
+from rfs.monitoring.masking import Masker
+
+INFO = 20
+STOP_SECONDS = 2.0  # for everything together: leader, sinks, alert callbacks
+_MAX_CODES_PER_OPERATION = 100
+_MAX_DIAGNOSTICS = 128
+_DIAGNOSTIC_SECONDS = 10.0
+_LARGEST_PAYLOAD = MAX_FRAME_BYTES - 1024  # leaves room for the frame's own fields
+
+
+class Clock(Protocol):
+    """Tells the time. Tests hand in one that they move."""
+
+    def time_ns(self) -> int:
+        """The wall clock, in nanoseconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """A clock that never goes back, in seconds; the source of every duration."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    time_ns = staticmethod(time.time_ns)
+    monotonic = staticmethod(time.monotonic)
+
+
+SYSTEM_CLOCK = SystemClock()
+
+
+class OperationInstruments:
+    """The series of one operation, bound once: what `log_result_operation` and `collect_result_metric` measure with."""
+
+    __slots__ = ("active", "durations_ms", "failures", "successes")
+
+    def __init__(self, monitor: Monitor, operation: str) -> None:
+        self.successes = monitor.successes.labels(operation=operation)
+        self.failures = monitor.failures.labels(operation=operation)
+        self.durations_ms = monitor.durations_ms.labels(operation=operation)
+        self.active = monitor.active.labels(operation=operation)
+
+
+class Monitor:
+    """
+    Records, keeps, answers and alerts for one service in one process.
+
+    Args:
+        service_name: The name on every JSON line.
+        clock: Where time comes from.
+        ids: Where trace and span ids come from.
+        store: Where collected records and windows are kept; by default in memory, bounded.
+        masker: What no secret gets past; by default the built-in rules.
+        level: The lowest level that is recorded, as the standard library numbers them (20 is INFO).
+
+    Every recording method is safe from any thread, signal handler and event loop; it never raises, never blocks,
+    and does no I/O. ``start`` and ``stop`` may be called twice.
+    """
+
+    def __init__(
+        self,
+        *,
+        service_name: str = "rfs",
+        clock: Clock = SYSTEM_CLOCK,
+        ids: Ids = RANDOM_IDS,
+        store: Store | None = None,
+        masker: Masker | None = None,
+        level: int = INFO,
+    ) -> None:
+        self.service_name = service_name
+        self.clock = clock
+        self.ids = ids
+        self.level = level
+        self.include_stack_trace = True
+        self.include_performance_data = True
+        self.correlation_header = "X-Correlation-ID"
+        self.masker = masker if masker is not None else Masker()
+        self.masker.on_count = self._count_masked
+        self.store: Store = store if store is not None else MemoryStore()
+        self._diagnostics: dict[str, list[Any]] = {}
+        self._diagnosed_at = 0.0
+        self._operations: dict[str, OperationInstruments] = {}
+        self._error_codes: dict[str, set[str]] = {}
+
+        self.segments = Segments()
+        self.registry = Registry(self.reject, self.masker.text)
+        self._rejected = self.counter("rfs_rejected_total", "Measurements that were not taken")
+        self._masked = self.counter("rfs_masked_total", "Values masked or truncated, by rule")
+        self._internal_errors = self.counter("telemetry_internal_errors_total", "Faults inside RFS itself")
+        self._produced = self.counter("rfs_produced_total", "What was handed to RFS").labels(signal="records")
+        self._delivered = self.counter("rfs_delivered_total", "What reached the store").labels(signal="records")
+        self._dropped = self.counter("rfs_dropped_total", "What was dropped, and why")
+        self.successes = self.counter(SUCCESSES, "Operations that returned a Success")
+        self.failures = self.counter(FAILURES, "Operations that returned a Failure or raised")
+        self.durations_ms = self.histogram(DURATIONS, "How long operations took, in milliseconds")
+        self.errors_by_type = self.counter(ERRORS_BY_TYPE, "Failures by operation, error type and error code")
+        self.active = self.gauge("operations_active", "Operations that have begun and not ended")
+
+        self._leader = Leader(
+            self.segments,
+            self.registry,
+            self.store,
+            now_seconds=self._now_seconds,
+            on_tick=self._tick,
+            on_delivered=self._delivered.inc,
+            on_error=self.internal_error,
+        )
+        self.query = self._make_query(self._leader.collect)
+        self._rule_query = self._make_query(_nothing)  # the tick has just collected
+        self.alerts = AlertManager(
+            read=self._read_for_rule,
+            clock=clock,
+            on_internal_error=self.internal_error,
+            on_event=self._record_alert,
+        )
+        _monitors.add(self)
+
+    def _make_query(self, collect: Callable[[], None]) -> Query:
+        return Query(
+            self.store,
+            self.registry,
+            collect=collect,
+            now=self._now_seconds,
+            service_name=lambda: self.service_name,
+            statistics=self._books,
+        )
+
+    def _now_seconds(self) -> float:
+        return self.clock.time_ns() / 1e9
+
+    # Life
+
+    @property
+    def running(self) -> bool:
+        """Whether records are collected for sinks and alert rules evaluated."""
+        return self._leader.running
+
+    def start(self) -> None:
+        """Start collecting and evaluating alert rules; does nothing if it runs. At exit the interpreter stops it."""
+        self._leader.start()
+        atexit.unregister(self.stop)
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """Stop, deliver what the sinks still hold, within 2 s in all; does nothing if it does not run."""
+        deadline = time.monotonic() + STOP_SECONDS
+        self._leader.stop(STOP_SECONDS / 2)
+        for sink in self._leader.sinks:
+            sink.close(max(0.1, (deadline - time.monotonic()) / 2))
+        self._leader.sinks.clear()
+        self.alerts.close(max(0.1, deadline - time.monotonic()))
+        self._print_diagnostics()
+        atexit.unregister(self.stop)
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """Who is handed every collected record."""
+        return tuple(self._leader.sinks)
+
+    def add_sink(self, sink: Sink) -> None:
+        """Let *sink* have every record that is collected from now on."""
+        self._leader.collect()
+        self._leader.sinks.append(sink)
+
+    def remove_sink(self, sink: Sink) -> None:
+        """Take *sink* away and close it."""
+        if sink in self._leader.sinks:
+            self._leader.collect()
+            self._leader.sinks.remove(sink)
+            sink.close(STOP_SECONDS)
+
+    def after_fork(self) -> None:
+        """In a forked child: start anew, with nothing of the parent's pending records, thread and locks."""
+        self.segments.after_fork()
+        self._leader.after_fork()
+        if isinstance(self.ids, RandomIds):
+            self.ids.after_fork()
+
+    # Declaring
+
+    def counter(self, name: str, help: str = "", labels: Iterable[str] = ()) -> Counter:  # noqa: A002 - the field's own name
+        """
+        Declare counter *name*; declared twice, it is the same one.
+
+        Raises:
+            MetricDefinitionError: Name or label malformed, or the name belongs to another type.
+        """
+        metric = self.registry.declare(MetricType.COUNTER, name, help, labels)
+        assert isinstance(metric, Counter)  # noqa: S101 - narrows what declare() made certain
+        return metric
+
+    def gauge(self, name: str, help: str = "", labels: Iterable[str] = ()) -> Gauge:  # noqa: A002 - the field's own name
+        """
+        Declare gauge *name*; declared twice, it is the same one.
+
+        Raises:
+            MetricDefinitionError: Name or label malformed, or the name belongs to another type.
+        """
+        metric = self.registry.declare(MetricType.GAUGE, name, help, labels)
+        assert isinstance(metric, Gauge)  # noqa: S101 - narrows what declare() made certain
+        return metric
+
+    def histogram(self, name: str, help: str = "", labels: Iterable[str] = ()) -> Histogram:  # noqa: A002 - the field's own name
+        """
+        Declare histogram *name*; declared twice, it is the same one.
+
+        Raises:
+            MetricDefinitionError: Name or label malformed, or the name belongs to another type.
+        """
+        metric = self.registry.declare(MetricType.HISTOGRAM, name, help, labels)
+        assert isinstance(metric, Histogram)  # noqa: S101 - narrows what declare() made certain
+        return metric
+
+    def operation(self, name: str) -> OperationInstruments:
+        """The bound series of operation *name*."""
+        try:
+            return self._operations[name]
+        except KeyError:
+            return self._operations.setdefault(name, OperationInstruments(self, name))
+
+    # Recording
+
+    def log(
+        self,
+        level: int,
+        message: str,
+        *,
+        operation: str = "",
+        logger: str = "rfs",
+        step: str = "",
+        fields: Mapping[str, object] | None = None,
+        error: object = None,
+        is_defect: bool = False,
+        duration_seconds: float | None = None,
+        outcome: str = "",
+        kind: str = "log",
+        context: Context | None = None,
+    ) -> None:
+        """
+        Keep one record. Never raises, never blocks; below the Monitor's level it does nothing.
+
+        Args:
+            fields: Rendered by type and masked now, so that what is mutated later does not change the record.
+            error: What a Failure holds, or an exception; with a stack trace if the Monitor includes them.
+            duration_seconds: From a monotonic clock.
+            context: Whose ids the record carries; the current one by default.
+        """
+        if level < self.level:
+            return
+        try:
+            if context is None:
+                context = current()
+            if context is None:
+                correlation_id = trace_id = span_id = parent_span_id = ""
+            else:
+                correlation_id, trace_id = context.correlation_id, context.trace_id
+                span_id, parent_span_id = context.span_id, context.parent_span_id
+                if not operation:
+                    operation = context.operation
+                if context.fields:
+                    fields = {**context.fields, **fields} if fields else context.fields
+            time_ns = self.clock.time_ns()
+            flags = 0
+            info = None
+            if error is not None:
+                flags = HAS_ERROR
+                info = self.masker.error(error, stack=self.include_stack_trace)
+                if is_defect and not info.is_defect:
+                    info = msgspec.structs.replace(info, is_defect=True)
+            payload = encode_record(
+                RecordData(
+                    time_ns,
+                    level,
+                    kind,
+                    logger,
+                    operation,
+                    step,
+                    self.masker.text(message),
+                    correlation_id,
+                    trace_id,
+                    span_id,
+                    parent_span_id,
+                    outcome,
+                    duration_seconds,
+                    self.masker.fields(fields) if fields else {},
+                    info,
+                )
+            )
+            self._produced.inc()
+            if len(payload) > _LARGEST_PAYLOAD:
+                self._dropped.inc(1, signal="records", reason="record_too_large")
+            elif not self.segments.append(
+                time_ns, level, flags, correlation_id.encode(), operation.encode()[:255], payload
+            ):
+                self._dropped.inc(1, signal="records", reason="level_shed")
+        except Exception as failure:  # noqa: BLE001 - the host comes first; counted and shown
+            self.internal_error("log", failure)
+
+    def measure_result(
+        self, operation: str, succeeded: bool, duration_ms: float | None, labels: Mapping[str, str] | None = None
+    ) -> None:
+        """Count one finished operation and its duration. Never raises."""
+        if labels:
+            everything = {"operation": operation, **labels}
+            (self.successes if succeeded else self.failures).inc(1, **everything)
+            if duration_ms is not None:
+                self.durations_ms.observe(duration_ms, **everything)
+            return
+        instruments = self.operation(operation)
+        (instruments.successes if succeeded else instruments.failures).inc()
+        if duration_ms is not None:
+            instruments.durations_ms.observe(duration_ms)
+
+    def count_error(self, operation: str, error_type: str, code: str) -> None:
+        """
+        Count one failure. Never raises.
+
+        Of one operation at most 100 different codes become labels; further ones are counted as ``rfs_overflow``.
+        """
+        codes = self._error_codes.setdefault(operation, set())
+        if code not in codes:
+            if len(codes) >= _MAX_CODES_PER_OPERATION:
+                error_type = code = "rfs_overflow"
+            codes.add(code)
+        self.errors_by_type.inc(1, operation=operation, error_type=error_type, error_code=code)
+
+    def reject(self, metric: str, reason: str) -> None:
+        """Count a measurement that was not taken, and say so once per metric and reason. Never raises."""
+        if metric == "rfs_rejected_total":
+            return  # its own overflow: the sum is kept, there is nothing else to say
+        name = metric if isinstance(metric, str) else type(metric).__name__
+        self._rejected.inc(1, metric=name[:200], reason=reason)
+        self._diagnose(f"RFS-E131 metric {name[:200]!r}: rejected ({reason})")
+
+    def internal_error(self, where: str, error: BaseException) -> None:
+        """Count a fault of RFS itself, and say so. Never raises."""
+        try:
+            self._internal_errors.inc(1, where=where)
+            self._diagnose(f"RFS-E100 {where}: {type(error).__name__}: {self.masker.text(_plain_text(error))}")
+        except Exception:  # noqa: BLE001, S110 - the last resort of all last resorts has nowhere to report to
+            pass
+
+    def _diagnose(self, text: str) -> None:
+        # Printed by the leader's thread: stderr may be a pipe that nobody reads.
+        entry = self._diagnostics.get(text)
+        if entry is not None:
+            entry[0] += 1
+        elif len(self._diagnostics) < _MAX_DIAGNOSTICS:
+            self._diagnostics[text] = [1, False]
+
+    def _print_diagnostics(self) -> None:
+        for text, entry in tuple(self._diagnostics.items()):
+            count, said = entry
+            if count:
+                times = f" (repeated {count}x)" if count > 1 or said else ""
+                entry[0], entry[1] = 0, True
+                sys.stderr.write(f"{text}{times}\n")
+        self._diagnosed_at = self.clock.monotonic()
+
+    def _count_masked(self, rule: str) -> None:
+        self._masked.inc(1, rule=rule)
+
+    # The leader's tick
+
+    def _tick(self) -> None:
+        self.alerts.evaluate(self.clock.monotonic())
+        if self._diagnostics and self.clock.monotonic() - self._diagnosed_at >= _DIAGNOSTIC_SECONDS:
+            self._print_diagnostics()
+
+    def _read_for_rule(self, rule: Rule) -> Sample:
+        query = self._rule_query
+        metric_type = query.metric_type(rule.metric_name)
+        if metric_type is None:
+            return Sample(None)
+        aggregation = rule.aggregation or default_aggregation(metric_type)
+        window = f"{max(1, round(rule.window_seconds))}s"
+        labels = rule.labels or None
+        if metric_type is MetricType.COUNTER:
+            increase = query.increase(rule.metric_name, window, labels)
+            if increase is not None and aggregation == "rate":
+                return Sample(increase / rule.window_seconds)
+            return Sample(increase if aggregation == "increase" else None, None if aggregation == "increase" else _unfit(rule))
+        if metric_type is MetricType.GAUGE:
+            if aggregation != "last":
+                return Sample(None, _unfit(rule))
+            return Sample(query.latest(rule.metric_name, labels))
+        distribution = query.distribution(rule.metric_name, window, labels)
+        if distribution is None or not distribution.count:
+            return Sample(None)
+        if aggregation == "mean":
+            return Sample(distribution.mean)
+        if aggregation in ("p50", "p95", "p99"):
+            return Sample(distribution.quantile(int(aggregation[1:]) / 100))
+        if aggregation == "increase":
+            return Sample(float(distribution.count))
+        if aggregation == "rate":
+            return Sample(distribution.count / rule.window_seconds)
+        return Sample(None, _unfit(rule))
+
+    def _record_alert(self, alert: Alert) -> None:
+        level = 30 if alert["status"] == "firing" else INFO
+        self.log(level, f"Alert {alert['rule_name']}: {alert['status']}", logger="rfs.alerts", kind="alert", fields=dict(alert))
+
+    # Books
+
+    def _books(self) -> Mapping[str, Mapping[str, float]]:
+        dropped = {
+            dict(child.key.labels).get("reason", "unknown"): child.value
+            for child in self._dropped.series()
+            if dict(child.key.labels).get("signal") == "records"
+        }
+        produced, delivered = self._produced.value, self._delivered.value
+        return {
+            "records": {
+                "produced": produced,
+                "delivered": delivered,
+                "in_flight": produced - delivered - sum(dropped.values()),
+                **{f"dropped_{reason}": count for reason, count in dropped.items()},
+            }
+        }
+
+
+def _nothing() -> None:
+    pass
+
+
+def _unfit(rule: Rule) -> str:
+    return f"{rule.metric_name!r} cannot be compared by {rule.aggregation}"
+
+
+def _plain_text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an exception whose __str__ raises
+        return "<no text>"
+
+
+# One Monitor for the module functions
+
+_monitors: WeakSet[Monitor] = WeakSet()
+_default: Monitor | None = None
+
+
+def default_monitor() -> Monitor:
+    """The Monitor that the module functions act on; made at the first call."""
+    return _default if _default is not None else _make_default()
+
+
+def _make_default() -> Monitor:
+    global _default  # noqa: PLW0603 - the one module-level convenience; tests replace it
+    made = Monitor(service_name=os.environ.get("RFS_SERVICE_NAME", "rfs"))
+    if _default is None:
+        _default = made
+    return _default
+
+
+@contextmanager
+def use_monitor(monitor: Monitor) -> Iterator[Monitor]:
+    """Make *monitor* the default one inside the ``with`` block. For tests; affects all threads."""
+    global _default  # noqa: PLW0603 - see _make_default
+    before = _default
+    _default = monitor
+    try:
+        yield monitor
+    finally:
+        _default = before
+
+
+def _after_fork() -> None:
+    for monitor in tuple(_monitors):
+        monitor.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+__all__ = [
+    "SYSTEM_CLOCK",
+    "Clock",
+    "Frame",
+    "MetricDefinitionError",
+    "Monitor",
+    "OperationInstruments",
+    "SystemClock",
+    "default_monitor",
+    "level_name",
+    "use_monitor",
+]

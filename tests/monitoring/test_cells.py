@@ -1,0 +1,367 @@
+"""Cells and instruments: sums that are exact, whatever is thrown at them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from threading import Thread
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rfs.errors import MetricDefinitionError
+from rfs.monitoring._capture import cells as cells_module
+from rfs.monitoring._capture.cells import REGION_CELLS, Cells
+from rfs.monitoring._capture.instruments import MAX_SERIES, Counter, Gauge, Histogram, MetricType, Registry
+
+
+class Rejections:
+    """Remembers what was rejected."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def __call__(self, metric: str, reason: str) -> None:
+        self.seen.append((metric, reason))
+
+
+@pytest.fixture
+def rejections() -> Rejections:
+    return Rejections()
+
+
+@pytest.fixture
+def registry(rejections: Rejections) -> Registry:
+    return Registry(rejections, lambda text: text)
+
+
+def counter(registry: Registry, name: str = "orders_total", labels: tuple[str, ...] = ()) -> Counter:
+    metric = registry.declare(MetricType.COUNTER, name, labels=labels)
+    assert isinstance(metric, Counter)
+    return metric
+
+
+def gauge(registry: Registry, name: str = "connections") -> Gauge:
+    metric = registry.declare(MetricType.GAUGE, name)
+    assert isinstance(metric, Gauge)
+    return metric
+
+
+def histogram(registry: Registry, name: str = "wait_seconds") -> Histogram:
+    metric = registry.declare(MetricType.HISTOGRAM, name)
+    assert isinstance(metric, Histogram)
+    return metric
+
+
+class HostileNumber:
+    """Compares and converts by raising."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("no number")
+
+    __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __index__ = __float__  # type: ignore[assignment]
+
+
+NOT_FOR_COUNTERS: list[Any] = [
+    -1, -0.5, float("nan"), float("inf"), float("-inf"), True, "1", None, 10**400, Decimal(1), 1j, [1], HostileNumber(),
+]  # fmt: skip
+
+
+class TestCells:
+    def test_runs_do_not_overlap(self) -> None:
+        """
+        No two runs of cells share a cell.
+        """
+        made = Cells()
+
+        blocks = [made.allocate(3) for _ in range(100)]
+
+        taken = [index for block in blocks if block is not None for index in range(block.at, block.at + 3)]
+        assert len(taken) == len(set(taken)) == 300
+
+    def test_a_full_region_is_followed_by_another(self) -> None:
+        """
+        Whoever asks for more than a region holds gets a further one, zeroed.
+        """
+        made = Cells()
+
+        first = made.allocate(REGION_CELLS - 1)
+        second = made.allocate(2)
+
+        assert first is not None
+        assert second is not None
+        assert first.cells is not second.cells
+        assert list(second.cells[second.at : second.at + 2]) == [0.0, 0.0]
+
+    def test_memory_has_an_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        At the bound of memory there are no more cells, and no exception either.
+        """
+        monkeypatch.setattr(cells_module, "MAX_REGIONS", 1)
+        made = Cells()
+        made.allocate(REGION_CELLS)
+
+        assert made.allocate(1) is None
+        assert made.allocated_bytes == REGION_CELLS * 8
+
+
+@pytest.fixture
+def switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+class TestCounting:
+    @pytest.mark.usefixtures("switching_often")
+    def test_exact_under_threads(self, registry: Registry) -> None:
+        """
+        Four threads that count at once lose nothing, though the interpreter switches between them all the time.
+        """
+        bound = counter(registry).labels(status="created")
+        waits = histogram(registry).labels()
+
+        def work() -> None:
+            for _ in range(20_000):
+                bound.inc()
+                waits.observe(1.5)
+
+        threads = [Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert bound.value == 80_000
+        reading = waits.read()
+        assert (reading.count, reading.total) == (80_000, 120_000.0)
+        assert sum(sum(octave) for octave in reading.positive.values()) == 80_000
+
+    @pytest.mark.parametrize("amount", NOT_FOR_COUNTERS, ids=repr)
+    def test_what_is_no_amount_is_counted_as_rejected(
+        self, registry: Registry, rejections: Rejections, amount: Any
+    ) -> None:
+        """
+        NaN, infinities, negative amounts and what is no number leave the sum alone and are counted as rejected.
+        """
+        orders = counter(registry)
+        orders.inc(2)
+
+        orders.inc(amount)
+
+        assert orders.labels().value == 2
+        assert rejections.seen == [("orders_total", "invalid_value")]
+
+    def test_never_becomes_infinite(self, registry: Registry, rejections: Rejections) -> None:
+        """
+        A sum that would overflow stays where it was.
+        """
+        orders = counter(registry)
+        orders.inc(1.5e308)
+
+        orders.inc(1.5e308)
+
+        assert orders.labels().value == 1.5e308
+        assert rejections.seen == [("orders_total", "invalid_value")]
+
+    @given(st.lists(st.integers(0, 2**40)))
+    def test_sums_integers_exactly(self, amounts: list[int]) -> None:
+        """
+        Integers up to 2**53 in all add up exactly.
+        """
+        orders = counter(Registry(lambda *_: None, lambda text: text))
+
+        for amount in amounts:
+            orders.inc(amount)
+
+        assert orders.labels().value == sum(amounts)
+
+
+class TestLabels:
+    def test_order_does_not_matter(self, registry: Registry) -> None:
+        """
+        The same labels in any order are the same series, and an empty label is an absent one.
+        """
+        orders = counter(registry)
+
+        orders.inc(1, status="new", store="a")
+        orders.inc(1, store="a", status="new")
+        orders.labels(store="a", status="new", table="").inc()
+
+        assert [(one.key.labels, one.value) for one in orders.series()] == [((("status", "new"), ("store", "a")), 3.0)]
+
+    def test_values_of_other_types_are_not_mixed_up(self, registry: Registry) -> None:
+        """
+        1 and True are equal in Python, but not the same label value; an object never shows its own text.
+        """
+        orders = counter(registry)
+        hidden: Any = HostileNumber()
+
+        for _ in range(2):
+            orders.inc(1, flag=True)
+            orders.inc(1, flag=1)
+            orders.inc(1, flag=hidden)
+            orders.inc(1, flag=None)  # type: ignore[arg-type]
+
+        assert {dict(one.key.labels).get("flag", ""): one.value for one in orders.series()} == {
+            "True": 2.0,
+            "1": 2.0,
+            f"<{HostileNumber.__module__}.HostileNumber>": 2.0,
+            "": 2.0,
+        }
+
+    def test_an_undeclared_label_is_refused(self, registry: Registry, rejections: Rejections) -> None:
+        """
+        Where labels were declared, binding another one raises, and measuring with it is counted as rejected.
+        """
+        orders = counter(registry, labels=("status",))
+
+        with pytest.raises(MetricDefinitionError, match=r"label 'stat' is not declared; declared are status"):
+            orders.labels(stat="x")
+        orders.inc(1, stat="x")
+
+        assert orders.series() == []
+        assert rejections.seen == [("orders_total", "invalid_label")]
+
+    @pytest.mark.parametrize("label", ["1a", "a b", "", "__name__", "rfs_overflow", "é", "a" * 300])
+    def test_a_bad_label_name_is_refused(self, registry: Registry, rejections: Rejections, label: str) -> None:
+        """
+        A malformed or reserved label name is an error where it is declared or bound, and counted where it is measured.
+        """
+        orders = counter(registry)
+
+        with pytest.raises(MetricDefinitionError):
+            orders.labels(**{label: "x"})
+        with pytest.raises(MetricDefinitionError):
+            counter(registry, "other_total", labels=(label,))
+        orders.inc(1, **{label: "x"})
+
+        assert rejections.seen == [("orders_total", "invalid_label")]
+
+    def test_too_many_series_share_one(self, registry: Registry, rejections: Rejections) -> None:
+        """
+        The 2,000th series of a metric is its overflow series: memory is bounded and the sum stays right.
+        """
+        orders = counter(registry)
+
+        for number in range(5_000):
+            orders.inc(1, user=str(number))
+
+        series = {one.key.labels: one.value for one in orders.series()}
+        assert len(series) == MAX_SERIES
+        assert series[(("rfs_overflow", "true"),)] == 5_000 - (MAX_SERIES - 1)
+        assert sum(series.values()) == 5_000
+        assert set(rejections.seen) == {("orders_total", "cardinality_limit")}
+
+    def test_measures_on_without_cells(
+        self, registry: Registry, rejections: Rejections, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        When all memory for cells is spent, new series go to the overflow series and a sketch stops growing, both counted.
+        """
+        monkeypatch.setattr(Cells, "allocate", lambda _self, _count: None)
+        orders, waits = counter(registry), histogram(registry)
+
+        orders.inc(3, status="new")
+        waits.observe(1.0)
+
+        assert [(one.key.labels, one.value) for one in orders.series()] == [((("rfs_overflow", "true"),), 3.0)]
+        assert ("orders_total", "cells_full") in rejections.seen
+        assert ("wait_seconds", "cells_full") in rejections.seen
+        assert waits.series()[0].count == 0
+
+    def test_values_are_cut_and_cleaned_once(self, rejections: Rejections) -> None:
+        """
+        A label value goes through the masker when its series is made, and is cut to 256 characters.
+        """
+        cleaned: list[str] = []
+
+        def clean(text: str) -> str:
+            cleaned.append(text)
+            return text.replace("secret", "***")
+
+        orders = counter(Registry(rejections, clean))
+
+        for _ in range(3):
+            orders.inc(1, note="secret" + "x" * 999)
+
+        assert [one.key.labels for one in orders.series()] == [(("note", "***" + "x" * 250),)]
+        assert len(cleaned) == 1
+
+
+class TestGauges:
+    def test_unknown_until_written(self, registry: Registry) -> None:
+        """
+        A gauge that nobody wrote has no value; NaN is a value.
+        """
+        connections = gauge(registry)
+        bound = connections.labels()
+
+        assert bound.value is None
+        connections.set(float("nan"))
+        assert bound.value != bound.value  # noqa: PLR0124 - NaN
+
+    def test_goes_up_and_down(self, registry: Registry) -> None:
+        """
+        ``inc`` and ``dec`` move it, from 0 if it was never set.
+        """
+        connections = gauge(registry)
+
+        connections.inc(3, store="a")
+        connections.dec(1, store="a")
+        connections.labels(store="a").dec(0.5)
+
+        assert connections.labels(store="a").value == 1.5
+
+    @pytest.mark.parametrize("value", [True, "1", None, 10**400, HostileNumber()], ids=repr)
+    def test_what_is_no_number_is_rejected(self, registry: Registry, rejections: Rejections, value: Any) -> None:
+        """
+        What is no number leaves a gauge alone, whichever verb brings it, and is counted.
+        """
+        connections = gauge(registry)
+        connections.set(1)
+
+        connections.set(value)
+        connections.inc(value)
+        connections.dec(value)
+
+        assert connections.labels().value == 1
+        assert rejections.seen == [("connections", "invalid_value")] * 3
+
+    def test_a_bad_label_is_rejected(self, registry: Registry, rejections: Rejections) -> None:
+        """
+        Measuring with a bad label name changes nothing and is counted.
+        """
+        connections = gauge(registry)
+
+        connections.set(1, **{"a b": "x"})
+        connections.inc(1, **{"a b": "x"})
+        connections.dec(1, **{"a b": "x"})
+        histogram(registry).observe(1, **{"a b": "x"})
+
+        assert connections.series() == []
+        assert len(rejections.seen) == 4
+
+
+class TestDeclaring:
+    @pytest.mark.parametrize("name", ["", "1a", "a b", "a\nb", "é", "a" * 201, None, 7])
+    def test_a_bad_name_is_refused(self, registry: Registry, name: Any) -> None:
+        """
+        A malformed metric name is an error at once, which says what a name is.
+        """
+        with pytest.raises(MetricDefinitionError, match="a metric name"):
+            registry.declare(MetricType.COUNTER, name)
+
+    def test_twice_is_the_same(self, registry: Registry) -> None:
+        """
+        Declaring again gives the same instrument; as another type it is an error that names both.
+        """
+        orders = counter(registry)
+
+        assert counter(registry) is orders
+        with pytest.raises(MetricDefinitionError, match="is a counter already and cannot become a gauge"):
+            registry.declare(MetricType.GAUGE, "orders_total")

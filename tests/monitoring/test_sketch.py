@@ -1,0 +1,125 @@
+"""Sketches: every quantile within 1 % of the truth, whatever the distribution."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rfs.monitoring._capture.instruments import Histogram, MetricType, Registry
+from rfs.monitoring._capture.sketch import Sketch
+
+finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
+
+
+def new_histogram() -> Histogram:
+    metric = Registry(lambda *_: None, lambda text: text).declare(MetricType.HISTOGRAM, "wait_seconds")
+    assert isinstance(metric, Histogram)
+    return metric
+
+
+def sketch_of(values: list[float]) -> Sketch:
+    waits = new_histogram()
+    for value in values:
+        waits.observe(value)
+    return waits.labels().read().since(None)
+
+
+def exact_quantile(values: list[float], q: float) -> float:
+    return sorted(values)[int(q * (len(values) - 1))]
+
+
+_random = random.Random(7)
+DISTRIBUTIONS = {
+    "lognormal": [_random.lognormvariate(3, 2) for _ in range(5_000)],
+    "bimodal": [_random.gauss(10, 1) if _random.random() < 0.7 else _random.gauss(900, 30) for _ in range(5_000)],
+    "constant": [42.0] * 500,
+    "negative and zero": [_random.choice([0.0, -_random.expovariate(0.01), _random.random()]) for _ in range(5_000)],
+    "nine decades": [10 ** _random.uniform(-4, 5) for _ in range(5_000)],
+}
+
+
+class TestAccuracy:
+    @pytest.mark.parametrize("name", DISTRIBUTIONS)
+    @pytest.mark.parametrize("q", [0.0, 0.01, 0.25, 0.5, 0.9, 0.95, 0.99, 1.0])
+    def test_quantiles_are_within_one_percent(self, name: str, q: float) -> None:
+        """
+        Any quantile of any of these distributions is within 1 % of the exact one.
+        """
+        values = DISTRIBUTIONS[name]
+
+        estimate = sketch_of(values).quantile(q)
+
+        assert estimate == pytest.approx(exact_quantile(values, q), rel=0.01, abs=1e-300)
+
+    @given(st.lists(finite, min_size=1, max_size=50), st.floats(0, 1))
+    def test_within_one_percent_for_any_values(self, values: list[float], q: float) -> None:
+        """
+        Also for values that nobody would measure.
+        """
+        assert sketch_of(values).quantile(q) == pytest.approx(exact_quantile(values, q), rel=0.01, abs=1e-300)
+
+
+class TestExactParts:
+    @given(st.lists(finite, min_size=1, max_size=50))
+    def test_count_and_extremes_are_exact(self, values: list[float]) -> None:
+        """
+        Of everything measured since the start, count, minimum and maximum are exact.
+        """
+        sketch = sketch_of(values)
+
+        assert (sketch.count, sketch.min, sketch.max) == (len(values), min(values), max(values))
+
+    def test_nothing_measured_is_unknown(self) -> None:
+        """
+        Without a measurement mean and quantiles are NaN, not 0.
+        """
+        assert math.isnan(Sketch().mean)
+        assert math.isnan(Sketch().quantile(0.5))
+
+
+class TestMerging:
+    @given(st.lists(finite, max_size=40), st.lists(finite, max_size=40))
+    def test_two_merged_are_one_stream(self, ours: list[float], theirs: list[float]) -> None:
+        """
+        Two sketches added give what one sketch of all the values gives.
+        """
+        merged = sketch_of(ours)
+        merged.add(sketch_of(theirs))
+        whole = sketch_of(ours + theirs)
+
+        assert (merged.count, merged.positive, merged.negative, merged.zero) == (
+            whole.count,
+            whole.positive,
+            whole.negative,
+            whole.zero,
+        )
+        assert (merged.min, merged.max) == (whole.min, whole.max)
+
+    @given(st.lists(finite, max_size=30), st.lists(finite, min_size=1, max_size=30))
+    def test_the_difference_of_two_readings_is_what_came_between(
+        self, before: list[float], after: list[float]
+    ) -> None:
+        """
+        What was measured between two readings is their difference; its extremes are within 1 %.
+        """
+        waits = new_histogram()
+        for value in before:
+            waits.observe(value)
+        first = waits.labels().read()
+        for value in after:
+            waits.observe(value)
+
+        between = waits.labels().read().since(first)
+
+        expected = sketch_of(after)
+        assert (between.count, between.positive, between.negative) == (
+            expected.count,
+            expected.positive,
+            expected.negative,
+        )
+        assert between.max == pytest.approx(max(after), rel=0.01, abs=1e-300)
+        assert between.min == pytest.approx(min(after), rel=0.01, abs=1e-300)
