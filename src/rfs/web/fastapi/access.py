@@ -1,0 +1,257 @@
+"""
+Who may see the dashboard.
+
+Default deny: being on the same machine grants nothing. Three keys open it: a one-time token (printed with the start address),
+which becomes a session cookie; the configured token as ``Authorization: Bearer``; or the host's own ``access`` function.
+
+Sessions and one-time tokens live in this process. Several workers share only the configured token and ``access``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import inspect
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from hashlib import sha256
+from html import escape
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rfs.monitoring.monitor import SYSTEM_CLOCK, Clock
+from rfs.web.fastapi._exchange import count_internal_error
+
+__all__ = ["LOOPBACK_HOSTS", "SECURITY_HEADERS", "DashboardAccess"]
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "accelerometer=(), camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Cache-Control": "no-store",
+}
+
+SESSION_COOKIE = "rfs_session"
+SESSION_IDLE_SECONDS = 30 * 60.0
+SESSION_SECONDS = 12 * 3600.0
+MAX_SESSIONS = 16  # the oldest is closed
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+Access = Callable[[Request], bool | Awaitable[bool]]
+
+
+class DashboardAccess:
+    """
+    Guards an ASGI app, the dashboard's, that is mounted in a host's.
+
+    Args:
+        app: What is guarded.
+        token: The configured token; empty: there is none.
+        access: The host's own decision; an exception of it denies.
+        allowed_hosts:
+            Host names, without port, under which the dashboard may be asked for; ``"*"`` is any. Keeps a foreign page from
+            reaching it under a name that was pointed at this machine (DNS rebinding).
+        clock: Decides when a session ends: 30 minutes after its last use, 12 hours after its start.
+
+    Every response carries `SECURITY_HEADERS`, denied ones too. What writes must be same-origin and JSON.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str = "",
+        access: Access | None = None,
+        allowed_hosts: Sequence[str] = LOOPBACK_HOSTS,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.app = app
+        self._token = _digest(token) if token else None
+        self._access = access
+        self._hosts = frozenset(host.lower().strip("[]") for host in allowed_hosts)
+        self._clock = clock
+        self._start_token = b""
+        self._sessions: dict[bytes, tuple[float, float]] = {}  # digest → (began, last used)
+
+    def new_start_token(self) -> str:
+        """A new one-time token; the one before no longer works."""
+        token = secrets.token_urlsafe(32)
+        self._start_token = _digest(token)
+        return token
+
+    async def allows(self, connection: HTTPConnection) -> bool:
+        """Whether the sender of this request may see everything."""
+        if self._has_bearer(connection.headers) or self._has_session(connection):
+            return True
+        if self._access is None:
+            return False
+        try:
+            answer = self._access(connection if isinstance(connection, Request) else Request(connection.scope))
+            return bool(await answer if inspect.isawaitable(answer) else answer)
+        except Exception as exc:  # noqa: BLE001 - a broken decision denies, and is counted
+            count_internal_error("web.access", exc)
+            return False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            return
+
+        async def guarded_send(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": list(message.get("headers", ()))}
+                headers = MutableHeaders(raw=message["headers"])
+                for name, value in SECURITY_HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        request = Request(scope, receive)
+        denied = self._refused(request) or await self._enter(request)
+        if denied is not None:
+            await denied(scope, receive, guarded_send)
+        else:
+            await self.app(scope, receive, guarded_send)
+
+    # Checks, each giving the response that denies, or None
+
+    def _refused(self, request: Request) -> Response | None:
+        """What no key opens: a foreign host name, and a write that another site may have sent."""
+        host = request.headers.get("host", "")
+        if "*" not in self._hosts and _name_of(host) not in self._hosts:
+            return _deny(request, 400, "host_not_allowed")
+        if request.method in _READING:
+            return None
+        site = request.headers.get("sec-fetch-site")
+        origin = request.headers.get("origin")
+        if (site is not None and site != "same-origin") or (origin is not None and urlsplit(origin).netloc != host):
+            return _deny(request, 403, "cross_site")
+        # A browser sends at least one of them with a write; only a program that brings its own key may send neither.
+        if site is None and origin is None and not self._has_bearer(request.headers):
+            return _deny(request, 403, "cross_site")
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return _deny(request, 415, "json_only")
+        return None
+
+    async def _enter(self, request: Request) -> Response | None:
+        if await self.allows(request):
+            return None
+        # Only the address that was printed opens a session, and only by being opened.
+        tokens = parse_qs(request.scope.get("query_string", b"").decode("latin-1")).get("token", [])
+        if request.method == "GET" and tokens and self._start_token:
+            if hmac.compare_digest(_digest(tokens[0]), self._start_token):
+                self._start_token = b""
+                return self._open_session(request)
+        return _deny(request, 401, "token_used" if tokens else "no_key")
+
+    def _open_session(self, request: Request) -> Response:
+        session = secrets.token_urlsafe(32)
+        now = self._clock.monotonic()
+        while len(self._sessions) >= MAX_SESSIONS:
+            del self._sessions[next(iter(self._sessions))]
+        self._sessions[_digest(session)] = (now, now)
+        # A page and not a redirect: after a link from another site, a browser would leave a Strict cookie out of the
+        # redirected request. It goes to the same address without the token.
+        response = HTMLResponse(
+            '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=./"><title>RFS</title>'
+            '<p><a href="./">대시보드 열기 · Open the dashboard</a></p>'
+        )
+        response.set_cookie(
+            SESSION_COOKIE,
+            session,
+            path=request.scope.get("root_path", "") or "/",
+            httponly=True,
+            samesite="strict",
+            secure=request.scope.get("scheme") == "https",
+        )
+        return response
+
+    def _has_bearer(self, headers: Headers) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return (
+            self._token is not None
+            and scheme.lower() == "bearer"
+            and hmac.compare_digest(_digest(token.strip()), self._token)
+        )
+
+    def _has_session(self, connection: HTTPConnection) -> bool:
+        cookie = connection.cookies.get(SESSION_COOKIE)
+        if not cookie:
+            return False
+        session = _digest(cookie)
+        times = self._sessions.get(session)
+        if times is None:
+            return False
+        began, used = times
+        now = self._clock.monotonic()
+        if now - used > SESSION_IDLE_SECONDS or now - began > SESSION_SECONDS:
+            self._sessions.pop(session, None)
+            return False
+        self._sessions[session] = (began, now)
+        return True
+
+
+def _digest(secret: str) -> bytes:
+    """What is kept and compared of a secret."""
+    return sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+def _name_of(host: str) -> str:
+    """The name in a Host header, without port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+# Why a request was denied: in Korean, in English, and what to do about it.
+_REASONS = {
+    "no_key": (
+        "이 대시보드는 접근이 제한되어 있습니다.",
+        "This dashboard is protected.",
+        "Open the start address that the service printed, or send the configured token as 'Authorization: Bearer …'.",
+    ),
+    "token_used": (
+        "이 주소는 이미 사용되었거나 유효하지 않습니다.",
+        "This start address has been used or is not valid.",
+        "Ask the service for a new one (restart it, or Installation.rotate_token()).",
+    ),
+    "host_not_allowed": (
+        "허용되지 않은 호스트 이름입니다.",
+        "This host name is not allowed.",
+        "Add the name to install(app, allowed_hosts=[…]).",
+    ),
+    "cross_site": (
+        "다른 사이트에서 온 요청은 받지 않습니다.",
+        "A request from another site is not taken.",
+        "Send it from the dashboard itself, or with the configured token as 'Authorization: Bearer …'.",
+    ),
+    "json_only": (
+        "JSON 본문만 받습니다.",
+        "Only JSON is taken.",
+        "Send the body with 'Content-Type: application/json'.",
+    ),
+}
+
+
+def _deny(request: Request, status: int, reason: str) -> Response:
+    korean, english, remedy = _REASONS[reason]
+    headers = {"WWW-Authenticate": 'Bearer realm="rfs"'} if status == 401 else None
+    if "text/html" in request.headers.get("accept", ""):
+        page = (
+            f'<!doctype html><meta charset="utf-8"><title>RFS</title><h1>{escape(korean)}</h1>'
+            f"<p>{escape(english)}</p><p>{escape(remedy)}</p>"
+        )
+        return HTMLResponse(page, status, headers)
+    return JSONResponse({"error_code": reason.upper(), "detail": english, "what_to_do": remedy}, status, headers)
