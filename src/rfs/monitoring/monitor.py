@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 from weakref import WeakSet
 
-import msgspec
-
 from rfs.errors import MetricDefinitionError
 from rfs.monitoring._capture.instruments import Counter, Gauge, Histogram, MetricType, Registry
 from rfs.monitoring._capture.record import RecordData, encode_record, level_name
@@ -110,7 +108,6 @@ class Monitor:
         self.include_performance_data = True
         self.correlation_header = "X-Correlation-ID"
         self.masker = masker if masker is not None else Masker()
-        self.masker.on_count = self._count_masked
         self.store: Store = store if store is not None else MemoryStore()
         self._diagnostics: dict[str, list[Any]] = {}
         self._diagnosed_at = 0.0
@@ -120,7 +117,10 @@ class Monitor:
         self.segments = Segments()
         self.registry = Registry(self.reject, self.masker.text)
         self._rejected = self.counter("rfs_rejected_total", "Measurements that were not taken")
-        self._masked = self.counter("rfs_masked_total", "Values masked or truncated, by rule")
+        self._masked = self.counter("rfs_masked_total", "Secrets masked, by rule")
+        self._truncated = self.counter("rfs_truncated_total", "Values cut, by bound")
+        if self.masker.on_count is None:
+            self.masker.on_count = self._count_masked
         self._internal_errors = self.counter("telemetry_internal_errors_total", "Faults inside RFS itself")
         self._produced = self.counter("rfs_produced_total", "What was handed to RFS").labels(signal="records")
         self._delivered = self.counter("rfs_delivered_total", "What reached the store").labels(signal="records")
@@ -299,9 +299,7 @@ class Monitor:
             info = None
             if error is not None:
                 flags = HAS_ERROR
-                info = self.masker.error(error, stack=self.include_stack_trace)
-                if is_defect and not info.is_defect:
-                    info = msgspec.structs.replace(info, is_defect=True)
+                info = self.masker.error(error, stack=self.include_stack_trace, is_defect=is_defect)
             payload = encode_record(
                 RecordData(
                     time_ns,
@@ -392,8 +390,11 @@ class Monitor:
                 sys.stderr.write(f"{text}{times}\n")
         self._diagnosed_at = self.clock.monotonic()
 
-    def _count_masked(self, rule: str) -> None:
-        self._masked.inc(1, rule=rule)
+    def _count_masked(self, name: str, label: str) -> None:
+        if name == self._masked.name:
+            self._masked.inc(1, rule=label)
+        else:
+            self._truncated.inc(1, bound=label)
 
     # The leader's tick
 
