@@ -1,0 +1,918 @@
+"""
+The monitoring routes, and the page that shows what they answer.
+
+``router`` is a plain router: a host mounts it under its own protection
+(``app.include_router(router, prefix="/monitoring")``), ``install(app)`` mounts
+one protected. It guards nothing itself. Nothing in ``rfs.monitoring`` imports
+this module: it belongs to the web layer and is kept where the documents name it.
+
+Everything is read through the monitor's ``query``, in a worker thread and never
+more than four readings at once, so that looking does not hold up the host. What
+is unknown is null, never 0 and never NaN. A request that cannot be read is
+answered by 422 with ``details.field``. Percentiles come from sketches with at
+most 1 % relative error; durations are in milliseconds where the name says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from math import ceil, isfinite
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import msgspec
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+from typing_extensions import TypedDict
+
+from rfs.errors import AlertRuleError, MetricDefinitionError, TimeRangeError
+from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, parse_time_range
+from rfs.monitoring.alerts import Aggregation, AlertCondition, NoData, Rule, Severity
+from rfs.monitoring.context import is_valid_correlation_id
+from rfs.monitoring.metrics import get_dashboard_data
+from rfs.monitoring.monitor import Monitor, default_monitor
+
+if TYPE_CHECKING:
+    from rfs.monitoring._capture.record import LogRecord
+    from rfs.monitoring._query import Query as MonitorQuery
+
+__all__ = ["AlertConfiguration", "Indicator", "create_router", "router"]
+
+_T = TypeVar("_T")
+
+_READINGS_AT_ONCE = 4
+_POINTS = 60  # of one sparkline, whatever its range
+_MOST_ROWS = 100  # of operations and of routes; how many there are is always told
+_MOST_TRENDS = 30  # rows with a sparkline
+_LONGEST_MESSAGE = 400  # characters of a message in a list; the record itself has all
+_MOST_RECORDS = 1000
+
+_RATE_WINDOW = "1m"
+_RATE_SECONDS = 60
+
+SECURITY_HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+_ASSETS = {
+    "index.html": "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "messages.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+
+
+# --- what a host configures -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Indicator:
+    """
+    One number that a service wants to see on its page, and the bound it should stay below.
+
+    Args:
+        key: Stable name in the JSON.
+        title_en: Heading in English.
+        title_ko: Heading in Korean.
+        metric: The metric that is read.
+        kind:
+            ``increase`` of a counter, ``latest`` value of a gauge, ``ratio`` of the increases of two counters, or
+            ``mean``, ``p95``, ``p99`` of a histogram.
+        window: The time it looks back: ``"5m"``, ``"1h"``.
+        denominator: For a ratio, the metric below the line.
+        labels:
+            Which series count. One value may end in ``*``, and the series it matches are added up: ``{"status": "5*"}``
+            of a counter, ``{"store": "*"}`` of a gauge (without it, a gauge is its series that was written last).
+        denominator_labels: The same, for the denominator.
+        unit: ``seconds``, ``milliseconds``, ``ratio``, ``bytes`` or a sign of your own; a ratio is always ``ratio``.
+        threshold: In the metric's unit. The indicator is over when its value is not below it; None: only watched.
+
+    Raises:
+        MetricDefinitionError: A part is missing or contradicts another; the message says which.
+        TimeRangeError: *window* cannot be read.
+    """
+
+    key: str
+    title_en: str
+    title_ko: str
+    metric: str
+    kind: Literal["increase", "latest", "ratio", "mean", "p95", "p99"] = "latest"
+    window: str = "5m"
+    denominator: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    denominator_labels: Mapping[str, str] = field(default_factory=dict)
+    unit: str = ""
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.key and self.title_en and self.title_ko and self.metric):
+            raise MetricDefinitionError(self.metric, "an indicator needs key, title_en, title_ko and metric")
+        if (self.kind == "ratio") != bool(self.denominator):
+            raise MetricDefinitionError(self.metric, "a ratio, and nothing else, needs a denominator")
+        if self.threshold is not None and not isfinite(self.threshold):
+            raise MetricDefinitionError(self.metric, f"threshold must be finite, not {self.threshold}")
+        for labels in (self.labels, self.denominator_labels):
+            starred = [label for label, value in labels.items() if value.endswith("*")]
+            if len(starred) > 1:
+                raise MetricDefinitionError(self.metric, f"only one label may end in *, not {', '.join(starred)}")
+            if starred and self.kind in {"mean", "p95", "p99"}:
+                raise MetricDefinitionError(self.metric, f"label {starred[0]!r}: a histogram cannot be read with *")
+        parse_time_range(self.window)
+
+
+class AlertConfiguration(BaseModel):
+    """
+    An alert rule as ``POST alerts/configure`` takes it: the fields of `Rule`, checked there.
+
+    If there is a rule of that name, fields left out keep their value.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    metric_name: str
+    condition: AlertCondition
+    threshold: FiniteFloat
+    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+    aggregation: Aggregation | None = None
+    window_seconds: FiniteFloat = 300
+    for_seconds: FiniteFloat = 0
+    keep_firing_for_seconds: FiniteFloat = 0
+    clear_threshold: FiniteFloat | None = None
+    cooldown_seconds: FiniteFloat = 300
+    no_data: NoData = NoData.KEEP
+    severity: Severity = Severity.WARNING
+    runbook_url: str = Field(default="", max_length=2000)
+
+    @field_validator("condition", "aggregation", "no_data", "severity", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+
+# --- what is answered -------------------------------------------------------------------------------------------------
+
+Points = list[tuple[float, float | None]]
+
+
+class Problem(TypedDict):
+    """Body of every answer that is not 2xx."""
+
+    code: str
+    message: str
+    details: dict[str, object]
+    timestamp: str
+
+
+class HealthBody(TypedDict):
+    """``degraded`` means: monitoring is off, or an alert of critical severity fires."""
+
+    status: Literal["healthy", "degraded"]
+    active_alerts: int
+    critical_alerts: int
+    monitoring_active: bool
+    timestamp: str
+
+
+class OperationBody(TypedDict):
+    """One operation in a time range, with the documented names."""
+
+    operation_name: str
+    time_window: str
+    total_requests: int
+    successful_requests: int
+    failed_requests: int
+    success_rate: float | None
+    throughput_per_second: float | None
+    avg_response_time_ms: float | None
+    p50_response_time_ms: float | None
+    p90_response_time_ms: float | None
+    p95_response_time_ms: float | None
+    p99_response_time_ms: float | None
+    max_response_time_ms: float | None
+    error_breakdown: dict[str, int]
+    top_errors: list[tuple[str, int]]
+    avg_memory_usage_mb: float | None
+    avg_cpu_usage_percent: float | None
+    hourly_distribution: dict[int, int]
+
+
+class ErrorBody(TypedDict):
+    """One kind of failure of one operation; message, time and id are of the newest one whose record is still kept."""
+
+    operation: str
+    error_code: str
+    error_type: str
+    message: str | None
+    count: int
+    last_seen: str | None
+    correlation_id: str | None
+
+
+class FailingOperation(TypedDict):
+    operation_name: str
+    total: int
+    failed: int
+    failure_ratio: float | None
+
+
+class ResultPatternHealth(TypedDict):
+    """How Results go over the last hour: all operations together, and those that fail."""
+
+    status: Literal["healthy", "degraded"]
+    time_range: str
+    operations: int
+    total_results: int
+    success_total: int
+    failure_total: int
+    success_rate: float | None
+    failing_operations: list[FailingOperation]
+    top_error_codes: dict[str, int]
+    timestamp: str
+
+
+class Latency(TypedDict):
+    mean_ms: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
+
+
+class Traffic(Latency):
+    """
+    Requests or operations of one kind.
+
+    ``total``, ``failed`` (of requests: answered 5xx) and the percentiles are over the asked range, ``per_second`` over
+    the last minute, ``active`` is now. ``points`` are increases per step, null where nothing was collected.
+    """
+
+    total: float | None
+    failed: float | None
+    error_ratio: float | None
+    per_second: float | None
+    active: float | None
+    points: Points
+    failed_points: Points
+
+
+class Requests(Traffic):
+    client_errors: float | None
+    client_error_ratio: float | None
+    streams: float | None
+
+
+class OperationRow(Traffic):
+    operation: str
+
+
+class RouteRow(Traffic):
+    method: str
+    route: str
+
+
+class IndicatorBody(TypedDict):
+    key: str
+    title: dict[str, str]
+    metric: str
+    kind: str
+    unit: str
+    window: str
+    value: float | None
+    threshold: float | None
+    state: Literal["ok", "over", "unknown", "watch"]
+    points: Points
+
+
+class RecordRow(TypedDict):
+    """A record in a list: its message is cut, its fields are left out."""
+
+    sequence: int
+    timestamp: str
+    level: str
+    logger: str
+    kind: str
+    operation: str
+    step: str
+    message: str
+    correlation_id: str
+    outcome: str
+    duration_ms: float | None
+    error_code: str
+
+
+class Overview(TypedDict):
+    """Everything that the page's first view shows, of one instant."""
+
+    service: str
+    timestamp: str
+    time_range: str
+    range_seconds: float
+    step_seconds: float
+    health: HealthBody
+    requests: Requests
+    operations_total: Traffic
+    operations: list[OperationRow]
+    operations_known: int
+    routes: list[RouteRow]
+    routes_known: int
+    errors: list[ErrorBody]
+    alerts: list[dict[str, Any]]
+    alert_rules: int
+    indicators: list[IndicatorBody]
+    records: list[RecordRow]
+    books: dict[str, dict[str, float]]
+
+
+class RecordsBody(TypedDict):
+    records: list[dict[str, Any]]
+
+
+class CorrelationBody(TypedDict):
+    """All kept records of one correlation id, oldest first; *truncated* when there are more than fit."""
+
+    correlation_id: str
+    records: list[dict[str, Any]]
+    truncated: bool
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _now(monitor: Monitor) -> str:
+    return _iso(datetime.fromtimestamp(monitor.clock.time_ns() / 1e9, UTC))
+
+
+def _divide(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or not isfinite(value) else value
+
+
+def _matching(known: Mapping[str, float], pattern: str) -> float:
+    return sum(value for label, value in known.items() if label.startswith(pattern.removesuffix("*")))
+
+
+def _starred(labels: Mapping[str, str]) -> str | None:
+    return next((label for label, value in labels.items() if value.endswith("*")), None)
+
+
+def _rate(increase: float | None) -> float | None:
+    return None if increase is None else increase / _RATE_SECONDS
+
+
+def _increase(query: MonitorQuery, metric: str, window: str, labels: Mapping[str, str]) -> float | None:
+    starred = _starred(labels)
+    if starred is None:
+        return query.increase(metric, window, labels)
+    exact = {label: value for label, value in labels.items() if label != starred}
+    # A known counter that never had such a label value has counted none of them: 0 is measured here, not guessed.
+    if query.increase(metric, window, exact) is None:
+        return None
+    return _matching(query.increase_by(metric, starred, window, exact), labels[starred])
+
+
+def _series_labels(query: MonitorQuery, metric: str, labels: Mapping[str, str]) -> list[Mapping[str, str]]:
+    """The labels with the starred value replaced by each that it matches."""
+    starred = _starred(labels)
+    if starred is None:
+        return [labels]
+    prefix = labels[starred].removesuffix("*")
+    known = (value for value in query.label_values(metric, starred) if value.startswith(prefix))
+    return [{**labels, starred: value} for value in known]
+
+
+def _latest(query: MonitorQuery, metric: str, labels: Mapping[str, str]) -> float | None:
+    values = [query.latest(metric, one) for one in _series_labels(query, metric, labels)]
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _points(query: MonitorQuery, metric: str, window: str, step: float, labels: Mapping[str, str]) -> Points:
+    """Increase per step (last value of a gauge); with a starred label, the sum over the values it matches."""
+    return _sum_points([query.points(metric, window, step, one) for one in _series_labels(query, metric, labels)])
+
+
+def _sum_points(lines: Sequence[Sequence[tuple[float, float | None]]]) -> Points:
+    sums: dict[float, float | None] = {}
+    for line in lines:
+        for when, value in line:
+            known = sums.get(when)
+            sums[when] = known if value is None else value + (known or 0)
+    return sorted(sums.items())
+
+
+def _divide_points(part: Points, whole: Points) -> Points:
+    parts = dict(part)
+    return [(when, _divide(parts.get(when) or 0, value)) for when, value in whole]
+
+
+def _step(window: str) -> float:
+    return max(1.0, ceil(parse_time_range(window).seconds / _POINTS))
+
+
+def _latency(
+    query: MonitorQuery, metric: str, window: str, to_ms: float, labels: Mapping[str, str] | None = None
+) -> Latency:
+    seen = query.distribution(metric, window, labels)
+    if seen is None or not seen.count:
+        return Latency(mean_ms=None, p50_ms=None, p95_ms=None, p99_ms=None, max_ms=None)
+    return Latency(
+        mean_ms=seen.mean * to_ms,
+        p50_ms=seen.quantile(0.50) * to_ms,
+        p95_ms=seen.quantile(0.95) * to_ms,
+        p99_ms=seen.quantile(0.99) * to_ms,
+        max_ms=seen.max * to_ms,
+    )
+
+
+def _requests(query: MonitorQuery, window: str) -> Requests:
+    step = _step(window)
+    total = query.increase("http_requests_total", window)
+    by_status = query.increase_by("http_requests_total", "status", window) if total is not None else {}
+    failed = None if total is None else _matching(by_status, "5*")
+    refused = None if total is None else _matching(by_status, "4*")
+    return Requests(
+        total=total,
+        failed=failed,
+        error_ratio=_divide(failed, total),
+        client_errors=refused,
+        client_error_ratio=_divide(refused, total),
+        per_second=_rate(query.increase("http_requests_total", _RATE_WINDOW)),
+        active=query.latest("http_requests_active"),
+        streams=query.latest("http_streams_active"),
+        points=_points(query, "http_requests_total", window, step, {}),
+        failed_points=_points(query, "http_requests_total", window, step, {"status": "5*"}),
+        **_latency(query, "http_request_duration_seconds", window, 1000),
+    )
+
+
+def _routes(query: MonitorQuery, window: str) -> tuple[list[RouteRow], int]:
+    step = _step(window)
+    counts = {
+        (method, route): count
+        for route in query.increase_by("http_requests_total", "route", window)
+        for method, count in query.increase_by("http_requests_total", "method", window, {"route": route}).items()
+        if count
+    }
+    busiest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rows: list[RouteRow] = []
+    for rank, ((method, route), total) in enumerate(busiest[:_MOST_ROWS]):
+        labels = {"method": method, "route": route}
+        failed = _matching(query.increase_by("http_requests_total", "status", window, labels), "5*")
+        rows.append(
+            RouteRow(
+                method=method,
+                route=route,
+                total=total,
+                failed=failed,
+                error_ratio=_divide(failed, total),
+                per_second=_rate(query.increase("http_requests_total", _RATE_WINDOW, labels)),
+                active=None,
+                points=_points(query, "http_requests_total", window, step, labels) if rank < _MOST_TRENDS else [],
+                failed_points=[],
+                **_latency(query, "http_request_duration_seconds", window, 1000, labels),
+            )
+        )
+    return rows, len(busiest)
+
+
+def _operations(query: MonitorQuery, window: str) -> tuple[list[OperationRow], int, Traffic]:
+    # By the counters and not by query.operations(), which also reads records: this is asked for every second.
+    step = _step(window)
+    succeeded, failed = _by_operation(query, SUCCESSES, window), _by_operation(query, FAILURES, window)
+    recent = _added(_by_operation(query, SUCCESSES, _RATE_WINDOW), _by_operation(query, FAILURES, _RATE_WINDOW))
+    totals = _added(succeeded, failed)
+    busiest = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+    active = {name: query.latest("operations_active", {"operation": name}) for name in totals}
+    rows: list[OperationRow] = []
+    for rank, (name, total) in enumerate(busiest[:_MOST_ROWS]):
+        labels = {"operation": name}
+        failed_points = _points(query, FAILURES, window, step, labels) if rank < _MOST_TRENDS else []
+        succeeded_points = _points(query, SUCCESSES, window, step, labels) if rank < _MOST_TRENDS else []
+        rows.append(
+            OperationRow(
+                operation=name,
+                total=total,
+                failed=failed.get(name, 0),
+                error_ratio=_divide(failed.get(name, 0), total),
+                per_second=_rate(recent.get(name, 0)),
+                active=active[name],
+                points=_sum_points([succeeded_points, failed_points]),
+                failed_points=failed_points,
+                **_latency(query, DURATIONS, window, 1, labels),
+            )
+        )
+    known = [value for value in active.values() if value is not None]
+    failed_points = _points(query, FAILURES, window, step, {})
+    together = Traffic(
+        total=sum(totals.values()) if totals else None,
+        failed=sum(failed.values()) if totals else None,
+        error_ratio=_divide(sum(failed.values()), sum(totals.values())),
+        per_second=_rate(sum(recent.values())) if totals else None,
+        active=sum(known) if known else None,
+        points=_sum_points([_points(query, SUCCESSES, window, step, {}), failed_points]),
+        failed_points=failed_points,
+        **_latency(query, DURATIONS, window, 1),
+    )
+    return rows, len(busiest), together
+
+
+def _by_operation(query: MonitorQuery, metric: str, window: str) -> dict[str, float]:
+    return query.increase_by(metric, "operation", window)
+
+
+def _added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {*one, *other}}
+
+
+def _indicator(query: MonitorQuery, indicator: Indicator) -> IndicatorBody:
+    metric, window, labels = indicator.metric, indicator.window, indicator.labels
+    value: float | None
+    points: Points
+    if indicator.kind in {"mean", "p95", "p99"}:
+        seen = query.distribution(metric, window, labels)
+        points = []  # the road keeps no percentile per step
+        if seen is None or not seen.count:
+            value = None
+        else:
+            value = seen.mean if indicator.kind == "mean" else seen.quantile(0.95 if indicator.kind == "p95" else 0.99)
+    elif indicator.kind == "ratio":
+        whole = (indicator.denominator, window, indicator.denominator_labels)
+        value = _divide(_increase(query, metric, window, labels), _increase(query, *whole))
+        points = _divide_points(
+            _points(query, metric, window, _step(window), labels),
+            _points(query, indicator.denominator, window, _step(window), indicator.denominator_labels),
+        )
+    else:
+        counted = indicator.kind == "increase"
+        value = _increase(query, metric, window, labels) if counted else _latest(query, metric, labels)
+        points = _points(query, metric, window, _step(window), labels)
+    value = _known(value)
+    state: Literal["ok", "over", "unknown", "watch"]
+    if value is None:
+        state = "unknown"
+    elif indicator.threshold is None:
+        state = "watch"
+    else:
+        state = "ok" if value < indicator.threshold else "over"
+    return IndicatorBody(
+        key=indicator.key,
+        title={"en": indicator.title_en, "ko": indicator.title_ko},
+        metric=metric,
+        kind=indicator.kind,
+        unit="ratio" if indicator.kind == "ratio" else indicator.unit,
+        window=window,
+        value=value,
+        threshold=indicator.threshold,
+        state=state,
+        points=points,
+    )
+
+
+def _record_row(record: LogRecord) -> RecordRow:
+    message = record.message
+    return RecordRow(
+        sequence=record.sequence,
+        timestamp=_iso(record.timestamp),
+        level=record.level,
+        logger=record.logger,
+        kind=record.kind,
+        operation=record.operation,
+        step=record.step,
+        message=message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…",
+        correlation_id=record.correlation_id,
+        outcome=record.outcome,
+        duration_ms=record.duration_ms,
+        error_code="" if record.error is None else record.error.code,
+    )
+
+
+def _whole_record(record: LogRecord) -> dict[str, Any]:
+    return {"sequence": record.sequence, **record.to_dict()}
+
+
+def _health(monitor: Monitor) -> HealthBody:
+    active = monitor.alerts.active()
+    critical = sum(1 for alert in active if alert.severity == Severity.CRITICAL)
+    return HealthBody(
+        status="healthy" if monitor.running and not critical else "degraded",
+        active_alerts=len(active),
+        critical_alerts=critical,
+        monitoring_active=monitor.running,
+        timestamp=_now(monitor),
+    )
+
+
+def _top_errors(query: MonitorQuery, limit: int, window: str) -> list[ErrorBody]:
+    return [
+        ErrorBody(
+            operation=error.operation,
+            error_code=error.error_code,
+            error_type=error.error_type,
+            message=error.message,
+            count=error.count,
+            last_seen=None if error.last_seen is None else _iso(error.last_seen),
+            correlation_id=error.correlation_id or None,
+        )
+        for error in query.top_errors(limit, window)
+    ]
+
+
+# --- answering --------------------------------------------------------------------------------------------------------
+
+
+def _json(body: object, status_code: int = 200) -> Response:
+    # msgspec writes NaN and the infinities as null, which is what they mean here.
+    return Response(msgspec.json.encode(body), status_code, media_type="application/json")
+
+
+def _problem(status_code: int, code: str, message: str, **details: object) -> Response:
+    return _json(Problem(code=code, message=message, details=details, timestamp=_iso(datetime.now(UTC))), status_code)
+
+
+def _refusal(name: str, fault: str) -> Response:
+    return _problem(422, "VALIDATION_ERROR", f"{name}: {fault}", field=name, fault=fault)
+
+
+def _first_fault(error: RequestValidationError) -> tuple[str, str]:
+    """Name the first field that cannot be used, and why; what was sent is not repeated."""
+    fault = error.errors()[0]
+    path = fault["loc"][1:] if fault["type"] != "json_invalid" else ()
+    return ".".join(map(str, path)) or str(fault["loc"][0]), fault["msg"]
+
+
+class _NotKnownError(Exception):
+    """Nothing of that name was ever measured."""
+
+
+class _Route(APIRoute):
+    """Gives every answer the browser controls, and every refusal one shape that names the field."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                response = await handle(request)
+            except RequestValidationError as error:
+                response = _refusal(*_first_fault(error))
+            except TimeRangeError as error:
+                response = _refusal("time_range", error.fault)
+            except AlertRuleError as error:
+                response = _refusal(error.field, error.fault)
+            except _NotKnownError as error:
+                response = _problem(404, "NOT_FOUND", str(error))
+            for name, value in SECURITY_HEADERS.items():
+                response.headers.setdefault(name, value)
+            return response
+
+        return answer
+
+
+@cache
+def _asset(name: str) -> bytes:
+    return files("rfs.monitoring").joinpath("dashboard", name).read_bytes()
+
+
+def _serve(name: str) -> Response:
+    return Response(_asset(name), media_type=_ASSETS[name])
+
+
+_readings: RunVar[CapacityLimiter] = RunVar("rfs_dashboard_readings")
+
+
+async def _read(reading: Callable[[], _T]) -> _T:
+    try:
+        limiter = _readings.get()
+    except LookupError:
+        limiter = CapacityLimiter(_READINGS_AT_ONCE)
+        _readings.set(limiter)
+    return await to_thread.run_sync(reading, limiter=limiter)
+
+
+_Limit = Annotated[int, Query(ge=1, le=_MOST_RECORDS)]
+_TimeRange = Annotated[str, Query(max_length=40, description="30s, 15m, 1h, 7d: from 1 second to 30 days")]
+
+
+class _Dashboard:
+    """The routes over one monitor, which is asked for at each request: tests and hosts may replace the default one."""
+
+    def __init__(self, monitor: Callable[[], Monitor], indicators: Sequence[Indicator]) -> None:
+        self._monitor = monitor
+        self._indicators = tuple(indicators)
+
+    async def page(self) -> Response:
+        """The page."""
+        return _serve("index.html")
+
+    async def asset(self, name: Literal["page.css", "page.js", "messages.js", "icon.svg"]) -> Response:
+        """What the page loads; there is nothing else to be had here."""
+        return _serve(name)
+
+    async def health(self) -> Response:
+        """Whether the service does its work; the number of active alerts in any case."""
+        return _json(await _read(lambda: _health(self._monitor())))
+
+    async def metrics(self, hours: Annotated[int, Query(ge=1, le=720)] = 1) -> Response:
+        """All metrics over the last *hours*, as ``get_metrics_summary`` gives them."""
+        return _json(await _read(lambda: self._monitor().query.summary(hours * 60)))
+
+    async def dashboard(self) -> Response:
+        """Metrics of the last hour, active alerts, rules and the monitoring itself, as ``get_dashboard_data`` gives them."""
+        return _json(await _read(lambda: get_dashboard_data(self._monitor())))
+
+    async def operation(
+        self, operation_name: Annotated[str, Path(max_length=1000)], time_range: _TimeRange = "1h"
+    ) -> Response:
+        """One operation in a time range; 404 if it was never measured."""
+
+        def reading() -> dict[str, object]:
+            query = self._monitor().query
+            found = query.operation(operation_name, time_range)
+            if found is None:
+                raise _NotKnownError(f"no operation {operation_name!r} was ever measured")
+            return asdict(found)
+
+        return _json(await _read(reading))
+
+    async def result_patterns(self) -> Response:
+        """How Results went over the last hour."""
+
+        def reading() -> ResultPatternHealth:
+            monitor = self._monitor()
+            query = monitor.query
+            succeeded, failed = _by_operation(query, SUCCESSES, "1h"), _by_operation(query, FAILURES, "1h")
+            totals = _added(succeeded, failed)
+            total, failures = sum(totals.values()), sum(failed.values())
+            return ResultPatternHealth(
+                status=_health(monitor)["status"],
+                time_range="1h",
+                operations=len(totals),
+                total_results=int(total),
+                success_total=int(total - failures),
+                failure_total=int(failures),
+                success_rate=_divide(total - failures, total),
+                failing_operations=[
+                    FailingOperation(
+                        operation_name=name,
+                        total=int(totals[name]),
+                        failed=int(count),
+                        failure_ratio=_divide(count, totals[name]),
+                    )
+                    for name, count in list(failed.items())[:10]
+                ],
+                top_error_codes={
+                    code: int(count)
+                    for code, count in list(query.increase_by(ERRORS_BY_TYPE, "error_code", "1h").items())[:10]
+                },
+                timestamp=_now(monitor),
+            )
+
+        return _json(await _read(reading))
+
+    async def top_errors(self, limit: _Limit = 10, time_range: _TimeRange = "1h") -> Response:
+        """The most frequent failures by operation and code."""
+        return _json(await _read(lambda: _top_errors(self._monitor().query, limit, time_range)))
+
+    async def configure_alert(self, configuration: AlertConfiguration) -> Response:
+        """Create the rule, or update the one of that name, whose callback stays; the answer says which."""
+
+        def change() -> str:
+            alerts = self._monitor().alerts
+            given = configuration.model_dump(exclude_unset=True)
+            known = next((rule for rule in alerts.rules() if rule.name == configuration.name), None)
+            rule = Rule(**given) if known is None else replace(known, **given)
+            return f"alert rule {rule.name!r} {alerts.set_rule(rule)}"
+
+        return _json(await _read(change))
+
+    async def overview(
+        self,
+        time_range: _TimeRange = "15m",
+        min_level: Annotated[int, Query(ge=0, le=100)] = 0,
+        limit: _Limit = 50,
+    ) -> Response:
+        """Everything that the page's first view shows; *limit* and *min_level* are for its records."""
+
+        def reading() -> Overview:
+            monitor = self._monitor()
+            query = monitor.query
+            seconds = parse_time_range(time_range).seconds
+            operations, operations_known, together = _operations(query, time_range)
+            routes, routes_known = _routes(query, time_range)
+            return Overview(
+                service=monitor.service_name,
+                timestamp=_now(monitor),
+                time_range=time_range,
+                range_seconds=seconds,
+                step_seconds=_step(time_range),
+                health=_health(monitor),
+                requests=_requests(query, time_range),
+                operations_total=together,
+                operations=operations,
+                operations_known=operations_known,
+                routes=routes,
+                routes_known=routes_known,
+                errors=_top_errors(query, 10, time_range),
+                alerts=[dict(alert) for alert in monitor.alerts.active()],
+                alert_rules=len(monitor.alerts.rules()),
+                indicators=[_indicator(query, indicator) for indicator in self._indicators],
+                records=[_record_row(record) for record in query.records(limit=limit, min_level=min_level)],
+                books=query.books(),
+            )
+
+        return _json(await _read(reading))
+
+    async def records(
+        self,
+        limit: _Limit = 100,
+        min_level: Annotated[int, Query(ge=0, le=100)] = 0,
+        operation: Annotated[str | None, Query(max_length=1000)] = None,
+        correlation_id: Annotated[str | None, Query(max_length=64)] = None,
+    ) -> Response:
+        """The newest records first, whole."""
+
+        def reading() -> RecordsBody:
+            found = self._monitor().query.records(
+                limit=limit, min_level=min_level, operation=operation, correlation_id=correlation_id
+            )
+            return RecordsBody(records=[_whole_record(record) for record in found])
+
+        return _json(await _read(reading))
+
+    async def records_of(self, correlation_id: str) -> Response:
+        """All kept records of one correlation id, the oldest first, whole."""
+        if not is_valid_correlation_id(correlation_id):
+            allowed = "a correlation id has 1 to 64 of A-Z a-z 0-9 . _ : -"
+            message = f"correlation_id: {allowed}"
+            return _problem(422, "VALIDATION_ERROR", message, field="correlation_id", fault=allowed)
+
+        def reading() -> CorrelationBody:
+            found = self._monitor().query.records_by_correlation_id(correlation_id)
+            return CorrelationBody(
+                correlation_id=correlation_id,
+                records=[_whole_record(record) for record in found[:_MOST_RECORDS]],
+                truncated=len(found) > _MOST_RECORDS,
+            )
+
+        return _json(await _read(reading))
+
+
+def create_router(
+    *, monitor: Callable[[], Monitor] = default_monitor, indicators: Sequence[Indicator] = ()
+) -> APIRouter:
+    """
+    Make a router over *monitor*, for a page that shows *indicators* in their order.
+
+    Has no prefix and no protection. Its links are relative, so any prefix and ``root_path`` will do; the page itself
+    is at the prefix followed by a slash.
+    """
+    dashboard = _Dashboard(monitor, indicators)
+    problems: dict[int | str, dict[str, Any]] = {422: {"model": Problem}}
+    unknown: dict[int | str, dict[str, Any]] = {**problems, 404: {"model": Problem}}
+    made = APIRouter(route_class=_Route, tags=["monitoring"], default_response_class=Response)
+    made.add_api_route("/", dashboard.page, include_in_schema=False)
+    made.add_api_route("/assets/{name}", dashboard.asset, include_in_schema=False)
+    made.add_api_route("/health", dashboard.health, response_model=HealthBody)
+    made.add_api_route("/metrics", dashboard.metrics, response_model=dict[str, Any], responses=problems)
+    made.add_api_route("/dashboard", dashboard.dashboard, response_model=dict[str, Any])
+    made.add_api_route(
+        "/operations/{operation_name:path}/metrics", dashboard.operation, response_model=OperationBody, responses=unknown
+    )
+    made.add_api_route("/health/result-patterns", dashboard.result_patterns, response_model=ResultPatternHealth)
+    made.add_api_route("/errors/top", dashboard.top_errors, response_model=list[ErrorBody], responses=problems)
+    made.add_api_route(
+        "/alerts/configure", dashboard.configure_alert, methods=["POST"], response_model=str, responses=problems
+    )
+    made.add_api_route("/api/overview", dashboard.overview, response_model=Overview, responses=problems)
+    made.add_api_route("/api/records", dashboard.records, response_model=RecordsBody, responses=problems)
+    made.add_api_route(
+        "/api/records/{correlation_id:path}", dashboard.records_of, response_model=CorrelationBody, responses=problems
+    )
+    return made
+
+
+router = create_router()
