@@ -38,7 +38,7 @@ class Message(NamedTuple):
     callback: Callback
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Mailbox:
     """What one rule's callback has still to be told. Guarded by the courier's lock."""
 
@@ -46,7 +46,8 @@ class Mailbox:
     messages: deque[Message] = field(default_factory=deque[Message])
     busy: bool = False  # the worker is emptying it
     stuck: Call | None = None  # did not end in time, and still has not
-    delivered_episode: int = 0  # the one whose fire was delivered
+    newest_episode: int = 0
+    delivered_episode: int = 0  # the newest whose fire was delivered
     timeouts: int = 0  # in a row
     open_until: float | None = None  # the breaker: when to try again
 
@@ -103,6 +104,7 @@ class Courier:
         """
         with self._lock:
             self._books["produced"] += 1
+            mailbox.newest_episode = message.alert.episode
             mail = mailbox.messages
             if message.alert.event == "resolve" and mail and mail[-1].alert.event == "fire":
                 mail.pop()

@@ -30,6 +30,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from math import inf, isfinite, isnan
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from rfs.errors import AlertRuleError
 from rfs.monitoring._delivery import Courier, Mailbox, Message
@@ -695,9 +696,9 @@ class _Entry:
 
     rule: Rule
     callback: Callback | None
+    mailbox: Mailbox
     state: RuleState = field(default_factory=RuleState)
     fired_at: datetime | None = None
-    mailbox: Mailbox = field(default_factory=Mailbox)
 
 
 class AlertManager:
@@ -750,6 +751,8 @@ class AlertManager:
         # Reentrant, because a signal handler may declare a rule while its own thread holds it.
         self._lock = threading.RLock()
         self._evaluating = threading.Lock()
+        # A rule that is removed and made again finds its old mailbox while there is mail in it: the order is kept.
+        self._mailboxes = WeakValueDictionary[str, Mailbox]()
         self._courier = Courier(self._internal_error, self._callback_timeout_seconds, self._breaker_seconds)
         self._now, self._wall = 0.0, 0  # of the last evaluation
         self._evaluated_at: float | None = None
@@ -761,7 +764,9 @@ class AlertManager:
             self._inherited = self._courier
             self._begin()
             self._history.clear()
-            self._entries = {name: _Entry(old.rule, old.callback) for name, old in self._entries.items()}
+            for name, entry in self._entries.items():
+                mailbox = self._mailboxes[name] = Mailbox()
+                self._entries[name] = _Entry(entry.rule, entry.callback, mailbox)
 
     # ---------------------------------------------------------------------------------------------------- declaring
 
@@ -785,7 +790,9 @@ class AlertManager:
             if entry is None:
                 if len(self._entries) >= MAX_RULES:
                     raise AlertRuleError(rule.name, "name", f"there are {MAX_RULES} rules, more there cannot be")
-                self._entries[rule.name] = _Entry(rule, callback)
+                mailbox = self._mailboxes.setdefault(rule.name, Mailbox())
+                state = RuleState(episode=mailbox.newest_episode)
+                self._entries[rule.name] = _Entry(rule, callback, mailbox, state)
                 return "created"
             if entry.rule == rule:
                 entry.callback = callback or entry.callback
