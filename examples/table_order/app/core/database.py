@@ -201,7 +201,7 @@ def _sqlstate(error: BaseException) -> str:
 
 def get_database(request: Request) -> Database:
     """Dependency: the application's database."""
-    return cast(Database, request.app.state.service.database)
+    return cast("Database", request.app.state.service.database)
 
 
 async def get_db(database: Annotated[Database, Depends(get_database)]) -> AsyncIterator[AsyncSession]:

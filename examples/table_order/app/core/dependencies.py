@@ -43,7 +43,7 @@ class Service:
 
 def get_service(request: Request) -> Service:
     """The application's parts."""
-    return cast(Service, request.app.state.service)
+    return cast("Service", request.app.state.service)
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
@@ -96,9 +96,12 @@ def in_store(*roles: Role) -> Callable[..., Awaitable[Principal]]:
     return check
 
 
-Manager = Annotated[Principal, Depends(in_store(Role.MANAGER))]
-Staff = Annotated[Principal, Depends(in_store(Role.MANAGER, Role.KITCHEN))]
-Anybody = Annotated[Principal, Depends(in_store(Role.MANAGER, Role.KITCHEN, Role.TABLE))]
+manager = in_store(Role.MANAGER)
+staff = in_store(Role.MANAGER, Role.KITCHEN)
+anybody = in_store(Role.MANAGER, Role.KITCHEN, Role.TABLE)
+
+StaffDep = Annotated[Principal, Depends(staff)]
+AnybodyDep = Annotated[Principal, Depends(anybody)]
 
 
 def forbidden(principal: Principal, message: str, store_id: str | None = None) -> Exception:

@@ -85,9 +85,8 @@ class Orders:
         """
         Place an order and take its portions off the stock.
 
-        Args:
-            key: The client's ``Idempotency-Key``: the same key with the same
-                order gives the order that it placed first.
+        *key* is the client's ``Idempotency-Key``: the same key with the same order
+        gives the order that it placed first.
         """
         work = partial(self._place, _Draft(store_id, wanted, key))
         return await (

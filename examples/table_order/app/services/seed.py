@@ -90,8 +90,7 @@ def seeding(passwords: Passwords, demo_password: str | None) -> Callable[[AsyncS
     """
     Return the function that fills an empty database and leaves any other alone.
 
-    Args:
-        demo_password: The password of every account; None leaves an empty database empty.
+    *demo_password* becomes that of every account; None leaves an empty database empty.
     """
 
     async def seed(session: AsyncSession) -> None:

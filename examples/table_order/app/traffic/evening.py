@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from random import Random
@@ -189,7 +188,7 @@ class Evening:
 
     async def _cook(self, store: _Store, order_id: str) -> None:
         """Take an order through the kitchen."""
-        chance = Random(f"{self._seed}/cook/{order_id}")
+        chance = _chance(f"{self._seed}/cook/{order_id}")
         for status, slowest in (("accepted", 4.0), ("cooking", 6.0), ("served", 15.0)):
             await self._while_away(chance.uniform(0.2, slowest))
             reply = await self._change_status(store, store.kitchen, order_id, status)
@@ -200,7 +199,7 @@ class Evening:
 
     async def _manage(self, store: _Store) -> None:
         """Fill up what runs low; the special of the day only once in a while."""
-        chance = Random(f"{self._seed}/manager/{store.id}")
+        chance = _chance(f"{self._seed}/manager/{store.id}")
         first_stock = {item["number"]: item["stock"] for item in store.menu}
         while not await self._over(chance.uniform(20, 40)):
             menu = await self._client.call("GET", MENU, token=store.manager, store_id=store.id)
@@ -215,7 +214,7 @@ class Evening:
 
     async def _administrate(self) -> None:
         """Look at the figures now and then; fingers slip on passwords."""
-        chance = Random(f"{self._seed}/admin")
+        chance = _chance(f"{self._seed}/admin")
         while not await self._over(chance.uniform(5, 25)):
             if chance.random() < 0.25:
                 slip = {"store_id": None, "username": "admin", "password": self._password[:-1]}
@@ -228,7 +227,7 @@ class Evening:
     # The guests
 
     async def _receive_guests(self) -> None:
-        chance = Random(f"{self._seed}/door")
+        chance = _chance(f"{self._seed}/door")
         loop = asyncio.get_running_loop()
         opened = loop.time()
         arrived = 0
@@ -244,7 +243,7 @@ class Evening:
 
     async def _dine(self, party: int) -> None:
         """One group of guests at one table: a few rounds, and then home."""
-        chance = Random(f"{self._seed}/party/{party}")
+        chance = _chance(f"{self._seed}/party/{party}")
         store = chance.choice([store for store in self._stores if store.tables and store.menu])
         table = chance.choice(sorted(store.tables))
         for drinks in range(chance.choice((1, 1, 2, 3))):
@@ -327,3 +326,8 @@ async def _wait(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _chance(name: str) -> Random:
+    """Dice that fall the same for the same *name*."""
+    return Random(name)  # noqa: S311 - guests' wishes are no secrets

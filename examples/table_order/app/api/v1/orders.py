@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 
 from app.api.v1.errors import api_error
-from app.core.dependencies import Anybody, ServiceDep, Staff, forbidden
+from app.core.dependencies import AnybodyDep, ServiceDep, forbidden, staff
 from app.models.schemas import NewOrder, OrderView, StatusChange
 from app.models.tables import OrderStatus
 from rfs.web.fastapi import FastAPIResult, handle_result
@@ -30,7 +30,7 @@ IdempotencyKey = Annotated[
 @router.post("")
 @handle_result
 async def place_order(
-    service: ServiceDep, caller: Anybody, store_id: str, body: NewOrder, idempotency_key: IdempotencyKey = None
+    service: ServiceDep, caller: AnybodyDep, store_id: str, body: NewOrder, idempotency_key: IdempotencyKey = None
 ) -> FastAPIResult[OrderView]:
     """Place an order; a table's token orders for its own table only, staff for every one."""
     if caller.table_number is not None and caller.table_number != body.table_number:
@@ -43,7 +43,7 @@ async def place_order(
 @handle_result
 async def list_orders(
     service: ServiceDep,
-    caller: Anybody,
+    caller: AnybodyDep,
     store_id: str,
     status: OrderStatus | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -55,15 +55,15 @@ async def list_orders(
 
 @router.get("/{order_id}")
 @handle_result
-async def get_order(service: ServiceDep, caller: Anybody, store_id: str, order_id: UUID) -> FastAPIResult[OrderView]:
+async def get_order(service: ServiceDep, caller: AnybodyDep, store_id: str, order_id: UUID) -> FastAPIResult[OrderView]:
     """Read one order; a table only one of its own."""
     return (await service.orders.get(store_id, order_id, caller.table_number)).map_error(api_error)
 
 
-@router.post("/{order_id}/status")
+@router.post("/{order_id}/status", dependencies=[Depends(staff)])
 @handle_result
 async def change_status(
-    service: ServiceDep, caller: Staff, store_id: str, order_id: UUID, body: StatusChange
+    service: ServiceDep, store_id: str, order_id: UUID, body: StatusChange
 ) -> FastAPIResult[OrderView]:
     """Move an order on: created, accepted, cooking, served; or cancelled, until it is cooked."""
     return (await service.orders.change_status(store_id, order_id, body.status)).map_error(api_error)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.v1.errors import api_error
-from app.core.dependencies import ServiceDep, Staff
+from app.core.dependencies import ServiceDep, StaffDep
 from app.core.metrics import ApplicationMetrics
 from app.models.schemas import EventView
 from app.services.feed import End, Subscription
@@ -47,7 +47,7 @@ class EventStream(Response):
         self._heartbeat_seconds = heartbeat_seconds
         self._send_timeout_seconds = send_timeout_seconds
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         watcher = asyncio.create_task(self._watch(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -110,7 +110,7 @@ def parse_last_event_id(text: str | None) -> int | None:
 @router.get("", response_class=EventStream, responses={200: {"content": {"text/event-stream": {}}}})
 async def stream_orders(
     service: ServiceDep,
-    caller: Staff,
+    caller: StaffDep,
     store_id: str,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> Response:
