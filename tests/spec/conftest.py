@@ -51,10 +51,11 @@ def calls() -> Calls:
 
 
 @pytest.fixture
-def json_lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
-    """Returns what the logging wrote to stdout since the last look, parsed."""
+def json_lines(monitor: Monitor, capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
+    """Returns what the logging wrote to stdout, parsed; the monitor is stopped first, which prints what is pending."""
 
     def read() -> list[dict[str, Any]]:
+        monitor.stop()
         return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
 
     return read

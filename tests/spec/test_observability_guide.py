@@ -153,9 +153,9 @@ class TestStepLogging:
         assert set(records) == {"initial_processing", "validation", "transformation", "total_processing_time"}
         assert records["validation"].message == "validated"
         assert all(record.duration_ms is not None and record.duration_ms >= 0 for record in records.values())
-        assert records["initial_processing"].context["value_type"] == "dict"
-        assert records["initial_processing"].context["value_size"] == 2
-        assert records["transformation"].context["value_size"] == 20
+        assert records["initial_processing"].context["result_type"] == "dict"
+        assert records["initial_processing"].context["result_size"] == 2
+        assert records["transformation"].context["result_size"] == 20
 
     async def test_a_failure_is_recorded_once(self, monitor: Monitor) -> None:
         """
@@ -395,18 +395,18 @@ class TestMetricsSummary:
         """
         The counters and the distribution of durations are read by the documented keys.
         """
-        for duration in (10.0, 20.0, 30.0):
-            collect_result_metric("checkout", Success(1), duration)
-        collect_result_metric("checkout", Failure("DOWN"), 40.0)
+        for duration in range(1, 100):
+            collect_result_metric("checkout", Success(1), float(duration))
+        collect_result_metric("checkout", Failure("DOWN"), 100.0)
 
         metrics = get_metrics_summary(time_range_minutes=60)
 
-        assert metrics["counters"]["result_success_total"] == 3
+        assert metrics["counters"]["result_success_total"] == 99
         assert metrics["counters"]["result_failure_total"] == 1
         times = metrics["histograms"]["result_duration_ms"]
-        assert f"{times['mean']:.2f}ms" == "25.00ms"
-        assert times["p95"] == pytest.approx(40.0, rel=0.01)
-        assert f"{times['max']:.2f}ms" == "40.00ms"
+        assert f"{times['mean']:.2f}ms" == "50.50ms"
+        assert times["p95"] == pytest.approx(95, rel=0.01)
+        assert f"{times['max']:.2f}ms" == "100.00ms"
 
     def test_the_two_counters_are_there_before_any_traffic(self) -> None:
         """
