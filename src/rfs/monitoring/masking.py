@@ -45,6 +45,7 @@ from dataclasses import Field
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from itertools import islice
 from threading import Lock
 from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, TracebackType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
@@ -65,6 +66,7 @@ MAX_NODES: Final = 512
 MAX_RECORD_CHARS: Final = 16 * 1024
 TEXT_HEAD_CHARS: Final = 60 * 1024
 TEXT_TAIL_CHARS: Final = 4 * 1024
+_ONE_PIECE: Final = TEXT_HEAD_CHARS + TEXT_TAIL_CHARS
 MIN_SECRET_CHARS: Final = 6
 # Text is searched this far beyond a cut, so that no secret hides on the seam.
 MAX_SECRET_CHARS: Final = 4 * 1024
@@ -464,8 +466,8 @@ def _pattern_search(pattern: Pattern) -> _Search:
 
 
 _ASSIGNED: Final = (
-    r"""["'\\\])]{0,6}[ \t]*(=>|:=|=|:|%3[Dd])[ \t]*b?"""
-    r"""(?:\\+"((?:[^"\\]|\\+[^"\\])*)|"((?s:[^"\\]|\\.)*)|'((?s:[^'\\]|\\.)*)|([\[{].*)|([^\s"'&;<>]+))"""
+    r"""["'\\\])]{0,6}[ \t]*(=>|:=|=|:|%3[Dd])[ \t]*"""
+    r"""(?:b?\\+"((?:[^"\\]|\\+[^"\\])*)|b?"((?s:[^"\\]|\\.)*)|b?'((?s:[^'\\]|\\.)*)|([\[{].*)|([^\s"'&;<>]+))"""
 )
 _NOT_A_SECRET: Final = frozenset({"", "none", "null", "nil", "true", "false", "undefined"})
 
@@ -498,7 +500,9 @@ def _assignment_search(rules: _KeyRules) -> _Search:
     return _Search("key", _compile(_assignment_regex(rules), "keys"), find)
 
 
-_HEADER_REGEX: Final = r"""(?i)\b(?:authorization|cookie)["'\\\])]{0,6}[ \t]*[:=,][ \t]*b?["'\\]*([^\s"'\\\[{][^\r\n"'\\]*)"""
+_HEADER_REGEX: Final = (
+    r"""(?i)\b(?:authorization|cookie)["'\\\])]{0,6}[ \t]*[:=,][ \t]*(?:b?["'\\]+)?([^\s"'\\\[{][^\r\n"'\\]{2,})"""
+)
 
 
 def _header_search() -> _Search:
@@ -561,7 +565,20 @@ def _secret_forms(value: str) -> set[str]:
 class _Plan:
     """Everything one masker looks for, compiled. Replaced as a whole when a secret or a key is added."""
 
-    __slots__ = ("_escape", "_json", "_searches", "clean", "detect", "joinable", "keys", "rules", "shortest", "types")
+    __slots__ = (
+        "_escape",
+        "_json",
+        "_searches",
+        "_short",
+        "_wordlike",
+        "clean",
+        "detect",
+        "joinable",
+        "keys",
+        "plain_keys",
+        "rules",
+        "types",
+    )
 
     def __init__(self, patterns: tuple[Pattern, ...], rules: _KeyRules, secrets: frozenset[str]) -> None:
         self.rules = rules
@@ -582,28 +599,40 @@ class _Plan:
         # texts of a record can be searched as one. Nobody knows that of others.
         own = all(PATTERNS.get(pattern.name) == pattern for pattern in patterns)
         self.joinable = own
-        self.shortest = min([4, *(len(name) + 2 for name in rules.joined)]) if own else 0
-        # Three memories, emptied when full. Each operation on them is atomic.
+        # What is shorter matches nothing, see may_match.
+        shortest_secret = min(map(len, secrets), default=sys.maxsize)
+        self._short = min(10, shortest_secret) if own else 0
+        self._wordlike = min(18, shortest_secret) if own else 0
+        # Four memories, emptied when full. Each operation on them is atomic.
         self.clean: set[str] = set()
+        self.plain_keys: set[str] = set()
         self.keys: dict[str, tuple[int, str]] = {}
         self.types: dict[int, _Kind] = {}
 
     def remember(self, text: str) -> None:
-        if len(text) <= _CLEAN_CHARS:
-            if len(self.clean) >= _CLEAN_TEXTS:
-                self.clean.clear()
-            self.clean.add(text)
+        """Skip the search when *text*, which is clean and short, comes again."""
+        if len(self.clean) >= _CLEAN_TEXTS:
+            self.clean.clear()
+        self.clean.add(text)
+
+    def may_match(self, text: str) -> bool:
+        """
+        Say cheaply whether *text* needs a search; a test holds that no match is missed.
+
+        Under 10 characters only an assignment matches, and that has a mark
+        between key and value. Under 18 no pattern matches a mere identifier.
+        """
+        size = len(text)
+        if size < self._short and "=" not in text and ":" not in text and "%" not in text:
+            return not text.isprintable()
+        return not (size < self._wordlike and text.isidentifier())
 
     def is_clean(self, texts: list[str]) -> bool:
         """Say whether nothing is found in any of *texts*; false also where that is not certain."""
-        shortest = self.shortest
-        doubtful = [text for text in texts if len(text) >= shortest or not text.isprintable()]
-        if not doubtful:
-            return True
-        if not self.joinable and len(doubtful) > 1:
-            return all(self.is_clean([text]) for text in doubtful)
+        if not self.joinable and len(texts) > 1:
+            return all(self.is_clean([text]) for text in texts)
         try:
-            return not self.detect("\n".join(doubtful).encode())
+            return not self.detect("\n".join(texts).encode())
         except UnicodeEncodeError:  # a lone surrogate, to be escaped
             return False
 
@@ -873,6 +902,11 @@ class _Walk:
         self.cut[bound] = self.cut.get(bound, 0) + 1
         return marker
 
+    def record(self, fields: dict[object, object]) -> dict[str, JsonValue]:
+        """Copy the fields of a record, each failing for itself."""
+        self._inside.add(id(fields))
+        return self.mapping(fields, 1)
+
     def value(self, value: object, depth: int) -> JsonValue:
         self._nodes -= 1
         if self._nodes < 0 or self._room <= 0:
@@ -915,6 +949,8 @@ class _Walk:
         self._room -= len(text)
         if len(text) <= _CLEAN_CHARS and len(text) <= room:
             if text in self.plan.clean:
+                return text
+            if not self.plan.may_match(text):
                 return text
             if not self.search:
                 self.texts.append(text)
@@ -1010,10 +1046,9 @@ class _Walk:
         finally:
             self._inside.discard(mark)
 
-    def mapping(self, value: dict[object, object], depth: int) -> JsonValue:
-        return self._pairs(list(value.copy().items()) if len(value) <= self._width else _first(value, self._width), len(value), depth)
-
-    def _pairs(self, pairs: list[tuple[object, object]], size: int, depth: int) -> dict[str, JsonValue]:
+    def mapping(self, value: dict[object, object], depth: int) -> dict[str, JsonValue]:
+        size = len(value)
+        pairs: list[tuple[object, object]] = _first(value, self._width)
         shown: dict[str, JsonValue] = {}
         for key, item in pairs:
             verdict, name = self.key(key)
@@ -1046,7 +1081,10 @@ class _Walk:
             if len(text) <= _CLEAN_CHARS and masks == sum(self.masked.values()):
                 if len(keys) >= _KNOWN_KEYS:
                     keys.clear()
+                    self.plan.plain_keys.clear()
                 keys[text] = known
+                if known == (_PLAIN, text):
+                    self.plan.plain_keys.add(text)
         return known
 
     def under(self, verdict: int, item: object, depth: int) -> JsonValue:
@@ -1110,13 +1148,11 @@ class _Walk:
 
 def _first(value: Any, count: int) -> list[Any]:
     """Return the first *count* items; again once if another thread changes *value* meanwhile."""
-    for _ in range(2):
-        try:
-            items = value.items() if type(value) in _MAPPINGS else value
-            return [item for item, _ in zip(items, range(count), strict=False)]
-        except RuntimeError:
-            continue
-    return []
+    items = value.items() if type(value) in _MAPPINGS else value
+    try:
+        return list(islice(items, count))
+    except RuntimeError:
+        return list(islice(items, count))
 
 
 # --- errors -----------------------------------------------------------------
@@ -1314,11 +1350,13 @@ class Masker:
         """
         try:
             plan = self._plan
-            if type(text) is str and len(text) <= _CLEAN_CHARS:
-                if text in plan.clean:
+            if type(text) is str:
+                short = len(text) <= _CLEAN_CHARS
+                if short and text in plan.clean:
                     return text
-                if plan.is_clean([text]):
-                    plan.remember(text)
+                if len(text) <= _ONE_PIECE and plan.is_clean([text]):
+                    if short:
+                        plan.remember(text)
                     return text
             return self._long_text(plan, text)
         except Exception:  # noqa: BLE001 - fails closed: unmasked text must not get out
@@ -1331,7 +1369,7 @@ class Masker:
             shown = walk.value(text, 0)
             self._settle(walk)
             return shown if type(shown) is str else msgspec.json.encode(shown).decode()
-        if len(text) <= TEXT_HEAD_CHARS + TEXT_TAIL_CHARS:
+        if len(text) <= _ONE_PIECE:
             shown = walk.masked_text(text)
         else:
             head = walk.masked_text(text[: TEXT_HEAD_CHARS + MAX_SECRET_CHARS], TEXT_HEAD_CHARS)
@@ -1357,31 +1395,28 @@ class Masker:
             if type(fields) is dict and len(fields) <= MAX_WIDTH:
                 # Copied first, and in one step: another thread may be adding to it.
                 shown = fields.copy()
-                keys = plan.keys
+                plain_keys = plan.plain_keys
                 clean = plan.clean
-                doubtful: list[str] | None = None
+                fresh: list[str] = []
                 for key, value in shown.items():
-                    if type(key) is not str or key not in keys or keys[key][0]:
+                    if type(key) is not str or key not in plain_keys:
                         break
                     kind = type(value)
                     if kind is str:
                         if len(value) > _CLEAN_CHARS:
                             break
-                        if value not in clean:
-                            if doubtful is None:
-                                doubtful = [value]
-                            else:
-                                doubtful.append(value)
+                        if value not in clean and plan.may_match(value):
+                            fresh.append(value)
                     elif kind is int or kind is float:
                         if not -_PLAIN_NUMBER < value < _PLAIN_NUMBER:
                             break
                     elif kind is not bool and value is not None:
                         break
                 else:
-                    if doubtful is None:
+                    if not fresh:
                         return shown
-                    if plan.is_clean(doubtful):
-                        for value in doubtful:
+                    if plan.is_clean(fresh):
+                        for value in fresh:
                             plan.remember(value)
                         return shown
             return self._walked(plan, fields)
@@ -1409,7 +1444,7 @@ class Masker:
             fields = dict(fields)
         for search in (False, True):
             walk = _Walk(plan, search=search)
-            shown = cast("dict[str, JsonValue]", walk.mapping(cast("dict[object, object]", fields), 1))
+            shown = walk.record(cast("dict[object, object]", fields))
             if search or not walk.texts or plan.is_clean(walk.texts):
                 break
         self._settle(walk)
@@ -1426,10 +1461,11 @@ class Masker:
         try:
             walk = _Walk(self._plan, search=True)
             message, trace = "", None
-            if isinstance(error, BaseException):
-                message = self.text(_message(error))
+            if any(base is BaseException for base in _mro_of(type(error))):
+                exception = cast("BaseException", error)
+                message = self.text(_message(exception))
                 if stack:
-                    trace = self.text("\n".join(_stack(error, set())))
+                    trace = self.text("\n".join(_stack(exception, set())))
             elif error is not None:
                 shown = walk.value(error, 0)
                 if type(shown) is dict and type(shown.get("message")) is str:
