@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -40,9 +41,11 @@ class Clock:
     seconds: float = 0.0
 
     def time_ns(self) -> int:
+        """Wall clock."""
         return int((datetime(2026, 1, 1, tzinfo=UTC).timestamp() + self.seconds) * 1e9)
 
     def monotonic(self) -> float:
+        """Monotonic clock."""
         return self.seconds
 
 
@@ -61,6 +64,7 @@ class World:
         )
 
     def read(self, rule: Rule) -> Sample:
+        """Give the value that the test has set."""
         sample = self.values.get(rule.metric_name, Sample(None))
         if isinstance(sample, BaseException):
             raise sample
@@ -76,7 +80,7 @@ class World:
         return [alert.event for alert in self.events[before:]]
 
 
-def run(rule: Rule, series: list[tuple[float, float | None | str]]) -> list[tuple[float, str, str]]:
+def run(rule: Rule, series: list[tuple[float, float | str | None]]) -> list[tuple[float, str, str]]:
     """Step through ``(time, value)``, text being an error; return ``(time, kind, reason)`` of all that happened."""
     state, log = RuleState(), list[tuple[float, str, str]]()
     for now, value in series:
@@ -476,6 +480,7 @@ RULES = st.builds(
 
 
 def timeline(series: list[tuple[int, float | str | None]]) -> list[tuple[float, float | str | None]]:
+    """Turn gaps into times."""
     now, points = 0, list[tuple[float, float | str | None]]()
     for gap, value in series:
         now += gap
@@ -528,7 +533,7 @@ class TestStepProperties:
         assert [kind for _, kind in messages] == ["fire", "resolve"] * (len(messages) // 2) + ["fire"] * (
             len(messages) % 2
         )
-        assert all(later - earlier >= rule.cooldown_seconds for earlier, later in zip(fires, fires[1:], strict=False))
+        assert all(later - earlier >= rule.cooldown_seconds for earlier, later in pairwise(fires))
 
     @given(RULES, SERIES)
     def test_health_ends_every_alert(self, rule: Rule, series: list[tuple[int, float | str | None]]) -> None:

@@ -19,7 +19,7 @@ from rfs.monitoring import _delivery
 from rfs.monitoring.alerts import Alert, AlertCondition, AlertManager, Callback, Rule, Sample
 
 RULE = Rule("r", "r", AlertCondition.GREATER_THAN, 90, cooldown_seconds=0)
-LIMIT_SECONDS = 0.05
+LIMIT_SECONDS = 0.25  # what hangs costs this much; what does not must be done by then on a busy machine
 PATIENCE_SECONDS = 10.0
 
 
@@ -36,9 +36,11 @@ class Clock:
     seconds: float = 0.0
 
     def time_ns(self) -> int:
+        """Wall clock."""
         return int(self.seconds * 1e9)
 
     def monotonic(self) -> float:
+        """Monotonic clock."""
         return self.seconds
 
 
@@ -60,26 +62,33 @@ class World:
         )
 
     def watch(self, callback: Callback, name: str = "r") -> None:
+        """Declare the rule *name*, with *callback*."""
         self.manager.set_rule(replace(RULE, name=name), callback)
 
     def tick(self, value: float | None = None, *, seconds: float = 1) -> None:
+        """Let time pass, and evaluate."""
         self.value = self.value if value is None else value
         self.clock.seconds += seconds
         self.manager.evaluate()
 
     def fire(self) -> None:
+        """Bring every rule into breach."""
         self.tick(95)
 
     def resolve(self) -> None:
+        """End every breach."""
         self.tick(1)
 
     def flush(self) -> None:
+        """Wait for the callbacks at work."""
         assert self.manager.flush(PATIENCE_SECONDS)
 
     def where(self) -> list[str]:
+        """The internal errors' places."""
         return [where for where, _ in self.errors]
 
     def balanced(self) -> dict[str, int]:
+        """The books, which must balance."""
         books = self.manager.books()
         ends = ("delivered", "failed", "timed_out", "superseded", "dropped", "waiting")
         assert books["produced"] == sum(books[name] for name in ends)
@@ -88,6 +97,7 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
+    """A world with a short limit for callbacks."""
     made = World()
     yield made
     assert made.manager.close(PATIENCE_SECONDS)
@@ -202,34 +212,47 @@ class TestKinds:
 
 
 def raises(_: Alert) -> None:
+    """Fail as most do."""
     raise ValueError("no mail server")
 
 
 def exits(_: Alert) -> None:
+    """Fail with SystemExit."""
     sys.exit(3)
 
 
 async def raises_async(_: Alert) -> None:
+    """Fail in the loop."""
     raise ValueError("no mail server")
 
 
 async def exits_async(_: Alert) -> None:
+    """Fail in the loop with SystemExit."""
     sys.exit(3)
 
 
 async def cancels_itself(_: Alert) -> None:
+    """End as if cancelled."""
     raise asyncio.CancelledError
 
 
+def no_thread(_: threading.Thread) -> None:
+    """Stand for a process that may have no more threads."""
+    raise RuntimeError("can't start new thread")
+
+
 def no_arguments() -> None:
+    """Cannot be called with an alert."""
     raise AssertionError("cannot be called")
 
 
 async def no_arguments_async() -> None:
+    """Cannot be called with an alert."""
     raise AssertionError("cannot be called")
 
 
 async def hangs_async(_: Alert) -> None:
+    """Never end."""
     await asyncio.Event().wait()
 
 
@@ -248,23 +271,23 @@ class TestZoo:
         ],
         ids=lambda callback: callback.__name__,
     )
-    def test_failing_callback_changes_nothing_else(self, world: World, callback: Any) -> None:
+    def test_failing_callback_changes_nothing_else(self, patient: World, callback: Any) -> None:
         """
         A callback that fails, in whichever way, is counted; the others get their fire and their resolve, and it is
         not told of the end of an alert whose beginning it did not get.
         """
         got: list[tuple[str, str]] = []
-        world.watch(callback, "bad")
-        world.watch(lambda alert: got.append((alert.rule_name, alert.event)), "good")
+        patient.watch(callback, "bad")
+        patient.watch(lambda alert: got.append((alert.rule_name, alert.event)), "good")
 
-        world.fire()
-        world.flush()
-        world.resolve()
-        world.flush()
+        patient.fire()
+        patient.flush()
+        patient.resolve()
+        patient.flush()
 
         assert got == [("good", "fire"), ("good", "resolve")]
-        assert world.where() == ["alerts.callback"]
-        books = world.balanced()
+        assert patient.where() == ["alerts.callback"]
+        books = patient.balanced()
         assert (books["delivered"], books["failed"], books["superseded"]) == (2, 1, 1)
 
     def test_hanging_coroutine_is_cancelled(self, world: World) -> None:
@@ -283,7 +306,7 @@ class TestZoo:
 
         assert got == ["fire", "resolve"]
         assert world.where() == ["alerts.timeout"] * 2
-        assert "took more than 0.05 s" in str(world.errors[0][1])
+        assert "took more than 0.25 s" in str(world.errors[0][1])
         assert world.balanced()["timed_out"] == 2
 
     def test_breaker(self, world: World) -> None:
@@ -414,8 +437,9 @@ class TestZoo:
         world.watch(good, "good")
 
         def told() -> bool:
-            world.tick()
-            return got == ["fire"]
+            world.resolve()
+            world.fire()
+            return bool(got)
 
         wait_until(told)
         assert "alerts.worker" in world.where()
@@ -495,6 +519,7 @@ class TestZoo:
 
 class TestMail:
     def hold(self, world: World) -> tuple[threading.Event, list[str]]:
+        """Let the rule's callback be busy with its first fire, until it is released."""
         release = threading.Event()
         got: list[str] = []
 
@@ -607,8 +632,7 @@ class TestMail:
         patient.fire()
         patient.flush()
         with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", raises)
-            patch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no thread")))
+            patch.setattr(threading.Thread, "start", no_thread)
             patient.watch(lambda _: None)
             patient.tick()
             patient.flush()
