@@ -29,7 +29,7 @@ def sketch_of(values: list[float]) -> Sketch:
 
 
 def exact_quantile(values: list[float], q: float) -> float:
-    return sorted(values)[int(q * (len(values) - 1))]
+    return sorted(values)[max(0, math.ceil(q * len(values) - 1e-9) - 1)]
 
 
 _random = random.Random(7)

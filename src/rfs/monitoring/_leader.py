@@ -38,7 +38,7 @@ class Leader:
     Collects, ticks, and can be started and stopped, twice.
 
     Args:
-        on_tick: Called once a second by the thread.
+        on_tick: Called once a second by the thread; it collects.
         on_delivered: Told how many records the store took.
         on_error: Told about every exception of a tick or a sink; the thread goes on.
     """
@@ -143,13 +143,8 @@ class Leader:
             turn += 1
             try:
                 if turn % ticks == 0:
-                    self.collect()
                     self._on_tick()
-                else:
-                    self._collect_records()
+                elif self.sinks or self._segments.half_full:
+                    self.collect()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any fault of a store or a rule
                 self._on_error("leader", error)
-
-    def _collect_records(self) -> None:
-        if self.sinks or self._segments.half_full:
-            self.collect()

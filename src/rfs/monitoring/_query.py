@@ -32,7 +32,7 @@ Distribution = Sketch  # what a reader sees of a histogram: count, sum, min, max
 
 _LONGEST_SECONDS = 30 * 86_400
 _ALLOWED = "use '30s', '15m', '1h', '7d', a number of minutes, or two aware datetimes; from 1 s to 30 d"
-_TEXT_RANGE = re.compile(r"(\d{1,9})([smhdw])\Z")
+_TEXT_RANGE = re.compile(r"([0-9]{1,9})([smhdw])\Z")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _MAX_ERROR_RECORDS = 2_000  # decoded for samples of messages
 _MAX_STEPS = 2_000
@@ -257,7 +257,8 @@ class Query:
         All metrics over all their labels: ``counters``, ``gauges``, ``histograms``, ``timers``.
 
         Counters are increases within the range, ints where they are whole. A histogram has count, sum, min, max, mean,
-        p50, p90, p95 and p99; without measurements count is 0 and the rest NaN. A gauge never written is left out.
+        p50, p90, p95 and p99. One without measurements is not listed; asked for by name, its count is 0 and the rest
+        NaN. A gauge never written is left out.
         """
         self._collect()
         parsed = parse_time_range(time_range)
@@ -265,8 +266,8 @@ class Query:
         start, end = parsed.bounds(now)
         counters: dict[str, float] = {}
         gauges: dict[str, float] = {}
-        histograms: dict[str, dict[str, float]] = {}
-        timers: dict[str, dict[str, float]] = {}
+        histograms: dict[str, dict[str, float]] = _Measured()
+        timers: dict[str, dict[str, float]] = _Measured()
         for metric in self._registry.metrics():
             name = metric.name
             if metric.type is MetricType.COUNTER:
@@ -276,8 +277,9 @@ class Query:
                 if value is not None:
                     gauges[name] = _whole(value)
             else:
-                section = timers if metric.type is MetricType.TIMER else histograms
-                section[name] = _figures(self._sum(name, None, start, end))
+                sketch = self._sum(name, None, start, end)
+                if sketch.count:
+                    (timers if metric.type is MetricType.TIMER else histograms)[name] = _figures(sketch)
         return {
             "counters": counters,
             "gauges": gauges,
@@ -467,6 +469,16 @@ def _plus(one: float | None, other: float | None) -> float | None:
 
 def _whole(value: float) -> float:
     return int(value) if value == value and abs(value) < 2**53 and value == int(value) else value
+
+
+class _Measured(dict[str, dict[str, float]]):
+    """
+    Distributions by metric name. One that measured nothing is not listed, so that the summary is strict JSON; asked for
+    by name its count is 0 and the rest NaN, so that a reader of the documents' keys needs no special case.
+    """
+
+    def __missing__(self, name: str) -> dict[str, float]:
+        return _figures(Sketch())
 
 
 def _figures(sketch: Sketch) -> dict[str, float]:

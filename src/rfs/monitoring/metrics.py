@@ -158,7 +158,7 @@ def get_metrics_summary(time_range_minutes: TimeRange = 60) -> dict[str, Any]:
     All metrics over all their labels, within the last minutes (or any range that `parse_time_range` reads).
 
     Sections ``counters`` (increases), ``gauges`` (last values), ``histograms`` and ``timers`` (count, sum, min, max, mean,
-    p50, p90, p95, p99; NaN where nothing was measured), and ``time_range_minutes``, ``generated_at``.
+    p50, p90, p95, p99; one that measured nothing is not listed, and asked for by name it is 0 and NaN), and ``time_range_minutes``, ``generated_at``.
 
     Raises:
         TimeRangeError: Not a range of time, or not from 1 s to 30 d.

@@ -136,7 +136,7 @@ class Monitor:
             self.registry,
             self.store,
             now_seconds=self._now_seconds,
-            on_tick=self._tick,
+            on_tick=self.tick,
             on_delivered=self._delivered.inc,
             on_error=self.internal_error,
         )
@@ -398,7 +398,9 @@ class Monitor:
 
     # The leader's tick
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """What the leader does each second: collect, evaluate the alert rules, say what went wrong."""
+        self._leader.collect()
         self.alerts.evaluate(self.clock.monotonic())
         if self._diagnostics and self.clock.monotonic() - self._diagnosed_at >= _DIAGNOSTIC_SECONDS:
             self._print_diagnostics()

@@ -180,11 +180,13 @@ class StreamSink:
 
 
 _encode_json = msgspec.json.Encoder().encode
+# JSON may hold these as they are, but readers that split lines as Unicode does would split inside the object.
+_LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 def json_line(record: LogRecord) -> str:
-    """One strict JSON object on one line, without its newline; ASCII-safe control characters are escaped."""
-    return _encode_json(record.to_dict()).decode()
+    """One strict JSON object on one line by anybody's idea of a line, without its newline."""
+    return _encode_json(record.to_dict()).decode().translate(_LINE_BREAKS)
 
 
 # Plain messages

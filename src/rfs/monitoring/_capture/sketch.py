@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from math import inf, nan
+from math import ceil, inf, nan
 
 BUCKETS_PER_OCTAVE = 64
 _GROWTH = math.pow(2.0, 1.0 / BUCKETS_PER_OCTAVE)
@@ -67,7 +67,7 @@ class Sketch:
         """
         The value below which the share *q* (0 to 1) lies, within 1 % relative error; NaN when nothing was measured.
 
-        The rank is ``q * (count - 1)``, rounded down: the lower of the two neighbours, as numpy's method "lower".
+        The nearest rank, ``ceil(q * count)``: type 1 of Hyndman and Fan (1996), always a value that was measured.
         """
         if not self.count:
             return nan
@@ -75,7 +75,7 @@ class Sketch:
             return self.min
         if q >= 1:
             return self.max
-        rank = int(q * (self.count - 1))
+        rank = max(0, ceil(q * self.count - 1e-9) - 1)  # 0.07 * 100 is a little more than 7
         seen = 0
         for index in sorted(self.negative, reverse=True):
             seen += self.negative[index]

@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from math import ceil
 from threading import Lock
 
 from rfs.monitoring._capture.instruments import SeriesKey
@@ -290,7 +291,7 @@ class MemoryStore:
         with self._lock:
             read = self._step_reader(key)
             points: list[Point] = []
-            steps = max(1, round((end - start) / step_seconds))
+            steps = max(1, ceil((end - start) / step_seconds))
             for index in range(steps):
                 at, until = start + index * step_seconds, start + (index + 1) * step_seconds
                 seen = bisect_left(self._seen.times, until) - bisect_left(self._seen.times, at)
