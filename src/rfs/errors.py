@@ -128,6 +128,6 @@ class UnwrapError(RfsError, ValueError):
         kind = "Failure" if self.method == "unwrap" else "Success"
         try:
             held = repr(self.held)
-        except Exception:  # a broken repr must not hide which call failed
+        except Exception:  # noqa: BLE001 - a broken repr must not hide which call failed
             held = f"<{type(self.held).__name__}>"
         return f"{self.method}() on {kind}({held})"

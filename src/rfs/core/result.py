@@ -17,6 +17,7 @@ cannot be changed and are safe from any thread.
 """
 
 # ruff: noqa: ARG002 - each kind answers every method, also where it has no use for the argument
+# ruff: noqa: BLE001 - making a value of whatever exception was raised is what this module is for
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ F = TypeVar("F")
 P = ParamSpec("P")
 T_co = TypeVar("T_co", covariant=True)
 E_co = TypeVar("E_co", covariant=True)
-R = TypeVar("R", bound="AnyResult")
+R = TypeVar("R", bound="_Result[Any, Any]")
 
 
 class _Result(Generic[T_co, E_co]):
@@ -331,7 +332,7 @@ else:
     Result = _Result
     Result.__name__ = Result.__qualname__ = "Result"
 
-AnyResult: TypeAlias = "Result[Any, Any]"
+AnyResult: TypeAlias = Result[Any, Any]
 
 
 def as_result(answer: object, where: str) -> Any:

@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from inspect import isawaitable
+from itertools import count
 from random import Random
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -45,6 +47,9 @@ Steps: TypeAlias = tuple[tuple[int, Any], ...]
 Codes: TypeAlias = frozenset[str] | None
 
 _NOTHING_YET: AnyResult = Success(None)
+# Seen by the checkers without types: in the loop, ok tells what they would have it ask again.
+_defect: Any = Failure.from_exception
+_FAILURE: Any = Failure
 
 
 class Step(NamedTuple):
@@ -77,7 +82,7 @@ class Run:
 
 async def execute(steps: Steps, run: Run | None = None) -> AnyResult:
     """Run *steps* from the first to the last."""
-    result: Any = _NOTHING_YET  # asking for the kind at each turn would cost more than the turn
+    result: Any = cast("Any", _NOTHING_YET)
     ok = True
     for kind, call in steps:
         try:
@@ -102,20 +107,17 @@ async def execute(steps: Steps, run: Run | None = None) -> AnyResult:
             else:
                 run = run or Run(call)
                 continue
-        except Exception as error:
-            result = Failure.from_exception(error)
+        except Exception as error:  # noqa: BLE001 - what a step raises is its Result
+            result = _defect(error)
         except BaseException:
             # The innermost step is the first that gets here.
             if run is not None and not run.interrupted:
                 run.interrupted = name_of(kind, call)
             raise
-        if isinstance(result, Success):
-            ok = True
-        else:
-            ok = False
-            if not isinstance(result, Failure):
-                result = as_result(result, name_of(kind, call))
-    return result
+        ok = isinstance(result, Success)
+        if not ok and not isinstance(result, _FAILURE):
+            result = as_result(result, name_of(kind, call))
+    return cast("AnyResult", result)
 
 
 # --- names, and showing a chain -------------------------------------------------------
@@ -138,16 +140,17 @@ class TimedCall:
         self.seconds = seconds
 
     async def __call__(self, *arguments: object) -> AnyResult:
+        limit = asyncio.timeout(self.seconds)
+        result = _NOTHING_YET
         try:
-            async with asyncio.timeout(self.seconds) as limit:
+            async with limit:
                 result = await self.call(*arguments)
         except TimeoutError as error:
             if not limit.expired():
-                raise
+                raise  # the step's own
             return timed_out(self.step_name, self.seconds, error)
-        if limit.expired():
-            return timed_out(self.step_name, self.seconds, None)
-        return result
+        # A step that answers after its cancellation is too late all the same.
+        return timed_out(self.step_name, self.seconds, None) if limit.expired() else result
 
 
 def configured(kind: int, call: Any, name: str | None, timeout_seconds: float | None) -> Any:
@@ -228,12 +231,13 @@ def timed_out(step: str, limit_seconds: float, cause: BaseException | None) -> F
 # --- operators ----------------------------------------------------------------------
 
 
-class Operator(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Operator:
     """A step that is handed the Result so far, a Success or a Failure, and the run."""
 
     operator: str  # the method that added it
     run: Callable[[AnyResult, Run | None], Any]
-    options: Mapping[str, object] = {}
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
     name: str = ""
     inner: Steps = ()  # the steps that it runs itself
 
@@ -254,8 +258,8 @@ def recovery(
             return result
         if run is not None:
             run.recovering = True
-        answer: object = take_up(result.error)
-        return cast("AnyResult", await answer if isawaitable(answer) else answer)
+        answer = take_up(result.error)
+        return await answer if isawaitable(answer) else answer
 
     return Operator(operator, run, options)
 
@@ -273,7 +277,7 @@ def tap(
                 seen = on_error(result.error) if on_error is not None else None
             if isawaitable(seen):
                 await seen
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - who only looks can never alter a Result
             _observer.report("reactive.tap", error)
         return result
 
@@ -286,17 +290,20 @@ def timeout(inner: Steps, limit_seconds: float) -> Operator:
 
     async def run(_: AnyResult, run: Run | None) -> AnyResult:
         run = run or Run("")
+        limit = asyncio.timeout(limit_seconds)
+        result = _NOTHING_YET
         late: BaseException | None = None
         try:
-            async with asyncio.timeout(limit_seconds) as limit:
+            async with limit:
                 result = await execute(inner, run)
-                late = result.error if isinstance(result, Failure) and isinstance(result.error, BaseException) else None
         except TimeoutError as error:
             # Nothing but the limit raises here: what a step raises is in the Result.
             late = error
+        if not limit.expired():
+            return result
+        # Also where a step made of the cancellation an answer of its own: it is too late all the same.
         step, run.interrupted = run.interrupted, ""
-        # A step may have turned the cancellation into an answer of its own, which is too late all the same.
-        return timed_out(step or name_of(*inner[-1]), limit_seconds, late) if limit.expired() else result
+        return timed_out(step or name_of(*inner[-1]), limit_seconds, late)
 
     return Operator("timeout", run, {"seconds": limit_seconds}, inner=inner)
 
@@ -323,20 +330,20 @@ def retry(
 
     async def run(_: AnyResult, run: Run | None) -> AnyResult:
         backoff = backoff_seconds
-        for attempt in range(1, max_retries + 2):
+        for attempt in count(1):
             if run is not None:
                 run.attempts = attempt
                 run.failed = run.recovering = False
             result = await execute(inner, run)
             if isinstance(result, Success) or attempt > max_retries or not chosen(result, wanted):
-                break
+                return result
             pause = min(backoff, max_backoff_seconds)
             backoff *= multiplier
             if jitter is not None:
                 pause = jitter.uniform(0, pause)
             if pause > 0:
                 await sleep(pause)
-        return result
+        raise AssertionError("the attempts are counted without end")
 
     options: dict[str, object] = {"max_retries": max_retries}
     if backoff_seconds:
@@ -368,13 +375,14 @@ def cache(inner: Steps) -> Operator:
         mine = work
         waiting += 1
         try:
-            kept = await asyncio.shield(mine)
+            result = await asyncio.shield(mine)
+            kept = result
         finally:
             waiting -= 1
             if waiting == 0 and not mine.done():
                 work = None
                 await end([mine])
-        return kept
+        return result
 
     return Operator("cache", run, inner=inner)
 
@@ -443,7 +451,8 @@ def logged(
             value = result.value
         outcome: Literal["ok", "failed", "skipped", "recovered"]
         if failed:
-            outcome = "skipped" if run.failed and not run.recovering else "failed"
+            # A step after the failed one did not run; `log_error` speaks of the failure itself, wherever it stands.
+            outcome = "skipped" if run.failed and not run.recovering and kind != "error" else "failed"
         else:
             outcome = "recovered" if run.recovering else "ok"
         since, since_ns = (run.lap, run.lap_ns) if kind == "step" else (run.started, run.started_ns)

@@ -124,7 +124,7 @@ async def ordered(
                 await room.acquire()
             try:
                 item = await take()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - an iteration that fails is the last item, a Failure
                 finished[taken] = Failure.from_exception(error)
                 taken += 1
                 exhausted = True
@@ -180,7 +180,7 @@ async def answer_of(call: Callable[[A], Awaitable[AnyResult]], item: A) -> AnyRe
     try:
         answer: object = call(item)
         return cast("AnyResult", as_result(await answer if isawaitable(answer) else answer, "each item"))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - what a call raises is its Result
         return Failure.from_exception(error)
 
 

@@ -26,7 +26,8 @@ class StepEvent(NamedTuple):
     kind: Literal["step", "error", "performance"]
     chain: str  # the chain's name, "" if it has none
     step: str
-    index: int  # position in the chain: mono.steps[index] is the entry itself
+    # The position in the chain: mono.steps[index] is the entry itself. (It hides a method that no tuple of parts needs.)
+    index: int  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
     outcome: Literal["ok", "failed", "skipped", "recovered"]
     message: str  # "" if none
     details: Mapping[str, object] | None
@@ -89,7 +90,7 @@ def set_step_observer(
     Returns the previous observer, for a test to put back.
 
     """
-    global _observer, monotonic, wall_clock_ns  # noqa: PLW0603 - the one place of the process, as promised
+    global _observer, monotonic, wall_clock_ns
     previous, _observer = _observer, observer
     monotonic, wall_clock_ns = monotonic_clock, utc_clock_ns
     return previous
@@ -100,7 +101,7 @@ def step_observer() -> StepObserver:
     if _observer is None:
         try:
             import_module(RECORDER)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever is broken there, the chain goes on
             set_step_observer(_Silent())
             report("reactive.load_observer", error)
     return _observer or _Silent()
@@ -111,7 +112,7 @@ def emit(event: StepEvent) -> None:
     observer = step_observer()
     try:
         observer.step(event)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - an observer can never alter a Result
         report("reactive.observer", error)
 
 
@@ -120,6 +121,5 @@ def report(where: str, error: BaseException) -> None:
     global unreported  # noqa: PLW0603 - see unreported
     try:
         step_observer().internal_error(where, error)
-    except Exception:
-        # Nobody is left to tell; the number can be seen.
+    except Exception:  # noqa: BLE001 - nobody is left to tell; the number can be seen
         unreported += 1

@@ -135,7 +135,7 @@ class FluxResult(Generic[T_co, E_co]):
         """Put each value through the async function *f*, at most *max_concurrency* at once; Failures stay."""
 
         async def each(result: Result[T_co, E_co]) -> Result[U, E_co | F]:
-            return await f(result.value) if is_success(result) else cast("Failure[E_co]", result)
+            return await f(result.value) if is_success(result) else result
 
         results = ordered(self._results, each, max_concurrent=at_least_one("max_concurrency", max_concurrency))
         return FluxResult([result async for result in results])
@@ -147,7 +147,7 @@ class FluxResult(Generic[T_co, E_co]):
         A call that runs in a thread cannot be cancelled: it goes on to its end.
         """
 
-        async def in_a_thread(value: T_co) -> Success[U]:
+        async def in_a_thread(value: Any) -> Success[U]:
             return Success(await asyncio.to_thread(f, value))
 
         return await self.parallel_map_async(in_a_thread, max_concurrency)
@@ -236,7 +236,7 @@ class ResultStream(Generic[T_co, E_co]):
         fail_fast: bool = False,
         stages: tuple[Stage, ...] = (),
     ) -> None:
-        if not isinstance(items, Iterable | AsyncIterable):
+        if not hasattr(items, "__iter__") and not hasattr(items, "__aiter__"):
             raise TypeError(f"a stream needs items to iterate over, not {type(items).__name__}")
         self._items = items
         self._f = f
@@ -286,7 +286,7 @@ class ResultStream(Generic[T_co, E_co]):
                         made = f(result.value)
                         made = await made if isawaitable(made) else made
                         made = [made] if isinstance(made, Success | Failure) else list(made)
-                    except Exception as error:
+                    except Exception as error:  # noqa: BLE001 - what a step raises is its Result
                         made = [Failure.from_exception(error)]
                     for each in made:
                         yield each if isinstance(each, Success | Failure) else Success(each)
@@ -300,13 +300,13 @@ class ResultStream(Generic[T_co, E_co]):
             async with aclosing(results):
                 total: AnyResult = Success(initial)
                 async for result in results:
-                    if is_failure(result):
-                        total = result
-                    else:
-                        total = Success((total.value, result.value)).map(lambda both: f(*both))
+                    total = sum_of(total, result)
                     if is_failure(total):
                         break
                 yield total
+
+        def sum_of(total: AnyResult, result: AnyResult) -> AnyResult:
+            return total.bind(lambda so_far: result.map(lambda value: f(so_far, value)))
 
         return self._then(reduced)
 

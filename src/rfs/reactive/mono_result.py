@@ -21,6 +21,8 @@ It may be run any number of times, also at once, from any task or event loop. On
 of a process loads ``rfs.monitoring``; a chain without one records nothing.
 """
 
+# ruff: noqa: RUF005 - building a chain is part of running it, and adding tuples is faster than unpacking them
+
 from __future__ import annotations
 
 import asyncio
@@ -140,7 +142,7 @@ class MonoResult(Generic[T_co, E_co]):
         mono._steps = self._steps + ((MAP, f),)
         return cast("MonoResult[U, E_co]", mono)
 
-    map_result = map
+    map_result = map  # noqa: A003 - the method above is meant
 
     def bind_result(self, f: Callable[[T_co], Result[U, F]], name: str | None = None) -> MonoResult[U, E_co | F]:
         """Go on with the Result that *f* makes of the value; after a Failure *f* is not called."""
@@ -205,11 +207,8 @@ class MonoResult(Generic[T_co, E_co]):
             on_codes: The error code or codes (text or Enum members) it is for; all if not given.
 
         """
-
-        def take_up(_: E_co) -> Awaitable[Result[U, F]]:
-            return other if isinstance(other, MonoResult) else other()
-
-        return self._then(ASYNC_OPERATOR, _chain.recovery("fallback", take_up, on_codes=on_codes))
+        run: Callable[[], Awaitable[AnyResult]] = other.to_result if isinstance(other, MonoResult) else other
+        return self._then(ASYNC_OPERATOR, _chain.recovery("fallback", lambda _: run(), on_codes=on_codes))
 
     def on_error_return_result(
         self, f: Callable[[E_co], Result[U, F]] | Callable[[E_co], Awaitable[Result[U, F]]]
@@ -330,7 +329,7 @@ class MonoResult(Generic[T_co, E_co]):
 
         The first Failure to come is the Result; the others are then cancelled.
         """
-        return self._around(_chain.joined(self._steps, tuple(other._steps for other in others)))
+        return self._around_any(_chain.joined(self._steps, tuple(other._steps for other in others)))
 
     def first_success(self, *others: MonoResult[U, F]) -> MonoResult[T_co | U, list[E_co | F]]:
         """
@@ -338,7 +337,7 @@ class MonoResult(Generic[T_co, E_co]):
 
         If there is none, the error is the list of all errors, in order.
         """
-        return self._around(_chain.raced(self._steps, tuple(other._steps for other in others)))
+        return self._around_any(_chain.raced(self._steps, tuple(other._steps for other in others)))
 
     # --- names and logged steps ---
 
@@ -387,11 +386,12 @@ class MonoResult(Generic[T_co, E_co]):
             threshold_ms: Record nothing below it, and a WARNING from there on.
 
         """
+        entry = name if isinstance(name, str) else ""
         if not isinstance(name, str):
-            name, threshold_ms = "", name
+            threshold_ms = name
         level = 30 if threshold_ms is not None else None
         return self._logged(
-            "log_performance", "performance", name or "performance", level=level, threshold_ms=threshold_ms
+            "log_performance", "performance", entry or "performance", level=level, threshold_ms=threshold_ms
         )
 
     # --- running ---
@@ -442,7 +442,7 @@ class MonoResult(Generic[T_co, E_co]):
     def _then(self, kind: int, step: Operator) -> MonoResult[Any, Any]:
         return self._like(kind, step)
 
-    def _around(self, step: Operator) -> Any:
+    def _around(self, step: Operator) -> Self:
         """Return the chain whose only step is *step*, which holds all steps so far."""
         mono = _new(self.__class__)
         mono._steps = ((ASYNC_OPERATOR, step),)
@@ -450,6 +450,9 @@ class MonoResult(Generic[T_co, E_co]):
             # What the steps inside remember is remembered for the chain around them.
             mono._steps = (self._steps[0], *mono._steps)
         return mono
+
+    def _around_any(self, step: Operator) -> MonoResult[Any, Any]:
+        return self._around(step)
 
     def _logged(self, operator: str, kind: Any, name: str, **said: Any) -> Self:
         mono = _new(self.__class__)
