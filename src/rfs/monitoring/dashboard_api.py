@@ -15,11 +15,12 @@ most 1 % relative error; durations are in milliseconds where the name says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
+from itertools import zip_longest
 from math import ceil, isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -53,6 +54,9 @@ _MOST_ROWS = 100  # of operations and of routes; how many there are is always to
 _MOST_TRENDS = 30  # rows with a sparkline
 _LONGEST_MESSAGE = 400  # characters of a message in a list; the record itself has all
 _MOST_RECORDS = 1000
+_MOST_HOURS = 720
+_HIGHEST_LEVEL = 100
+_BOUNDS = {"limit": (1, _MOST_RECORDS), "hours": (1, _MOST_HOURS), "min_level": (0, _HIGHEST_LEVEL)}
 
 _RATE_WINDOW = "1m"
 _RATE_SECONDS = 60
@@ -66,6 +70,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "accelerometer=(), camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Cache-Control": "no-store",
 }
 
@@ -100,7 +105,9 @@ class Indicator:
             Which series count. One value may end in ``*``, and the series it matches are added up: ``{"status": "5*"}``
             of a counter, ``{"store": "*"}`` of a gauge (without it, a gauge is its series that was written last).
         denominator_labels: The same, for the denominator.
-        unit: ``seconds``, ``milliseconds``, ``ratio``, ``bytes`` or a sign of your own; a ratio is always ``ratio``.
+        unit:
+            ``seconds``, ``milliseconds``, ``ratio`` and ``bytes`` are written out on the page; another word is only in the
+            JSON, since the title says it in both languages. A ratio is always ``ratio``.
         threshold: In the metric's unit. The indicator is over when its value is not below it; None: only watched.
 
     Raises:
@@ -115,8 +122,8 @@ class Indicator:
     kind: Literal["increase", "latest", "ratio", "mean", "p95", "p99"] = "latest"
     window: str = "5m"
     denominator: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    denominator_labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    denominator_labels: Mapping[str, str] = field(default_factory=dict[str, str])
     unit: str = ""
     threshold: float | None = None
 
@@ -168,7 +175,8 @@ class AlertConfiguration(BaseModel):
 
 # --- what is answered -------------------------------------------------------------------------------------------------
 
-Points = list[tuple[float, float | None]]
+# One value per step, the oldest first; the last step is the present one. None: nothing was collected in it.
+Points = list[float | None]
 
 
 class Problem(TypedDict):
@@ -412,21 +420,27 @@ def _latest(query: MonitorQuery, metric: str, labels: Mapping[str, str]) -> floa
 
 def _points(query: MonitorQuery, metric: str, window: str, step: float, labels: Mapping[str, str]) -> Points:
     """Increase per step (last value of a gauge); with a starred label, the sum over the values it matches."""
-    return _sum_points([query.points(metric, window, step, one) for one in _series_labels(query, metric, labels)])
+    lines = [query.points(metric, window, step, one) for one in _series_labels(query, metric, labels)]
+    return _sum_points([[point.value for point in line] for line in lines])
 
 
-def _sum_points(lines: Sequence[Sequence[tuple[float, float | None]]]) -> Points:
-    sums: dict[float, float | None] = {}
+def _sum_points(lines: Iterable[Points]) -> Points:
+    # By the end: lines that were read a moment apart may differ by one step at their beginning.
+    sums: Points = []
     for line in lines:
-        for when, value in line:
-            known = sums.get(when)
-            sums[when] = known if value is None else value + (known or 0)
-    return sorted(sums.items())
+        sums = [_sum(one, other) for one, other in zip_longest(reversed(sums), reversed(line))][::-1]
+    return sums
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 def _divide_points(part: Points, whole: Points) -> Points:
-    parts = dict(part)
-    return [(when, _divide(parts.get(when) or 0, value)) for when, value in whole]
+    pairs = zip_longest(reversed(whole), reversed(part))
+    return [_divide(above or 0, below) for below, above in pairs][::-1]
 
 
 def _step(window: str) -> float:
@@ -658,10 +672,12 @@ def _refusal(name: str, fault: str) -> Response:
 
 
 def _first_fault(error: RequestValidationError) -> tuple[str, str]:
-    """Name the first field that cannot be used, and why; what was sent is not repeated."""
+    """Name the first field that cannot be used, and what is allowed; what was sent is not repeated."""
     fault = error.errors()[0]
     path = fault["loc"][1:] if fault["type"] != "json_invalid" else ()
-    return ".".join(map(str, path)) or str(fault["loc"][0]), fault["msg"]
+    name = ".".join(map(str, path)) or str(fault["loc"][0])
+    bounds = _BOUNDS.get(name)
+    return name, fault["msg"] if bounds is None else f"must be a whole number from {bounds[0]} to {bounds[1]}"
 
 
 class _NotKnownError(Exception):
@@ -714,6 +730,7 @@ async def _read(reading: Callable[[], _T]) -> _T:
 
 
 _Limit = Annotated[int, Query(ge=1, le=_MOST_RECORDS)]
+_Level = Annotated[int, Query(ge=0, le=_HIGHEST_LEVEL, description="as the standard library numbers them")]
 _TimeRange = Annotated[str, Query(max_length=40, description="30s, 15m, 1h, 7d: from 1 second to 30 days")]
 
 
@@ -736,7 +753,7 @@ class _Dashboard:
         """Whether the service does its work; the number of active alerts in any case."""
         return _json(await _read(lambda: _health(self._monitor())))
 
-    async def metrics(self, hours: Annotated[int, Query(ge=1, le=720)] = 1) -> Response:
+    async def metrics(self, hours: Annotated[int, Query(ge=1, le=_MOST_HOURS)] = 1) -> Response:
         """All metrics over the last *hours*, as ``get_metrics_summary`` gives them."""
         return _json(await _read(lambda: self._monitor().query.summary(hours * 60)))
 
@@ -812,7 +829,7 @@ class _Dashboard:
     async def overview(
         self,
         time_range: _TimeRange = "15m",
-        min_level: Annotated[int, Query(ge=0, le=100)] = 0,
+        min_level: _Level = 0,
         limit: _Limit = 50,
     ) -> Response:
         """Everything that the page's first view shows; *limit* and *min_level* are for its records."""
@@ -849,7 +866,7 @@ class _Dashboard:
     async def records(
         self,
         limit: _Limit = 100,
-        min_level: Annotated[int, Query(ge=0, le=100)] = 0,
+        min_level: _Level = 0,
         operation: Annotated[str | None, Query(max_length=1000)] = None,
         correlation_id: Annotated[str | None, Query(max_length=64)] = None,
     ) -> Response:
@@ -893,14 +910,17 @@ def create_router(
     dashboard = _Dashboard(monitor, indicators)
     problems: dict[int | str, dict[str, Any]] = {422: {"model": Problem}}
     unknown: dict[int | str, dict[str, Any]] = {**problems, 404: {"model": Problem}}
-    made = APIRouter(route_class=_Route, tags=["monitoring"], default_response_class=Response)
+    made = APIRouter(route_class=_Route, tags=["monitoring"])
     made.add_api_route("/", dashboard.page, include_in_schema=False)
     made.add_api_route("/assets/{name}", dashboard.asset, include_in_schema=False)
     made.add_api_route("/health", dashboard.health, response_model=HealthBody)
     made.add_api_route("/metrics", dashboard.metrics, response_model=dict[str, Any], responses=problems)
     made.add_api_route("/dashboard", dashboard.dashboard, response_model=dict[str, Any])
     made.add_api_route(
-        "/operations/{operation_name:path}/metrics", dashboard.operation, response_model=OperationBody, responses=unknown
+        "/operations/{operation_name:path}/metrics",
+        dashboard.operation,
+        response_model=OperationBody,
+        responses=unknown,
     )
     made.add_api_route("/health/result-patterns", dashboard.result_patterns, response_model=ResultPatternHealth)
     made.add_api_route("/errors/top", dashboard.top_errors, response_model=list[ErrorBody], responses=problems)

@@ -110,7 +110,7 @@ function measured(value, unit) {
   if (unit === "milliseconds") return took(value);
   if (unit === "ratio") return ratio(value);
   if (unit === "bytes") return bytes(value);
-  return unit ? `${count(value)} ${unit}` : count(value);
+  return count(value); // another unit is said by the title, in its language
 }
 
 // --- writing into the document --------------------------------------------------------------------------------------
@@ -169,6 +169,9 @@ function list(container, items, keyOf, make, fill) {
   }
 }
 
+/* Increases per step without the last one: it is not over yet, and would look like a fall. */
+const finished = (points) => points.slice(0, -1);
+
 /* A sparkline without axes: the numbers stand beside it, so it is hidden from assistive technology. A gap stays a gap. */
 function chart(container, lines, height) {
   let svg = container.firstElementChild;
@@ -184,7 +187,7 @@ function chart(container, lines, height) {
     }
     container.append(svg);
   }
-  const values = lines.flatMap(({ points }) => points.map(([, value]) => value)).filter((value) => value !== null);
+  const values = lines.flatMap(({ points }) => points).filter((value) => value !== null);
   const top = Math.max(...values, 0) || 1;
   lines.forEach(({ points }, index) => {
     const [area, line] = paths(points, top, height);
@@ -194,13 +197,13 @@ function chart(container, lines, height) {
 }
 
 function paths(points, top, height) {
-  if (!points.some(([, value]) => value)) return ["", ""]; // nothing happened: no line
+  if (!points.some((value) => value)) return ["", ""]; // nothing happened: no line
   const step = 100 / Math.max(1, points.length - 1);
   const at = (value) => (height - 1.5 - (value / top) * (height - 4)).toFixed(2);
   let area = "";
   let line = "";
   let from = -1;
-  points.forEach(([, value], index) => {
+  points.forEach((value, index) => {
     if (value === null) return;
     const x = (index * step).toFixed(2);
     if (from < 0) {
@@ -211,7 +214,7 @@ function paths(points, top, height) {
       area += `L${x} ${at(value)}`;
       line += `L${x} ${at(value)}`;
     }
-    if (index === points.length - 1 || points[index + 1][1] === null) {
+    if (index === points.length - 1 || points[index + 1] === null) {
       area += `L${x} ${height}Z`;
       from = -1;
     }
@@ -266,11 +269,6 @@ function showVital(card, value, format, note, lines, { bad = false, unknown = "u
   chart(card.querySelector(".chart"), lines, 44);
 }
 
-function peak(points, step) {
-  const values = points.map(([, value]) => value).filter((value) => value !== null);
-  return values.length ? say("peak", { value: rate(Math.max(...values) / step) }) : "";
-}
-
 function showVitals(data) {
   const range = say(`range_${data.time_range}`);
   const { requests, operations_total: operations } = data;
@@ -283,7 +281,7 @@ function showVitals(data) {
       requests.active !== null && say("in_flight", { count: count(requests.active) }),
       requests.streams !== null && requests.streams > 0 && say("streams_open", { count: count(requests.streams) }),
     ],
-    [{ kind: "", points: requests.points }],
+    [{ kind: "", points: finished(requests.points) }],
   );
   showVital(
     $("vital-errors"),
@@ -293,7 +291,7 @@ function showVitals(data) {
       requests.total !== null && requests.total > 0 && say("of_total", { count: count(requests.failed), total: count(requests.total) }),
       requests.client_error_ratio !== null && say("client_errors", { ratio: ratio(requests.client_error_ratio) }),
     ],
-    [{ kind: "bad", points: requests.failed_points }],
+    [{ kind: "bad", points: finished(requests.failed_points) }],
     { bad: requests.failed > 0, unknown: requests.total === 0 ? "no_traffic" : "unknown" },
   );
   showVital(
@@ -305,7 +303,7 @@ function showVitals(data) {
       operations.total !== null && say("in_range", { count: count(operations.total), range }),
       operations.active !== null && say("in_flight", { count: count(operations.active) }),
     ],
-    [{ kind: "", points: operations.points }, { kind: "bad", points: operations.failed_points }],
+    [{ kind: "", points: finished(operations.points) }, { kind: "bad", points: finished(operations.failed_points) }],
   );
   for (const name of ["p50", "p95", "p99"]) {
     const node = $(`latency-${name}`);
@@ -413,7 +411,7 @@ function showIndicators(data) {
       const over = indicator.kind === "latest" ? say("now") : say("over_window", { range: windowSpan(indicator.window) });
       const limit = indicator.threshold === null ? say("no_threshold") : say("below", { value: measured(indicator.threshold, indicator.unit) });
       write(bound, `${over} · ${limit}`);
-      chart(trend, [{ kind: indicator.state === "over" ? "bad" : "", points: indicator.points }], 22);
+      chart(trend, [{ kind: indicator.state === "over" ? "bad" : "", points: indicator.kind === "latest" ? indicator.points : finished(indicator.points) }], 22);
     },
   );
 }
@@ -460,7 +458,7 @@ function showRows(data) {
     },
     (line, row) => {
       write(line.children[0], name(row));
-      chart(line.children[1].firstElementChild, [{ kind: "", points: row.points }, { kind: "bad", points: row.failed_points }], 20);
+      chart(line.children[1].firstElementChild, [{ kind: "", points: finished(row.points) }, { kind: "bad", points: finished(row.failed_points) }], 20);
       columns.forEach(([label, key, format], index) => {
         const cell = line.children[index + 2];
         mark(cell, "data-label", say(label));
