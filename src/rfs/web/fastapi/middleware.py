@@ -203,8 +203,14 @@ class RequestMiddleware:
             parent = traceparent.decode("latin-1") if traceparent is not None else None
             if self._adopt_active_span:
                 parent = _active_traceparent() or parent
-            context = start_context(given_correlation or given_request, parent)
-            context = context.child("", (monitor.ids if monitor is not None else RANDOM_IDS).span_id())
+            ids = monitor.ids if monitor is not None else RANDOM_IDS
+            if parent is None:
+                # What `start_context` would make of it, and its server span, in one: most requests come here.
+                trace_id = ids.trace_id()
+                correlation_id = given_correlation or given_request or trace_id
+                context = Context(correlation_id, trace_id, ids.span_id(), "", "", {})
+            else:
+                context = start_context(given_correlation or given_request, parent, ids).child("", ids.span_id())
             visit.context = context
             visit.correlation_id = context.correlation_id
         except Exception as exc:  # noqa: BLE001 - telemetry may fail, the answer may not
@@ -285,6 +291,8 @@ class _Visit(Exchange):
 
     def leave(self, previous: Context | None) -> None:
         """Put the *previous* context back."""
+        # The scope holds this visit: without the way back, both go when the request does, and no collector has to run.
+        del self._scope
         try:
             if self.context is not None:
                 activate(previous)
@@ -444,7 +452,6 @@ class _Visit(Exchange):
                 "route": route,
                 "path": self.path,
                 "status_code": status,
-                "duration_ms": round(elapsed * 1000, 2),
                 "response_bytes": self._bytes,
                 "client_ip": client[0] if client else None,
             }
