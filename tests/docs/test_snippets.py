@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from app.core.config import Settings
+from app.run import RunSettings
 from rfs.monitoring.monitor import Monitor, use_monitor
 from tests.docs.snippets import ROOT, Snippet, pages, snippets
 
@@ -101,3 +104,19 @@ class TestBothReadmes:
             ]
 
         assert programs("README.ko.md") == programs("README.md")
+
+
+class TestSettingsPage:
+    def test_every_setting_is_described(self) -> None:
+        """
+        The reference has each key of the service and of `make run`, and no other.
+        """
+        page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+        described = {
+            name
+            for row in re.findall(r"^\| (`[A-Z].*?) \|", page, re.MULTILINE)
+            for name in re.findall(r"`([A-Z_]+)`", row)
+        }
+
+        known = {*Settings.model_fields, *RunSettings.model_fields, "RFS_SERVICE_NAME", "RFS_DASHBOARD_TOKEN"}
+        assert described == known
