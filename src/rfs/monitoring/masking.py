@@ -31,6 +31,7 @@ import base64
 import binascii
 import fractions
 import ipaddress
+import json
 import linecache
 import pathlib
 import re
@@ -70,7 +71,7 @@ _ONE_PIECE: Final = TEXT_HEAD_CHARS + TEXT_TAIL_CHARS
 MIN_SECRET_CHARS: Final = 6
 # Text is searched this far beyond a cut, so that no secret hides on the seam.
 MAX_SECRET_CHARS: Final = 4 * 1024
-MAX_SECRETS: Final = 1000
+MAX_SECRETS: Final = 200
 MAX_FRAMES: Final = 32
 MAX_LINKED_ERRORS: Final = 16
 # Candidates looked at in one text by one rule; all text after the last of them is masked.
@@ -545,20 +546,23 @@ def _shown(text: str) -> str:
 
 
 def _secret_forms(value: str) -> set[str]:
-    """Return *value* as it is written in URLs, JSON, hexadecimal and base64, there also inside other bytes."""
+    """Return *value* as it is written in URLs, JSON, Python, hexadecimal and base64, there also inside other bytes."""
     value = _shown(value)
     raw = value.encode()
     quoted = {urllib.parse.quote(value, safe=""), urllib.parse.quote(value), urllib.parse.quote_plus(value)}
-    forms = {value, raw.hex(), raw.hex().upper(), ascii(value)[1:-1], repr(value)[1:-1]}
-    forms |= quoted | {re.sub("%[0-9A-F]{2}", lambda match: match.group().lower(), form) for form in quoted}
-    forms |= {msgspec.json.encode(value).decode()[1:-1]}
+    quoted |= {re.sub("%[0-9A-F]{2}", lambda match: match.group().lower(), form) for form in quoted}
+    escaped = {value}
+    for _ in range(2):  # a text within a text, as JSON in JSON or a KeyError's message
+        for form in tuple(escaped):
+            escaped |= {json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1], repr(form)[1:-1], ascii(form)[1:-1]}
+    forms = {raw.hex(), raw.hex().upper()} | quoted | escaped
     for offset in range(3):
         # Base64 writes three bytes as four letters, so a value has three forms, by where it begins.
         # The letters that also hold bits of a neighbour are left out.
-        encoded = base64.b64encode(b"\0" * offset + raw)
+        encoded = base64.b64encode(b"\0" * offset + raw).decode()
         spare = (offset + len(raw)) % 3
         inner = encoded[(0, 2, 3)[offset] : len(encoded) - (0, 3, 2)[spare]]
-        forms |= {inner.decode(), base64.urlsafe_b64encode(base64.b64decode(encoded)).decode()[(0, 2, 3)[offset] :][: len(inner)]}
+        forms |= {inner, inner.replace("+", "-").replace("/", "_")}
     return {form for form in forms if len(form) >= MIN_SECRET_CHARS}
 
 
@@ -912,15 +916,15 @@ class _Walk:
         if self._nodes < 0 or self._room <= 0:
             return self.shorten("nodes" if self._nodes < 0 else "chars")
         kind = type(value)
-        if kind is str:
-            return self.text(cast("str", value))
-        if value is None or kind is bool:
-            return cast("bool | None", value)
-        if kind is int:
-            return self.integer(cast("int", value))
-        if kind is float:
-            return self.number(cast("float", value))
         try:
+            if kind is str:
+                return self.text(cast("str", value))
+            if value is None or kind is bool:
+                return cast("bool | None", value)
+            if kind is int:
+                return self.integer(cast("int", value))
+            if kind is float:
+                return self.number(cast("float", value))
             return self._other(value, kind, depth)
         except Exception:  # noqa: BLE001 - fails closed: whatever went wrong, the value must not be shown
             return self.hide("error", _ERROR_MARKER)
@@ -1017,7 +1021,7 @@ class _Walk:
         if way.way == "error":
             return self.text(f"{_qualname_of(kind)}: {_message(cast('BaseException', value))}")
         if way.way == "marker":
-            return self._charge(_class_marker(value if isinstance(value, type) else kind))
+            return self._charge(_class_marker(cast("type", value) if any(base is type for base in _mro_of(kind)) else kind))
         return self._nested((way, value), depth, self._fields, value)
 
     def _kind(self, cls: type) -> _Kind:
@@ -1112,7 +1116,7 @@ class _Walk:
                 continue
             shown.append(self.value(item, depth))
             # ["--password", "hunter2"]
-            if type(item) is str and item.startswith("-") and "=" not in item:
+            if type(item) is str and item.startswith("-") and item[:64].replace("-", "").isalnum():
                 secret_option = self.key(item)[0] == _SECRET
         if size > len(items):
             shown.append(f"<{size - len(items)} more>")
@@ -1267,7 +1271,7 @@ class Masker:
         keys: More key names that hold secrets, in any spelling.
         on_count:
             Told each mask and each cut, as ``("rfs_masked_total", rule)`` and
-            ``("rfs_truncated_total", bound)``. It must not raise.
+            ``("rfs_truncated_total", bound)``. If it raises, that counts as an ``error``.
 
     Raises:
         MaskingError: A pattern's name or regex cannot be used.
@@ -1296,7 +1300,8 @@ class Masker:
             _check_pattern(pattern, names)
             names.add(pattern.name)
         self._rules = _KeyRules(map(_check_key, keys), frozenset())
-        self._secrets: frozenset[str] = frozenset()
+        self._registered: set[str] = set()
+        self._secrets: frozenset[str] = frozenset()  # the registered in all their forms
         self.on_count = on_count
         # Every rule is there from the start: adding to an item that exists is
         # one step for CPython, so that counting needs no lock.
@@ -1314,7 +1319,7 @@ class Masker:
         Mask *value* wherever it appears, also as base64, hexadecimal, or quoted for a URL or JSON.
 
         Raises:
-            MaskingError: It has under 6 or over 4096 characters, or is one too many (1000).
+            MaskingError: It has under 6 or over 4096 characters, or is one too many (200).
         """
         if type(value) is not str or len(value) < MIN_SECRET_CHARS:
             raise MaskingError("registered secret", f"must be text of at least {MIN_SECRET_CHARS} characters")
@@ -1322,8 +1327,9 @@ class Masker:
             raise MaskingError("registered secret", f"must have at most {MAX_SECRET_CHARS} characters")
         with self._declaring:
             secrets = self._secrets | _secret_forms(value)
-            if len(secrets) > MAX_SECRETS * 12:
-                raise MaskingError("registered secret", f"more than {MAX_SECRETS} secrets")
+            if len(self._registered | {value}) > MAX_SECRETS:
+                raise MaskingError("registered secret", f"there are {MAX_SECRETS} already")
+            self._registered.add(value)
             if secrets != self._secrets:
                 self._plan = _Plan(self._patterns, self._rules, secrets)
                 self._secrets = secrets
@@ -1506,16 +1512,21 @@ class Masker:
     def _settle(self, walk: _Walk) -> None:
         for rule, count in walk.masked.items():
             self._count((rule,) * count)
-        on_count = self.on_count
-        if on_count is not None:
-            for bound in walk.cut:
-                on_count("rfs_truncated_total", bound)
+        for bound, count in walk.cut.items():
+            self._tell("rfs_truncated_total", bound, count)
 
     def _count(self, rules: Iterable[str]) -> None:
         for rule in rules:
             self._masked[rule] += 1
-            if self.on_count is not None:
-                self.on_count("rfs_masked_total", rule)
+            self._tell("rfs_masked_total", rule, 1)
+
+    def _tell(self, name: str, label: str, times: int) -> None:
+        if self.on_count is not None:
+            try:
+                for _ in range(times):
+                    self.on_count(name, label)
+            except Exception:  # noqa: BLE001 - a counter of the host's must not cost the record
+                self._masked["error"] += 1
 
 
 def _masked_url(walk: _Walk, url: str) -> str:
