@@ -612,9 +612,7 @@ class TestStandardLogging:
         handler = RfsHandler()
         logger.addHandler(handler)
         logger.setLevel(logging.DEBUG)
-        logger.propagate = False  # pytest's own handler raises on formats that do not fit
         yield logger
-        logger.propagate = True
         logger.removeHandler(handler)
 
     def test_records_of_other_libraries_join(self, monitor: Monitor, logger: logging.Logger) -> None:
@@ -645,13 +643,14 @@ class TestStandardLogging:
         assert found.type == "ValueError"
         assert found.stack_trace is not None
 
-    def test_wrong_arguments_raise_nothing(self, monitor: Monitor, logger: logging.Logger) -> None:
+    def test_wrong_arguments_raise_nothing(self, monitor: Monitor) -> None:
         """
         A format that does not fit its arguments is still a record.
         """
-        logger.warning("%d items", "many")
+        RfsHandler().handle(logging.makeLogRecord({"msg": "%d items", "args": ("many",), "levelno": 30}))
 
         assert records(monitor)[0].message == "%d items <unformattable arguments>"
+        assert records(monitor)[0].logger == "<no name>"
         assert records(monitor)[0].context["formatting_error"] == "TypeError"
 
 

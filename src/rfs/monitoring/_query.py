@@ -62,26 +62,27 @@ class Range(NamedTuple):
         return f"{self.seconds:g}s"
 
 
-def parse_time_range(value: TimeRange) -> Range:
+def parse_time_range(value: object) -> Range:
     """
-    Read a range of time: ``"30s"``, ``"15m"``, ``"1h"``, ``"7d"``, a number of minutes, or two aware datetimes.
+    Read a `TimeRange`: ``"30s"``, ``"15m"``, ``"1h"``, ``"7d"``, a number of minutes, or two aware datetimes.
 
     Raises:
         TimeRangeError: It is none of these, or not from 1 s to 30 d long.
     """
+    start = end = None
     if isinstance(value, str):
         match = _TEXT_RANGE.match(value.strip())
         if match is None:
             raise TimeRangeError(value, _ALLOWED)
         seconds = float(int(match[1]) * _UNIT_SECONDS[match[2]])
-        start = end = None
     elif isinstance(value, tuple):
-        if len(value) != 2 or any(not isinstance(one, datetime) or one.tzinfo is None for one in value):
+        moments = [one.timestamp() for one in value if isinstance(one, datetime) and one.tzinfo is not None]
+        if len(value) != 2 or len(moments) != 2:
             raise TimeRangeError(value, _ALLOWED)
-        start, end = value[0].timestamp(), value[1].timestamp()
+        start, end = moments
         seconds = end - start
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds, start, end = value * 60.0, None, None
+        seconds = value * 60.0
     else:
         raise TimeRangeError(value, _ALLOWED)
     if not 1 <= seconds <= _LONGEST_SECONDS:

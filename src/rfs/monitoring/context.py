@@ -100,7 +100,7 @@ _current: ContextVar[Context | None] = ContextVar("rfs_context", default=None)
 current = _current.get
 
 
-def is_valid_correlation_id(text: str) -> bool:
+def is_valid_correlation_id(text: object) -> bool:
     """Whether *text* may serve as a correlation id: 1 to 64 characters of ``A-Za-z0-9._:-``."""
     return isinstance(text, str) and _CORRELATION_ID.match(text) is not None
 

@@ -106,9 +106,8 @@ def collect_result_metric(
     """
     monitor = default_monitor()
     try:
-        failed = isinstance(result, Failure)
-        monitor.measure_result(operation, not failed, duration_ms, labels)
-        if failed:
+        monitor.measure_result(operation, not isinstance(result, Failure), duration_ms, labels)
+        if isinstance(result, Failure):
             count_error(monitor, operation, result.error, error_code(result.error))
         operation_is_measured(operation)
     except Exception as error:  # noqa: BLE001 - the host comes first; counted

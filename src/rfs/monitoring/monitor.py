@@ -357,7 +357,7 @@ class Monitor:
             codes.add(code)
         self.errors_by_type.inc(1, operation=operation, error_type=error_type, error_code=code)
 
-    def reject(self, metric: str, reason: str) -> None:
+    def reject(self, metric: object, reason: str) -> None:
         """Count a measurement that was not taken, and say so once per metric and reason. Never raises."""
         if metric == "rfs_rejected_total":
             return  # its own overflow: the sum is kept, there is nothing else to say

@@ -260,7 +260,7 @@ class RfsHandler(logging.Handler):
             monitor.log(
                 record.levelno,
                 message,
-                logger=record.name,
+                logger=record.name if isinstance(record.name, str) else "<no name>",
                 fields=fields,
                 error=record.exc_info[1] if record.exc_info else None,
             )
@@ -416,12 +416,10 @@ class _Operation:
         try:
             seconds = monitor.clock.monotonic() - running.started
             running.series.active.dec()
-            held, is_defect, succeeded = raised, raised is not None, False
-            if raised is None:
-                succeeded, held, is_defect = _outcome(result)
-            elif isinstance(raised, CancelledError | GeneratorExit):
+            if isinstance(raised, CancelledError | GeneratorExit):
                 self._record(running, 20, "Operation cancelled", "cancelled", seconds)
                 return
+            succeeded, held, is_defect = _outcome(result) if raised is None else (False, raised, True)
             if not running.measured:
                 if succeeded:
                     running.series.successes.inc()
@@ -550,7 +548,7 @@ def create_logging_mono(
 ) -> LoggingMonoResult[T, E]:
     """A chain that begins with *source*, ready for ``log_step``, ``log_error`` and ``log_performance``."""
     mono: LoggingMonoResult[T, E] = LoggingMonoResult(source)
-    return cast("LoggingMonoResult[T, E]", mono.name(operation_name)) if operation_name else mono
+    return mono.name(operation_name) if operation_name else mono
 
 
 class _StepRecorder:

@@ -164,8 +164,11 @@ class LogRecord:
 
 
 def read_record(sequence: int, payload: bytes, service_name: str) -> LogRecord:
-    """Decode a kept record."""
-    data = decode_record(payload)
+    """Decode a kept record. One that cannot be decoded is shown as such: it must not hide the others."""
+    try:
+        data = decode_record(payload)
+    except msgspec.DecodeError:
+        data = RecordData(0, 40, "log", "rfs", "", "", "<unreadable record>", "", "", "", "", "", None, {}, None)
     duration = data.duration_seconds
     return LogRecord(
         sequence=sequence,

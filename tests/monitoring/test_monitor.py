@@ -1,0 +1,301 @@
+"""The Monitor's life: it starts, ticks, survives faults and forks, and stops, twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from rfs.monitoring import metrics
+from rfs.monitoring._capture.record import level_name
+from rfs.monitoring._capture.segments import Frame
+from rfs.monitoring.masking import Masker
+from rfs.monitoring.monitor import Monitor, default_monitor, use_monitor
+from tests.monitoring.conftest import ManualClock
+
+
+class Collected:
+    """A sink that remembers."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.frames: list[Frame] = []
+        self.closed = 0
+        self.broken = broken
+
+    def put(self, frames: list[Frame]) -> None:
+        if self.broken:
+            raise RuntimeError("sink")
+        self.frames += frames
+
+    def close(self, timeout_seconds: float) -> None:
+        self.closed += 1
+
+
+def eventually(condition: Any, seconds: float = 10.0) -> None:
+    """Wait until *condition* holds; for what a real thread does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        threading.Event().wait(0.01)
+
+
+class TestLife:
+    def test_a_real_leader_collects_and_evaluates(self) -> None:
+        """
+        Started, records reach the sinks by themselves and a rule fires; its callback is called.
+        """
+        monitor, sink, told = Monitor(), Collected(), threading.Event()
+        with use_monitor(monitor):
+            monitor.add_sink(sink)
+            metrics.create_alert_rule(
+                "r", "load", metrics.AlertCondition.GREATER_THAN, 1.0, callback=lambda alert: told.set()
+            )
+            monitor.start()
+            try:
+                metrics.collect_metric("load", 2.0)
+                monitor.log(20, "hello")
+                eventually(lambda: sink.frames)
+                assert told.wait(10)
+            finally:
+                monitor.stop()
+
+        assert sink.closed == 1
+        assert not monitor.running
+
+    def test_stopping_collects_what_is_left(self) -> None:
+        """
+        A record made just before the end is in the store and at the sinks.
+        """
+        monitor, sink = Monitor(), Collected()
+        monitor.add_sink(sink)
+        monitor.start()
+
+        monitor.log(20, "last words")
+        monitor.stop()
+        monitor.stop()
+
+        assert len(sink.frames) == 1
+        assert [record.message for record in monitor.query.records()] == ["last words"]
+
+    def test_a_broken_sink_costs_itself_only(self, monitor: Monitor) -> None:
+        """
+        A sink that raises is counted, and the others get their records.
+        """
+        broken, sound = Collected(broken=True), Collected()
+        monitor.add_sink(broken)
+        monitor.add_sink(sound)
+
+        monitor.log(20, "hello")
+        monitor.tick()
+
+        assert len(sound.frames) == 1
+        assert monitor.query.increase("telemetry_internal_errors_total", "1m", {"where": "sink"}) == 1
+        monitor.remove_sink(broken)
+        monitor.remove_sink(broken)
+        assert broken.closed == 1
+
+    def test_the_leader_outlives_a_fault(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A tick that raises is counted, and the thread goes on.
+        """
+        monitor, faults = Monitor(), 0
+
+        def fail(*_: object) -> None:
+            nonlocal faults
+            faults += 1
+            raise RuntimeError("rules")
+
+        monkeypatch.setattr(monitor.alerts, "evaluate", fail)
+        monitor.start()
+        try:
+            eventually(lambda: faults >= 2)
+            assert monitor.running
+        finally:
+            monitor.stop()
+        assert (monitor.query.increase("telemetry_internal_errors_total", "1m", {"where": "leader"}) or 0) >= 1
+
+    def test_a_full_segment_is_emptied_without_sinks(self) -> None:
+        """
+        Nobody reads and there is no sink: the leader still makes room, so that nothing is shed.
+        """
+        monitor = Monitor()
+        monitor.start()
+        try:
+            for _ in range(40):
+                for _ in range(100):
+                    monitor.log(20, "x" * 4_000)
+                eventually(lambda: not monitor.segments.half_full)
+        finally:
+            monitor.stop()
+
+        books = monitor.query.books()["records"]
+        assert (books["produced"], books["delivered"]) == (4_000, 4_000)
+
+    def test_without_a_leader_the_excess_is_shed_and_counted(self, monitor: Monitor) -> None:
+        """
+        Where nobody collects, records are shed when memory is full, and the books say how many.
+        """
+        for _ in range(6_000):
+            monitor.log(20, "x" * 4_000)
+
+        books = monitor.query.books()["records"]
+
+        assert books["dropped_level_shed"] > 0
+        assert books["produced"] == 6_000 == books["delivered"] + books["dropped_level_shed"]
+        assert books["in_flight"] == 0
+
+
+class TestDefault:
+    def test_one_for_all_and_replaceable(self) -> None:
+        """
+        There is one default Monitor, and a test can put its own in its place.
+        """
+        before = default_monitor()
+        own = Monitor()
+
+        with use_monitor(own):
+            assert default_monitor() is own
+
+        assert default_monitor() is before
+
+    def test_a_masker_of_ones_own_keeps_its_counter(self) -> None:
+        """
+        A masker that already tells somebody what it masks goes on telling them.
+        """
+        told: list[tuple[str, str]] = []
+        monitor = Monitor(masker=Masker(on_count=lambda name, label: told.append((name, label))))
+
+        monitor.log(20, "login", fields={"password": "x"})
+
+        assert told == [("rfs_masked_total", "key")]
+
+    def test_what_is_masked_or_cut_is_counted(self, monitor: Monitor) -> None:
+        """
+        Masks and cuts are metrics.
+        """
+        monitor.log(20, "y" * 100_000, fields={"password": "x"})
+
+        assert monitor.query.increase("rfs_masked_total", "1m", {"rule": "key"}) == 1
+        assert monitor.query.increase("rfs_truncated_total", "1m") == 1
+
+
+class TestDiagnostics:
+    def test_said_by_the_tick_not_by_the_caller(
+        self, monitor: Monitor, clock: ManualClock, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """
+        A fault is printed by the leader's tick, once in 10 s, with how often it happened since.
+        """
+        monitor.internal_error("somewhere", ValueError("x"))
+        assert capsys.readouterr().err == ""
+
+        monitor.tick()
+        monitor.internal_error("somewhere", ValueError("x"))
+        monitor.tick()
+        assert capsys.readouterr().err == "RFS-E100 somewhere: ValueError: x\n"
+
+        clock.advance(11)
+        monitor.tick()
+        assert capsys.readouterr().err == "RFS-E100 somewhere: ValueError: x (repeated 1x)\n"
+
+    def test_are_bounded(self, monitor: Monitor, capsys: pytest.CaptureFixture[str]) -> None:
+        """
+        However many different faults there are, few are remembered.
+        """
+        for number in range(1_000):
+            monitor.reject(f"metric{number}", "invalid_name")
+
+        monitor.stop()
+
+        assert len(capsys.readouterr().err.splitlines()) == 128
+
+    def test_an_exception_without_a_text(self, monitor: Monitor, capsys: pytest.CaptureFixture[str]) -> None:
+        """
+        An exception whose own text raises is reported all the same.
+        """
+
+        class Mute(Exception):
+            def __str__(self) -> str:
+                raise RuntimeError
+
+        monitor.internal_error("somewhere", Mute())
+        monitor.stop()
+
+        assert capsys.readouterr().err == "RFS-E100 somewhere: Mute: <no text>\n"
+
+    def test_the_last_resort_raises_nothing(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Even if counting a fault fails, nothing is raised.
+        """
+        monkeypatch.setattr(monitor, "_diagnose", lambda _text: 1 / 0)
+
+        monitor.internal_error("somewhere", ValueError("x"))
+
+
+class TestLevels:
+    @pytest.mark.parametrize(("number", "name"), [(10, "DEBUG"), (25, "INFO"), (5, "DEBUG"), (99, "CRITICAL"), (49, "ERROR")])
+    def test_numbers_between_have_the_name_below(self, number: int, name: str) -> None:
+        """
+        Any number has the name of the highest level that it reaches.
+        """
+        assert level_name(number) == name
+
+
+class TestFork:
+    def test_a_child_starts_anew(self, monitor: Monitor) -> None:
+        """
+        A forked child has none of the parent's pending records, makes other ids, and can start a leader of its own.
+        """
+        monitor.log(20, "parent")
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                monitor.start()
+                monitor.log(20, "child")
+                monitor.stop()
+                messages = ",".join(record.message for record in monitor.query.records())
+                os.write(writer, messages.encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        os.waitpid(child, 0)
+        with os.fdopen(reader) as pipe:
+            assert pipe.read() == "child"
+
+        assert [record.message for record in monitor.query.records()] == ["parent"]
+
+
+class TestImport:
+    def test_starts_and_loads_nothing_it_needs_not(self) -> None:
+        """
+        Importing starts no thread and loads no web framework.
+        """
+        program = (
+            "import sys, threading, rfs.monitoring\n"
+            "assert threading.active_count() == 1\n"
+            "loaded = {'fastapi', 'starlette', 'pydantic', 'prometheus_client', 'psutil'} & set(sys.modules)\n"
+            "assert not loaded, loaded\n"
+        )
+
+        subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603 - our own program
+
+    def test_an_exit_prints_what_was_recorded(self) -> None:
+        """
+        A process that simply ends has all its lines on standard output.
+        """
+        program = (
+            "from rfs.monitoring import configure_result_logging, info\n"
+            "configure_result_logging()\n"
+            "for number in range(100): info('line', number=number)\n"
+        )
+
+        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)  # noqa: S603
+
+        assert len(done.stdout.splitlines()) == 100
+        assert done.stderr == ""
