@@ -46,8 +46,8 @@ METHOD_NAMES = {ASYNC_BIND: "bind_async_result", SOURCE: "from_async_result", BI
 Steps: TypeAlias = tuple[tuple[int, Any], ...]
 Codes: TypeAlias = frozenset[str] | None
 
-_NOTHING_YET: AnyResult = Success(None)
 # Seen by the checkers without types: in the loop, ok tells what they would have it ask again.
+_NOTHING_YET: Any = Success(None)
 _defect: Any = Failure.from_exception
 _FAILURE: Any = Failure
 
@@ -82,7 +82,7 @@ class Run:
 
 async def execute(steps: Steps, run: Run | None = None) -> AnyResult:
     """Run *steps* from the first to the last."""
-    result: Any = cast("Any", _NOTHING_YET)
+    result = _NOTHING_YET
     ok = True
     for kind, call in steps:
         try:
@@ -117,7 +117,8 @@ async def execute(steps: Steps, run: Run | None = None) -> AnyResult:
         ok = isinstance(result, Success)
         if not ok and not isinstance(result, _FAILURE):
             result = as_result(result, name_of(kind, call))
-    return cast("AnyResult", result)
+    answer: AnyResult = result
+    return answer
 
 
 # --- names, and showing a chain -------------------------------------------------------
@@ -141,7 +142,7 @@ class TimedCall:
 
     async def __call__(self, *arguments: object) -> AnyResult:
         limit = asyncio.timeout(self.seconds)
-        result = _NOTHING_YET
+        result: AnyResult = _NOTHING_YET
         try:
             async with limit:
                 result = await self.call(*arguments)
@@ -291,7 +292,7 @@ def timeout(inner: Steps, limit_seconds: float) -> Operator:
     async def run(_: AnyResult, run: Run | None) -> AnyResult:
         run = run or Run("")
         limit = asyncio.timeout(limit_seconds)
-        result = _NOTHING_YET
+        result: AnyResult = _NOTHING_YET
         late: BaseException | None = None
         try:
             async with limit:

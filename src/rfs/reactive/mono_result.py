@@ -61,7 +61,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 
-_new = object.__new__
+_new: Callable[[type[Any]], Any] = object.__new__
 
 
 class MonoResult(Generic[T_co, E_co]):
@@ -100,7 +100,7 @@ class MonoResult(Generic[T_co, E_co]):
         """Begin with an async function of no arguments that returns a Result, often a lambda around a call."""
         if name is not None or timeout_seconds is not None:
             source = configured(SOURCE, source, name, timeout_seconds)
-        mono: MonoResult[U, F] = _new(cast("type[MonoResult[U, F]]", cls))
+        mono: MonoResult[U, F] = _new(cls)
         mono._steps = ((SOURCE, source),)
         return mono
 
@@ -138,9 +138,9 @@ class MonoResult(Generic[T_co, E_co]):
         """Put the value through *f*; after a Failure *f* is not called."""
         if name is not None:
             f = configured(MAP, f, name, None)
-        mono = _new(self.__class__)
+        mono: MonoResult[U, E_co] = _new(self.__class__)
         mono._steps = self._steps + ((MAP, f),)
-        return cast("MonoResult[U, E_co]", mono)
+        return mono
 
     map_result = map  # noqa: A003 - the method above is meant
 
@@ -148,9 +148,9 @@ class MonoResult(Generic[T_co, E_co]):
         """Go on with the Result that *f* makes of the value; after a Failure *f* is not called."""
         if name is not None:
             f = configured(BIND, f, name, None)
-        mono = _new(self.__class__)
+        mono: MonoResult[U, E_co | F] = _new(self.__class__)
         mono._steps = self._steps + ((BIND, f),)
-        return cast("MonoResult[U, E_co | F]", mono)
+        return mono
 
     def bind_async_result(
         self,
@@ -169,9 +169,9 @@ class MonoResult(Generic[T_co, E_co]):
         """
         if name is not None or timeout_seconds is not None:
             f = configured(ASYNC_BIND, f, name, timeout_seconds)
-        mono = _new(self.__class__)
+        mono: MonoResult[U, E_co | F] = _new(self.__class__)
         mono._steps = self._steps + ((ASYNC_BIND, f),)
-        return cast("MonoResult[U, E_co | F]", mono)
+        return mono
 
     def filter(self, predicate: Callable[[T_co], object], error: F) -> MonoResult[T_co, E_co | F]:
         """Fail with *error* unless the value passes *predicate*."""
@@ -207,7 +207,7 @@ class MonoResult(Generic[T_co, E_co]):
             on_codes: The error code or codes (text or Enum members) it is for; all if not given.
 
         """
-        run: Callable[[], Awaitable[AnyResult]] = other.to_result if isinstance(other, MonoResult) else other
+        run: Any = other.to_result if isinstance(other, MonoResult) else other
         return self._then(ASYNC_OPERATOR, _chain.recovery("fallback", lambda _: run(), on_codes=on_codes))
 
     def on_error_return_result(
@@ -343,7 +343,7 @@ class MonoResult(Generic[T_co, E_co]):
 
     def name(self, name: str) -> Self:
         """Name the chain; logged steps carry it as ``chain``."""
-        mono = _new(self.__class__)
+        mono: Self = _new(self.__class__)
         mono._steps = _chain.started(self._steps, name)
         return mono
 
@@ -430,12 +430,12 @@ class MonoResult(Generic[T_co, E_co]):
 
     @classmethod
     def _begin(cls, kind: int, source: Operator) -> MonoResult[Any, Any]:
-        mono = _new(cls)
+        mono: MonoResult[Any, Any] = _new(cls)
         mono._steps = ((kind, source),)
         return mono
 
     def _like(self, kind: int, step: Operator) -> Self:
-        mono = _new(self.__class__)
+        mono: Self = _new(self.__class__)
         mono._steps = (*self._steps, (kind, step))
         return mono
 
@@ -444,7 +444,7 @@ class MonoResult(Generic[T_co, E_co]):
 
     def _around(self, step: Operator) -> Self:
         """Return the chain whose only step is *step*, which holds all steps so far."""
-        mono = _new(self.__class__)
+        mono: Self = _new(self.__class__)
         mono._steps = ((ASYNC_OPERATOR, step),)
         if self._steps[0][0] is _chain.START:
             # What the steps inside remember is remembered for the chain around them.
@@ -455,7 +455,7 @@ class MonoResult(Generic[T_co, E_co]):
         return self._around(step)
 
     def _logged(self, operator: str, kind: Any, name: str, **said: Any) -> Self:
-        mono = _new(self.__class__)
+        mono: Self = _new(self.__class__)
         step = _chain.logged(operator, kind, len(self.steps), name, **said)
         mono._steps = (*_chain.started(self._steps), (OPERATOR, step))
         return mono
