@@ -419,9 +419,56 @@ class TestZoo:
         world.fire()
         wait_until(lambda: world.manager.books()["abandoned"] == 0)
 
-    def test_coroutine_that_blocks_the_loop(self, world: World) -> None:
+    def test_coroutine_that_blocks_the_loop(self) -> None:
         """
-        A coroutine callback that blocks, as one with `time.sleep` does, costs its loop: the others get a new one.
+        A coroutine callback that blocks, as one with `time.sleep` does, costs its loop. What waits in that loop is
+        cut off, what had not begun goes out by a new one, and only the culprit is not called again.
+        """
+        release, waiting = threading.Event(), threading.Event()
+        got: list[str] = []
+
+        async def blocks(_: Alert) -> None:
+            got.append("blocks")
+            await asyncio.to_thread(waiting.wait, PATIENCE_SECONDS)
+            release.wait(PATIENCE_SECONDS)
+
+        async def waits(alert: Alert) -> None:
+            got.append("waits")
+            waiting.set()
+            if alert.episode == 1:
+                await asyncio.Event().wait()
+
+        async def late(alert: Alert) -> None:
+            got.append(f"late {alert.event}")
+
+        world = World(limit_seconds=0.5)
+        world.watch(blocks, "bad")
+        world.watch(waits, "waits")
+        world.fire()
+        assert waiting.wait(PATIENCE_SECONDS)
+        world.watch(late, "late")
+        world.watch(lambda _: got.append("thread"), "thread")
+
+        def told() -> bool:
+            world.tick()
+            return {"late fire", "thread"} <= set(got)
+
+        wait_until(told)
+        for value in (1, 95):
+            world.tick(value)
+            world.flush()
+        assert world.where().count("alerts.worker") == 1
+        assert got.count("blocks") == 1
+        assert got.count("late fire") == 2
+        assert world.balanced()["abandoned"] == 1
+
+        release.set()
+        wait_until(lambda: world.manager.books()["abandoned"] == 0)
+        world.manager.close(PATIENCE_SECONDS)
+
+    def test_what_a_blocked_loop_has_not_begun(self, world: World) -> None:
+        """
+        A callback whose turn had come in the loop that another one blocks is told once, by the next loop.
         """
         release = threading.Event()
         got: list[str] = []
@@ -433,20 +480,19 @@ class TestZoo:
             got.append(alert.event)
 
         world.watch(blocks, "bad")
-        world.fire()
         world.watch(good, "good")
+        world.fire()  # both at once: the loop takes both messages before it begins with either
 
         def told() -> bool:
-            world.resolve()
-            world.fire()
+            world.tick()
             return bool(got)
 
         wait_until(told)
-        assert "alerts.worker" in world.where()
-        assert world.balanced()["abandoned"] == 1
-
         release.set()
         wait_until(lambda: world.manager.books()["abandoned"] == 0)
+        world.flush()
+
+        assert got == ["fire"]
 
     def test_hanging_threads_do_not_delay_coroutines_or_evaluation(self, patient: World) -> None:
         """

@@ -59,12 +59,25 @@ class Call:
     message: Message
     mailbox: Mailbox
     in_thread: bool = False
+    work: Coroutine[Any, Any, BaseException | None] | None = None
     task: asyncio.Task[BaseException | None] | None = None
 
     @property
-    def running(self) -> bool:
-        """Code of the user's is still at work."""
-        return self.in_thread or (self.task is not None and not self.task.done())
+    def begun(self) -> bool:
+        """Whether anything of it was done."""
+        return self.work is not None and inspect.getcoroutinestate(self.work) != inspect.CORO_CREATED
+
+    @property
+    def executing(self) -> bool:
+        """A thread is inside it: its own, or its loop's."""
+        return self.in_thread or (
+            self.work is not None and inspect.getcoroutinestate(self.work) == inspect.CORO_RUNNING
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Nothing of it will be done any more."""
+        return not self.in_thread and (self.task is None or self.task.done())
 
 
 class Courier:
@@ -176,11 +189,6 @@ class Courier:
         self.flush(timeout_seconds * 0.75)
         with self._lock:
             worker, self._worker = self._worker, None
-            left = [message for mailbox in self._waiting for message in mailbox.messages]
-            for mailbox in self._waiting:
-                mailbox.messages.clear()
-            self._waiting.clear()
-            self._books["dropped"] += len(left)
         stopped = True
         if worker is not None:
             worker.closing = True
@@ -191,6 +199,12 @@ class Courier:
                 worker.thread.join(max(0.0, until - time.monotonic()))
                 stopped = not worker.thread.is_alive()
                 self.disown(worker)
+        with self._lock:
+            left = [message for mailbox in self._waiting for message in mailbox.messages]
+            for mailbox in self._waiting:
+                mailbox.messages.clear()
+            self._waiting.clear()
+            self._books["dropped"] += len(left)
         for message in left:
             fault = f"alert rule {message.alert.rule_name!r}: closed before its {message.alert.event} was told"
             self.on_internal_error("alerts.dropped", RuntimeError(fault))
@@ -246,7 +260,7 @@ class Courier:
             worker.jobs[mailbox] = None
             self._in_flight -= 1
             if isinstance(failure, _OutOfTimeError):
-                self._book_timeout(call)
+                self._book_timeout(call, stuck=not call.ended)
                 where = "alerts.timeout"
                 fault = f"alert rule {alert.rule_name!r}: the callback took more than {self.limit_seconds:g} s"
                 if mailbox.open_until is not None:
@@ -263,24 +277,34 @@ class Courier:
     def call_over(self, call: Call) -> None:
         """Free the mailbox of a callback that was given up, now that it has ended after all."""
         with self._lock:
-            if call.mailbox.stuck is call and not call.running:
+            if call.mailbox.stuck is call and call.ended:
                 call.mailbox.stuck = None
                 self._abandoned -= 1
 
     def disown(self, worker: _Worker) -> None:
-        """Take everything out of the hands of a worker that is stopped, or that cannot be."""
+        """
+        Take everything out of the hands of a worker that is stopped, or that cannot be.
+
+        What it has not begun goes back into the mailbox. Of the rest only what a thread is inside of blocks its
+        mailbox: a coroutine that waited in a blocked loop is not to blame.
+        """
         with self._lock:
-            worker.disowned = True
+            worker.disowned = True  # first: what has not begun now will not begin
             for mailbox, call in worker.jobs.items():
                 mailbox.busy = False
-                if call is not None:
-                    self._in_flight -= 1
+                if call is None:
+                    continue
+                self._in_flight -= 1
+                if call.begun:
                     worker.left.append(call)
-                    self._book_timeout(call)
+                    self._book_timeout(call, stuck=call.executing)
+                else:
+                    mailbox.messages.appendleft(call.message)
+                    self._waiting[mailbox] = None
             worker.jobs.clear()
             self._changed.notify_all()
 
-    def _book_timeout(self, call: Call) -> None:
+    def _book_timeout(self, call: Call, *, stuck: bool) -> None:
         mailbox = call.mailbox
         self._books["timed_out"] += 1
         if call.message.alert.event == "fire":
@@ -289,7 +313,7 @@ class Courier:
         mailbox.timeouts += 1
         if mailbox.timeouts >= TIMEOUTS_TO_OPEN:
             mailbox.open_until = self._now + self._breaker_seconds
-        if call.running:
+        if stuck:
             mailbox.stuck = call
             self._abandoned += 1
 
@@ -384,7 +408,7 @@ class _Worker:
         while (call := self._courier.take(self, mailbox)) is not None:
             callback = call.message.callback
             if inspect.iscoroutinefunction(callback):
-                failure = await self._within_limit(call, _await(callback, call.message.alert))
+                failure = await self._within_limit(call, self._run_here(callback, call.message.alert))
             else:
                 async with self._slots:
                     failure = await self._within_limit(call, self._run_in_thread(call))
@@ -392,6 +416,7 @@ class _Worker:
 
     async def _within_limit(self, call: Call, work: Coroutine[Any, Any, BaseException | None]) -> BaseException | None:
         # Not `asyncio.timeout`: it would wait without end for a callback that swallows its cancellation.
+        call.work = work
         task = call.task = self._loop.create_task(work)
         done, _ = await asyncio.wait({task}, timeout=self._courier.limit_seconds)
         if done:
@@ -401,7 +426,18 @@ class _Worker:
         task.add_done_callback(lambda _: self._courier.call_over(call))
         return _OutOfTimeError()
 
+    async def _run_here(self, callback: Callable[[Alert], Awaitable[object]], alert: Alert) -> BaseException | None:
+        if self.disowned:
+            return None
+        try:
+            answer = callback(alert)
+        except BaseException as error:  # noqa: BLE001 - wrong arguments, and whatever a decorator raises
+            return error
+        return await _awaited(answer)
+
     async def _run_in_thread(self, call: Call) -> BaseException | None:
+        if self.disowned:
+            return None
         answered: asyncio.Future[tuple[object, BaseException | None]] = self._loop.create_future()
 
         def settle(answer: object, failure: BaseException | None) -> None:
@@ -440,14 +476,6 @@ class _Worker:
         if not isinstance(error, BaseException):
             error = RuntimeError(str(context.get("message")))
         self._courier.on_internal_error("alerts.worker", error)
-
-
-async def _await(callback: Callable[[Alert], Awaitable[object]], alert: Alert) -> BaseException | None:
-    try:
-        answer = callback(alert)
-    except BaseException as error:  # noqa: BLE001 - wrong arguments, and whatever a decorator raises
-        return error
-    return await _awaited(answer)
 
 
 async def _awaited(answer: Awaitable[object]) -> BaseException | None:
