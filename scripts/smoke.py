@@ -151,9 +151,10 @@ def check() -> None:
         base = dashboard.partition("?")[0]
         if (status := get(stranger, base + "api/overview")[0]) not in {401, 403}:
             raise SmokeError(f"the dashboard answers {status} to a stranger")
-        status, page = get(visitor, dashboard)
+        get(visitor, dashboard)  # opens the session, and leads to the page
+        status, page = get(visitor, base)
         if status != 200 or "<html" not in page:
-            raise SmokeError(f"the dashboard's link answers {status}")
+            raise SmokeError(f"the dashboard answers {status} after its link was opened")
 
         def overview() -> Any:
             requests = json.loads(get(visitor, base + "api/overview")[1])["requests"]
