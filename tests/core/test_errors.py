@@ -1,0 +1,73 @@
+"""What RFS raises on purpose."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from rfs.core.result import error_code
+from rfs.errors import (
+    AlertRuleError,
+    MetricDefinitionError,
+    RfsError,
+    StepTimeoutError,
+    TimeRangeError,
+    UnwrapError,
+)
+
+CASES = [
+    (MetricDefinitionError("1a", "a name begins with a letter"), ValueError, "metric '1a': a name begins with a letter"),
+    (TimeRangeError("5x", "use 1s to 30d"), ValueError, "time range '5x': use 1s to 30d"),
+    (
+        AlertRuleError("slow", "threshold", "must be finite, not nan"),
+        ValueError,
+        "alert rule 'slow': threshold: must be finite, not nan",
+    ),
+    (StepTimeoutError("charge", 2.5), TimeoutError, "step 'charge' timed out: its timeout of 2.5 s is over"),
+    (UnwrapError("unwrap", "x"), ValueError, "unwrap() on Failure('x')"),
+]
+
+
+@pytest.mark.parametrize(("error", "refined", "text"), CASES)
+class TestEveryError:
+    def test_refines_a_standard_error(self, error: RfsError, refined: type[Exception], text: str) -> None:
+        """
+        It is caught as ours and as the standard error it refines.
+        """
+        assert isinstance(error, RfsError)
+        assert isinstance(error, refined)
+
+    def test_says_what_and_where(self, error: RfsError, refined: type[Exception], text: str) -> None:
+        """
+        The sentence is built from its parts.
+        """
+        assert str(error) == text
+
+    def test_survives_pickling(self, error: RfsError, refined: type[Exception], text: str) -> None:
+        """
+        Text and parts are the same on the other side of a process border.
+        """
+        back = pickle.loads(pickle.dumps(error))
+
+        assert str(back) == text
+        assert vars(back) == vars(error)
+
+
+class TestParts:
+    def test_timeout_has_a_code(self) -> None:
+        """
+        A timeout counts as TIMEOUT wherever it happens.
+        """
+        assert error_code(StepTimeoutError("charge", 2.5)) == "TIMEOUT"
+
+    def test_broken_repr_does_not_hide_the_call(self) -> None:
+        """
+        An error that cannot even be shown is named by its class.
+        """
+
+        class Broken:
+            def __repr__(self) -> str:
+                raise RuntimeError
+
+        assert str(UnwrapError("unwrap", Broken())) == "unwrap() on Failure(<Broken>)"
