@@ -400,7 +400,9 @@ def _document_errors(app: FastAPI) -> None:
 
 def _add_error_model(schema: dict[str, Any], routes: Iterable[Any]) -> None:
     for route in routes:
-        served = getattr(getattr(route, "endpoint", None), SERVED, None)
+        # An included route may still name the endpoint that it was resolved with.
+        original = getattr(route, "original_route", route)
+        served = getattr(getattr(original, "endpoint", None), SERVED, None)
         operations = schema.get("paths", {}).get(getattr(route, "path_format", None))
         if not isinstance(served, Served) or operations is None:
             continue

@@ -84,7 +84,8 @@ class Served:
     @property
     def body(self) -> Any:
         """The model of a successful answer; ``Any`` where pydantic cannot describe it."""
-        model = self.model if _is_describable(self.model) else Any
+        # FastAPI knows "no body" as None, not as its class.
+        model = None if self.model is type(None) else self.model if _is_describable(self.model) else Any
         return FluxBody[model] if self.kind == "flux" else model
 
     def _open(self, answer: Any) -> Any:
