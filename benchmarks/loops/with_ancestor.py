@@ -1,0 +1,35 @@
+"""rfs-framework, whose import paths RFS keeps: its MonoResult."""
+
+from __future__ import annotations
+
+from rfs.core.result import Failure, Result, Success
+from rfs.reactive.mono_result import MonoResult
+
+from benchmarks.worker import timed_async
+
+
+async def _add_one(value: int) -> Result[int, str]:
+    return Success(value + 1)
+
+
+async def _fail(value: int) -> Result[int, str]:  # noqa: ARG001 - a step's signature
+    return Failure("SOLD_OUT")
+
+
+async def _chain_that_succeeds(count: int) -> None:
+    for number in range(count):
+        mono: MonoResult[int, str] = MonoResult.from_value(number)
+        for step in (_add_one, _add_one, _add_one, _add_one, _add_one):
+            mono = mono.bind_async_result(step)
+        await mono
+
+
+async def _chain_that_fails(count: int) -> None:
+    for number in range(count):
+        mono: MonoResult[int, str] = MonoResult.from_value(number)
+        for step in (_fail, _add_one, _add_one, _add_one, _add_one):
+            mono = mono.bind_async_result(step)
+        await mono
+
+
+LOOPS = {"mono_success": timed_async(_chain_that_succeeds), "mono_failure": timed_async(_chain_that_fails)}

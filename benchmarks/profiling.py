@@ -1,0 +1,57 @@
+"""
+Where the time of a loop goes: ``python -m benchmarks.profiling record``.
+
+cProfile charges each call extra, so its times are larger than the benchmark's; their shares tell what to look at.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import sys
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FUNCTIONS = 14
+
+
+def _place(file: str, line: int, name: str) -> str:
+    if file == "~":
+        return name
+    path = Path(file)
+    inside = next((path.relative_to(base) for base in (ROOT / "src", ROOT) if path.is_relative_to(base)), None)
+    if inside is None:
+        inside = Path(*path.parts[-2:])
+    return f"{inside}:{line} {name}"
+
+
+def spent_by_function(profile: cProfile.Profile, counted: str) -> str:
+    """
+    Return the functions of *profile* that took most, one a line.
+
+    Args:
+        profile: Of which a table is made.
+        counted: Name of a function that ran once per operation; or a number of operations.
+    """
+    stats = pstats.Stats(profile)
+    rows = stats.stats  # type: ignore[attr-defined]
+    count = int(counted) if counted.isdigit() else sum(row[1] for key, row in rows.items() if key[2] == counted)
+    lines = [f"{'own µs':>8} {'calls':>6}  per operation, under cProfile ({count} operations)"]
+    largest = sorted(rows.items(), key=lambda item: item[1][2], reverse=True)[:FUNCTIONS]
+    for (file, line, name), (_, calls, own, _, _) in largest:
+        lines.append(f"{own / count * 1e6:8.2f} {calls / count:6.1f}  {_place(file, line, name)}")
+    return "\n".join(lines)
+
+
+def main(loop: str, count: int) -> None:
+    """Print where RFS' *loop* spends its time."""
+    run = import_module("benchmarks.loops.with_rfs").LOOPS[loop]
+    run(count)
+    profile = cProfile.Profile()
+    profile.runcall(run, count)
+    print(spent_by_function(profile, str(count)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], 10_000)

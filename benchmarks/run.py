@@ -1,0 +1,512 @@
+"""
+Measures RFS beside its peers, prints one table and writes RESULTS.md: ``python -m benchmarks.run [--quick]``.
+
+Every environment has a process of its own, loaded once. A round runs each loop in each environment that has it, one after the
+other, so that whatever else the machine does meets all of them alike; of the rounds the median counts, and a ratio is the
+median of the ratios within the rounds. Times are process CPU time: what a background thread works for a loop counts, too.
+
+``--quick`` checks that all of it works: few short rounds, only the environments that are there, nothing written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.environments import PEERS, ROOT, is_ready, pinned, prepare, python_of, say
+from benchmarks.importing import SUBJECTS
+
+OURS = "rfs"
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+CONNECTIONS = 32
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long everything takes."""
+
+    rounds: int
+    loop_seconds: float
+    import_rounds: int
+    http_rounds: int
+    http_seconds: float
+
+
+FULL = Effort(rounds=15, loop_seconds=0.06, import_rounds=7, http_rounds=7, http_seconds=2.0)
+QUICK = Effort(rounds=2, loop_seconds=0.01, import_rounds=1, http_rounds=1, http_seconds=0.3)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A line of the design's budgets."""
+
+    loop: str
+    what: str
+    times_faster: float | None = None  # than the best peer
+    at_most: float | None = None  # µs
+
+
+GOALS = (
+    Goal("counter", "counter, bound child", times_faster=3),
+    Goal("counter_threads", "counter, bound child, 4 threads", times_faster=3),
+    Goal("counter_labels", "counter, labels per call", times_faster=3),
+    Goal("histogram", "histogram observe, bound", times_faster=2),
+    Goal("record", "one record: masked, encoded, kept; correlation id and 5 fields", at_most=4),
+    Goal("below_level", "a call below the level", at_most=0.1),
+    Goal("operation", "observed async operation: start and end record, RED metrics, span", at_most=8, times_faster=4),
+    Goal("mono_success", "MonoResult, 5 async binds, built and run", at_most=2.8),
+    Goal("mono_failure", "the same, failing at the first", at_most=1.6),
+)
+HTTP_GOAL = 0.85
+IMPORT_GOAL_SECONDS, IMPORT_GOAL_MIB = 0.060, 30.0
+
+
+@dataclass
+class Line:
+    """A line of the table, and what there is to say about a goal that was missed."""
+
+    what: str
+    measured: str
+    peers: str
+    goal: str
+    verdict: str
+    profile: list[str] = field(default_factory=list)  # arguments of the command that tells where the time goes
+    loop: str = ""
+
+    @property
+    def missed(self) -> bool:
+        """Whether a profile is due."""
+        return self.verdict.startswith("missed")
+
+
+def interpreter(environment: str) -> str:
+    """Return the Python of an environment; RFS' own is the one that runs this."""
+    return sys.executable if environment == OURS else str(python_of(environment))
+
+
+def module(environment: str, name: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module of this package in an environment."""
+    return [interpreter(environment), "-m", f"benchmarks.{name}", *arguments]
+
+
+def process_environment() -> dict[str, str]:
+    """Return this process' variables without those that change what RFS does."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("RFS_", "OTEL_", "PYTHONPATH"))}
+
+
+class Worker:
+    """A process that runs the loops of one environment."""
+
+    def __init__(self, environment: str) -> None:
+        self.environment = environment
+        self._process = subprocess.Popen(
+            module(environment, "worker", environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=process_environment(),
+        )
+        self.loops: list[str] = self._answer()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=10)
+
+    def seconds(self, loop: str, count: int) -> float:
+        """Return the CPU time that *count* operations took."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"loop": loop, "count": count}) + "\n")
+        self._process.stdin.flush()
+        return float(self._answer()["seconds"])
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker of {self.environment} ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def fitting_count(self, loop: str, seconds: float) -> int:
+        """Return how many operations take about *seconds*; warms the loop up on the way."""
+        count = 500
+        while (took := self.seconds(loop, count)) < seconds / 4:
+            count *= 4
+        return max(100, int(count * seconds / took) // 100 * 100)
+
+
+Rounds = dict[str, list[float]]  # environment or variant → what it measured, round by round
+
+
+def rotated(items: list[str], by: int) -> list[str]:
+    """Return *items* beginning elsewhere, so that over the rounds nobody always comes first."""
+    by %= len(items)
+    return items[by:] + items[:by]
+
+
+def measure_loops(environments: list[str], effort: Effort) -> dict[str, Rounds]:
+    """Return seconds per operation, by loop."""
+    measured: dict[str, Rounds] = {}
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker(name)) for name in environments}
+        loops = workers[OURS].loops
+        counts = {
+            (name, loop): worker.fitting_count(loop, effort.loop_seconds)
+            for name, worker in workers.items()
+            for loop in worker.loops
+        }
+        for turn in range(effort.rounds):
+            say(f"loops, round {turn + 1} of {effort.rounds}")
+            for loop in loops:
+                for name in rotated([name for name in workers if (name, loop) in counts], turn):
+                    count = counts[name, loop]
+                    seconds = workers[name].seconds(loop, count) / count
+                    measured.setdefault(loop, {}).setdefault(name, []).append(seconds)
+    return measured
+
+
+def measure_imports(environments: list[str], effort: Effort) -> tuple[Rounds, Rounds]:
+    """Return seconds of CPU time and MiB, by subject; each time in a fresh process."""
+    seconds: Rounds = {}
+    mib: Rounds = {}
+    names = [name for name, (environment, _, _) in SUBJECTS.items() if environment in environments]
+    for turn in range(-1, effort.import_rounds):  # the first one only fills the caches
+        say(f"imports, round {turn + 1} of {effort.import_rounds}")
+        for name in rotated(names, turn + 1):
+            command = module(SUBJECTS[name][0], "importing", name)
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment(), timeout=60
+            )
+            told = json.loads(done.stdout.splitlines()[-1])
+            if turn >= 0:
+                seconds.setdefault(name, []).append(told["seconds"])
+                mib.setdefault(name, []).append(told["mib"])
+    return seconds, mib
+
+
+class Server:
+    """A process that serves one variant of the one-route app."""
+
+    def __init__(self, environment: str, variant: str, *options: str) -> None:
+        self._process = subprocess.Popen(
+            module(environment, "http_server", variant, *options),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=ROOT,
+            env=process_environment(),
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> str:
+        """Stop serving, and return what the process still had to say."""
+        if self._process.poll() is not None:
+            return ""
+        said, _ = self._process.communicate(timeout=20)
+        return said
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used, in the kernel, too."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def requests_per_second(self, seconds: float) -> float:
+        """Load the server from another process for *seconds*."""
+        if shutil.which("wrk"):
+            url = f"http://127.0.0.1:{self.port}/orders/7"
+            command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", url]
+            said = subprocess.run(command, capture_output=True, check=True, text=True, timeout=seconds + 20).stdout
+            assert "Non-2xx" not in said, said
+            return float(said.split("Requests/sec:")[1].split()[0])
+        command = module(OURS, "load", str(self.port), str(CONNECTIONS), str(seconds))
+        return float(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=seconds + 20).stdout)
+
+
+# Variant by the name it has in the table: environment, and what the server is told.
+SERVERS = {
+    "bare": (OURS, "bare"),
+    "RFS": (OURS, "rfs"),
+    "RFS, printing": (OURS, "rfs_printed"),
+    "peers' bare": ("stack", "bare"),
+    "access log alone": ("stack", "access_log"),
+    "metrics alone": ("stack", "metrics"),
+    "all three": ("stack", "all_three"),
+}
+BARE = {name: "bare" if environment == OURS else "peers' bare" for name, (environment, _) in SERVERS.items()}
+
+
+def measure_http(environments: list[str], effort: Effort) -> tuple[Rounds, Rounds]:
+    """Return requests per second and seconds of the server's CPU time per request, by variant."""
+    rates: Rounds = {}
+    costs: Rounds = {}
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(Server(environment, variant))
+            for name, (environment, variant) in SERVERS.items()
+            if environment in environments
+        }
+        for server in servers.values():
+            server.requests_per_second(0.5)
+        for turn in range(effort.http_rounds):
+            say(f"HTTP, round {turn + 1} of {effort.http_rounds}")
+            for name in rotated(list(servers), turn):
+                server, spent, began = servers[name], servers[name].cpu_seconds(), time.perf_counter()
+                rate = server.requests_per_second(effort.http_seconds)
+                took = time.perf_counter() - began
+                rates.setdefault(name, []).append(rate)
+                costs.setdefault(name, []).append((server.cpu_seconds() - spent) / (rate * took))
+    return rates, costs
+
+
+# Reading what was measured
+
+
+def ratio(upper: list[float], lower: list[float]) -> float:
+    """Return the median of the ratios within the rounds."""
+    return median(above / below for above, below in zip(upper, lower, strict=True))
+
+
+def shown_us(seconds: float) -> str:
+    """Return a time in µs, with as many digits as mean something."""
+    us = seconds * 1e6
+    return f"{us:.3f}" if us < 1 else f"{us:.2f}" if us < 10 else f"{us:.0f}"
+
+
+def best_of(rounds: Rounds) -> str | None:
+    """Return the peer that needed least."""
+    peers = {name: median(values) for name, values in rounds.items() if name != OURS}
+    return min(peers, key=peers.__getitem__) if peers else None
+
+
+def verdict_of(checks: list[tuple[bool, str]]) -> str:
+    """Return "met", or by how much the goals were missed."""
+    missed = [text for met, text in checks if not met]
+    return f"missed by {', '.join(missed)}" if missed else "met"
+
+
+def loop_line(goal: Goal, rounds: Rounds) -> Line:
+    """Return the table's line for a loop."""
+    ours = median(rounds[OURS])
+    peers = sorted((median(values), name) for name, values in rounds.items() if name != OURS)
+    best = best_of(rounds)
+    wanted: list[str] = []
+    checks: list[tuple[bool, str]] = []
+    factor = ratio(rounds[best], rounds[OURS]) if best else None
+    if goal.at_most is not None:
+        wanted.append(f"≤ {goal.at_most:g} µs")
+        checks.append((ours * 1e6 <= goal.at_most, f"{ours * 1e8 / goal.at_most - 100:.0f} %"))
+    if goal.times_faster is not None:
+        wanted.append(f"≥ {goal.times_faster:g}× faster")
+        if factor is not None:
+            checks.append((factor >= goal.times_faster, f"{100 - 100 * factor / goal.times_faster:.0f} %"))
+    text = f"{shown_us(ours)} µs" + (f", {factor:.2f}×" if factor is not None else "")
+    return Line(
+        goal.what,
+        text,
+        ", ".join(f"{name} {shown_us(seconds)}" for seconds, name in peers) or "–",
+        ", ".join(wanted),
+        verdict_of(checks) if checks else "no peer",
+        ["profiling", goal.loop],
+        goal.loop,
+    )
+
+
+def http_lines(rates: Rounds, costs: Rounds) -> list[Line]:
+    """Return the table's lines for HTTP."""
+    shares = {name: ratio(rates[name], rates[BARE[name]]) for name in rates}
+    peers = [f"{name} {share:.2f}" for name, share in shares.items() if SERVERS[name][0] != OURS and BARE[name] != name]
+    lines = []
+    for name, what in (("RFS", "everything recorded"), ("RFS, printing", "and every record printed as JSON, too")):
+        cost = median(costs[name]) - median(costs[BARE[name]])
+        text = f"{shares[name]:.2f} ({median(rates[name]):,.0f} of {median(rates['bare']):,.0f}/s; +{cost * 1e6:.0f} µs)"
+        share = shares[name]
+        verdict = verdict_of([(share >= HTTP_GOAL, f"{HTTP_GOAL - share:.2f}")]) if name == "RFS" else "–"
+        goal = f"≥ {HTTP_GOAL}" if name == "RFS" else "–"
+        lines.append(
+            Line(f"HTTP, {what}: share of the bare app's requests/s", text, ", ".join(peers) or "–", goal, verdict, loop="http")
+        )
+    return lines
+
+
+def import_line(seconds: Rounds, mib: Rounds) -> Line:
+    """Return the table's line for the import."""
+    ours, held = median(seconds[OURS]), median(mib[OURS])
+    return Line(
+        "`import rfs.monitoring` / memory when started",
+        f"{ours * 1e3:.0f} ms / {held:.1f} MiB",
+        ", ".join(
+            f"{name} {median(values) * 1e3:.0f} / {median(mib[name]):.0f}" for name, values in seconds.items() if name != OURS
+        )
+        or "–",
+        f"≤ {IMPORT_GOAL_SECONDS * 1e3:g} ms / ≤ {IMPORT_GOAL_MIB:g} MiB",
+        verdict_of(
+            [
+                (ours <= IMPORT_GOAL_SECONDS, f"{(ours - IMPORT_GOAL_SECONDS) * 1e3:.0f} ms"),
+                (held <= IMPORT_GOAL_MIB, f"{held - IMPORT_GOAL_MIB:.1f} MiB"),
+            ]
+        ),
+        loop="import",
+    )
+
+
+# Profiles of what was missed
+
+
+def profile_of(line: Line) -> str:
+    """Return where the time of a line goes."""
+    say(f"profiling: {line.what}")
+    if line.loop == "http":
+        with Server(OURS, "rfs", "--profile") as server:
+            server.requests_per_second(2.0)
+            return server.stop().strip()
+    if line.loop == "import":
+        return _import_profile()
+    command = module(OURS, *line.profile)
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment())
+    return done.stdout.strip()
+
+
+def _import_profile() -> str:
+    command = [sys.executable, "-X", "importtime", "-c", "import rfs.monitoring"]
+    said = subprocess.run(command, stderr=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment()).stderr
+    rows: list[tuple[int, int, str]] = []
+    for line in said.splitlines():
+        parts = line.removeprefix("import time:").split("|")
+        if len(parts) == 3 and parts[0].strip().isdigit():
+            rows.append((int(parts[0]), int(parts[1]), parts[2].strip()))
+    largest = sorted(rows, reverse=True)[:16]
+    return "\n".join(
+        [f"{'own µs':>8} {'all µs':>8}", *(f"{own:8d} {everything:8d}  {name}" for own, everything, name in largest)]
+    )
+
+
+# The report
+
+
+def machine() -> str:
+    """Return what was measured on."""
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    release = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    return (
+        f"{cpu}, {os.cpu_count()} cores, {gib:.0f} GiB; {release}, Linux {platform.release()}; "
+        f"{platform.python_implementation()} {platform.python_version()}"
+    )
+
+
+def peers_named(environments: list[str]) -> str:
+    """Return the measured packages with their versions."""
+    measured = []
+    for name in environments:
+        pins = pinned(name)
+        asked = [requirement.partition("==")[0] for requirement in PEERS[name]]
+        measured.append(f"{name} ({', '.join(f'{package} {pins[package]}' for package in asked)})")
+    return "; ".join(measured)
+
+
+def table(lines: list[Line]) -> str:
+    """Return the table as Markdown."""
+    rows = ["| what | RFS | peers | goal | |", "|---|---|---|---|---|"]
+    rows += [f"| {line.what} | {line.measured} | {line.peers} | {line.goal} | {line.verdict} |" for line in lines]
+    return "\n".join(rows)
+
+
+def report(lines: list[Line], notes: list[str], environments: list[str], load: float) -> str:
+    """Return RESULTS.md."""
+    sections = [
+        "# Results",
+        f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by `make bench` on: {machine()}. "
+        f"Load average of the machine at the start: {load:.2f}. RFS {version('rfs')}, "
+        f"msgspec {version('msgspec')}, google-re2 {version('google-re2')}.",
+        "Times are µs of process CPU time per operation, all threads together, the median of interleaved rounds. "
+        "`2.00×` is how many times the best peer's time is ours, the median of the rounds. "
+        "What RFS writes to the page or to a stream later, in a thread of its own, is in the HTTP lines, and of a record here:",
+        table(lines),
+        "\n".join(f"- {note}" for note in notes),
+        f"Peers, each in its own environment: {peers_named(environments)}.",
+        "HTTP: one JSON route, uvicorn with uvloop and httptools, "
+        f"{CONNECTIONS} connections from {'wrk' if shutil.which('wrk') else 'a client of our own'} on the same machine. "
+        "The peers' access log is structlog with orjson and asgi-correlation-id; metrics are prometheus-fastapi-instrumentator; "
+        "all three are these and OpenTelemetry's FastAPI instrumentation with a batch processor.",
+    ]
+    missed = [line for line in lines if line.missed]
+    if missed:
+        sections.append("## Where the time goes in what missed its goal")
+        for line in missed:
+            sections += [f"### {line.what}: {line.verdict}", f"```\n{profile_of(line)}\n```"]
+    return "\n\n".join(sections) + "\n"
+
+
+def available(quick: bool) -> list[str]:
+    """Return the environments of peers that can be used; they are made first, unless in a hurry."""
+    ready = []
+    for peer in PEERS:
+        fault = prepare(peer) if not quick else "" if is_ready(peer) else "not made yet"
+        if fault:
+            say(f"{peer} is left out: {fault}")
+        else:
+            ready.append(peer)
+    return ready
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print, and write; the exit status says only whether that worked."""
+    parser = argparse.ArgumentParser(description="Measure RFS beside its peers.")
+    parser.add_argument("--quick", action="store_true", help="check that it works; write nothing")
+    quick = parser.parse_args(arguments).quick
+    effort = QUICK if quick else FULL
+    load = os.getloadavg()[0]
+    began = time.monotonic()
+    peers = available(quick)
+    environments = [OURS, *peers]
+
+    measured = measure_loops([name for name in environments if has_loops(name)], effort)
+    seconds, mib = measure_imports(environments, effort)
+    rates, costs = measure_http(environments, effort)
+
+    lines = [loop_line(goal, measured[goal.loop]) for goal in GOALS]
+    lines += [*http_lines(rates, costs), import_line(seconds, mib)]
+    collected = median(measured["record_collected"][OURS])
+    notes = [f"one record, and moving it into the store later: {shown_us(collected)} µs"]
+    print(f"\n{table(lines)}\n\n{notes[0]}\n")
+    if not quick:
+        RESULTS.write_text(report(lines, notes, peers, load))
+        say(f"written: {RESULTS.relative_to(ROOT)}")
+    say(f"done after {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def has_loops(environment: str) -> bool:
+    """Tell whether there are loops for an environment."""
+    return (ROOT / "benchmarks" / "loops" / f"with_{environment}.py").exists()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
