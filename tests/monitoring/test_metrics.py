@@ -252,7 +252,7 @@ class TestAlerts:
         """
         A histogram is compared by its p95 in 5 min, or as the rule says.
         """
-        options = {} if aggregation is None else {"aggregation": aggregation}
+        options: dict[str, Any] = {} if aggregation is None else {"aggregation": aggregation}
         create_alert_rule("r", "wait_ms", AlertCondition.GREATER_THAN, 0.0, **options)
         for wait in (100.0, 200.0, 300.0):
             collect_metric("wait_ms", wait, MetricType.HISTOGRAM)
@@ -267,7 +267,9 @@ class TestAlerts:
         A gauge is compared by its last value, a counter also per second.
         """
         create_alert_rule("status", "circuit_breaker_status", AlertCondition.EQUAL, 1.0)
-        create_alert_rule("rate", "orders_total", AlertCondition.GREATER_THAN, 0.5, aggregation="rate", window_seconds=10)
+        create_alert_rule(
+            "rate", "orders_total", AlertCondition.GREATER_THAN, 0.5, aggregation="rate", window_seconds=10
+        )
         collect_metric("circuit_breaker_status", 1.0)
         collect_metric("orders_total", 10, MetricType.COUNTER)
 

@@ -219,14 +219,14 @@ class TestDiagnostics:
         An exception whose own text raises is reported all the same.
         """
 
-        class Mute(Exception):
+        class MuteError(Exception):
             def __str__(self) -> str:
                 raise RuntimeError
 
-        monitor.internal_error("somewhere", Mute())
+        monitor.internal_error("somewhere", MuteError())
         monitor.stop()
 
-        assert capsys.readouterr().err == "RFS-E100 somewhere: Mute: <no text>\n"
+        assert capsys.readouterr().err == "RFS-E100 somewhere: MuteError: <no text>\n"
 
     def test_the_last_resort_raises_nothing(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
         """
@@ -238,7 +238,9 @@ class TestDiagnostics:
 
 
 class TestLevels:
-    @pytest.mark.parametrize(("number", "name"), [(10, "DEBUG"), (25, "INFO"), (5, "DEBUG"), (99, "CRITICAL"), (49, "ERROR")])
+    @pytest.mark.parametrize(
+        ("number", "name"), [(10, "DEBUG"), (25, "INFO"), (5, "DEBUG"), (99, "CRITICAL"), (49, "ERROR")]
+    )
     def test_numbers_between_have_the_name_below(self, number: int, name: str) -> None:
         """
         Any number has the name of the highest level that it reaches.
@@ -283,7 +285,7 @@ class TestImport:
             "assert not loaded, loaded\n"
         )
 
-        subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603 - our own program
+        subprocess.run([sys.executable, "-c", program], check=True)
 
     def test_an_exit_prints_what_was_recorded(self) -> None:
         """
@@ -295,7 +297,7 @@ class TestImport:
             "for number in range(100): info('line', number=number)\n"
         )
 
-        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)  # noqa: S603
+        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
 
         assert len(done.stdout.splitlines()) == 100
         assert done.stderr == ""

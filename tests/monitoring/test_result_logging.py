@@ -98,7 +98,8 @@ class TestOperation:
         assert counted(monitor, "result_error_by_type_total", operation="order", error_code="SOLD_OUT") == 3
         durations = monitor.query.distribution("result_duration_ms", "1h", {"operation": "order"})
         assert durations is not None
-        assert (durations.count, durations.sum) == (9, pytest.approx(900))
+        assert durations.count == 9
+        assert durations.sum == pytest.approx(900)
         assert monitor.query.latest("operations_active", {"operation": "order"}) == 0
 
     def test_is_not_counted_twice(self, monitor: Monitor) -> None:
@@ -504,10 +505,10 @@ class TestEntries:
 
 class TestStreams:
     @pytest.fixture
-    def stream(self, monitor: Monitor) -> Iterator[io.StringIO]:
+    def stream(self, monitor: Monitor) -> io.StringIO:
         text = io.StringIO()
         configure_result_logging(stream=text)
-        yield text
+        return text
 
     def test_one_strict_json_object_per_line(self, monitor: Monitor, stream: io.StringIO) -> None:
         """
@@ -701,6 +702,6 @@ class TestDescribing:
         def missing(*_args: object, **_kwargs: object) -> None:
             raise FileNotFoundError
 
-        monkeypatch.setattr("builtins.open", missing)
+        monkeypatch.setattr("pathlib.Path.read_bytes", missing)
 
         assert memory_usage_mb() is None

@@ -100,9 +100,7 @@ class TestMerging:
         assert (merged.min, merged.max) == (whole.min, whole.max)
 
     @given(st.lists(finite, max_size=30), st.lists(finite, min_size=1, max_size=30))
-    def test_the_difference_of_two_readings_is_what_came_between(
-        self, before: list[float], after: list[float]
-    ) -> None:
+    def test_the_difference_of_two_readings_is_what_came_between(self, before: list[float], after: list[float]) -> None:
         """
         What was measured between two readings is their difference; its extremes are within 1 %.
         """

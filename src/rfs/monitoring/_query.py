@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from math import nan
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from rfs.errors import TimeRangeError
 from rfs.monitoring._capture.instruments import BoundGauge, Histogram, MetricType, Registry, SeriesKey
@@ -69,24 +69,26 @@ def parse_time_range(value: object) -> Range:
     Raises:
         TimeRangeError: It is none of these, or not from 1 s to 30 d long.
     """
+    fault = TimeRangeError(value, _ALLOWED)
     start = end = None
     if isinstance(value, str):
         match = _TEXT_RANGE.match(value.strip())
         if match is None:
-            raise TimeRangeError(value, _ALLOWED)
+            raise fault
         seconds = float(int(match[1]) * _UNIT_SECONDS[match[2]])
     elif isinstance(value, tuple):
-        moments = [one.timestamp() for one in value if isinstance(one, datetime) and one.tzinfo is not None]
-        if len(value) != 2 or len(moments) != 2:
-            raise TimeRangeError(value, _ALLOWED)
+        given = cast("tuple[object, ...]", value)
+        moments = [one.timestamp() for one in given if isinstance(one, datetime) and one.tzinfo is not None]
+        if len(given) != 2 or len(moments) != 2:
+            raise fault
         start, end = moments
         seconds = end - start
     elif isinstance(value, int | float) and not isinstance(value, bool):
         seconds = value * 60.0
     else:
-        raise TimeRangeError(value, _ALLOWED)
+        raise fault
     if not 1 <= seconds <= _LONGEST_SECONDS:
-        raise TimeRangeError(value, _ALLOWED)
+        raise fault
     return Range(seconds, start, end)
 
 
@@ -250,7 +252,9 @@ class Query:
             if not merged:
                 merged = points
             else:
-                merged = [Point(one.time, _plus(one.value, other.value)) for one, other in zip(merged, points, strict=True)]
+                merged = [
+                    Point(one.time, _plus(one.value, other.value)) for one, other in zip(merged, points, strict=True)
+                ]
         return merged
 
     def summary(self, time_range: TimeRange = 60) -> dict[str, Any]:
@@ -272,7 +276,9 @@ class Query:
         for metric in self._registry.metrics():
             name = metric.name
             if metric.type is MetricType.COUNTER:
-                counters[name] = _whole(sum(self._store.increase(key, start, end) or 0.0 for key in self._matching(name)))
+                counters[name] = _whole(
+                    sum(self._store.increase(key, start, end) or 0.0 for key in self._matching(name))
+                )
             elif metric.type is MetricType.GAUGE:
                 value = self.latest(name)
                 if value is not None:

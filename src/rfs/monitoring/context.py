@@ -91,9 +91,7 @@ class Context:
 
     def child(self, operation: str, span_id: str) -> Context:
         """The context of an operation that runs inside this one."""
-        return Context(
-            self.correlation_id, self.trace_id, span_id, self.span_id, operation, self.fields, self.sampled
-        )
+        return Context(self.correlation_id, self.trace_id, span_id, self.span_id, operation, self.fields, self.sampled)
 
 
 _current: ContextVar[Context | None] = ContextVar("rfs_context", default=None)

@@ -13,7 +13,15 @@ from typing import Any
 
 from rfs.core.result import Failure, Result, error_code
 from rfs.errors import MetricDefinitionError
-from rfs.monitoring._capture.instruments import BoundCounter, BoundGauge, BoundHistogram, Counter, Gauge, Histogram, MetricType
+from rfs.monitoring._capture.instruments import (
+    BoundCounter,
+    BoundGauge,
+    BoundHistogram,
+    Counter,
+    Gauge,
+    Histogram,
+    MetricType,
+)
 from rfs.monitoring._query import ErrorSummary, OperationMetrics, Query, TimeRange, parse_time_range
 from rfs.monitoring.alerts import Alert, AlertCondition, Rule
 from rfs.monitoring.monitor import Monitor, default_monitor

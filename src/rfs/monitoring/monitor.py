@@ -15,7 +15,7 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -417,7 +417,9 @@ class Monitor:
             increase = query.increase(rule.metric_name, window, labels)
             if increase is not None and aggregation == "rate":
                 return Sample(increase / rule.window_seconds)
-            return Sample(increase if aggregation == "increase" else None, None if aggregation == "increase" else _unfit(rule))
+            return Sample(
+                increase if aggregation == "increase" else None, None if aggregation == "increase" else _unfit(rule)
+            )
         if metric_type is MetricType.GAUGE:
             if aggregation != "last":
                 return Sample(None, _unfit(rule))
@@ -437,7 +439,13 @@ class Monitor:
 
     def _record_alert(self, alert: Alert) -> None:
         level = 30 if alert["status"] == "firing" else INFO
-        self.log(level, f"Alert {alert['rule_name']}: {alert['status']}", logger="rfs.alerts", kind="alert", fields=dict(alert))
+        self.log(
+            level,
+            f"Alert {alert['rule_name']}: {alert['status']}",
+            logger="rfs.alerts",
+            kind="alert",
+            fields=dict(alert),
+        )
 
     # Books
 
@@ -493,7 +501,7 @@ def _make_default() -> Monitor:
 
 
 @contextmanager
-def use_monitor(monitor: Monitor) -> Iterator[Monitor]:
+def use_monitor(monitor: Monitor) -> Generator[Monitor]:
     """Make *monitor* the default one inside the ``with`` block. For tests; affects all threads."""
     global _default  # noqa: PLW0603 - see _make_default
     before = _default

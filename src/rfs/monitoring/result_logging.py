@@ -19,12 +19,13 @@ from asyncio import CancelledError
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from threading import Condition, Thread
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 import msgspec
 
-from rfs.core.result import Failure, Result, error_code, is_expected
+from rfs.core.result import Failure, Result, Success, error_code, is_expected
 from rfs.monitoring._capture.record import LogRecord, ResultLogEntry, read_record
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring.context import (
@@ -92,7 +93,7 @@ def configure_result_logging(
     include_performance_data: bool = True,
     correlation_header: str = "X-Correlation-ID",
     *,
-    stream: TextIO | None | str = "stdout",
+    stream: TextIO | str | None = "stdout",
 ) -> None:
     """
     Set up what is recorded, and print it as JSON lines. May be called again; the last call holds.
@@ -194,7 +195,7 @@ def json_line(record: LogRecord) -> str:
 
 def log(level: LogLevel | str | int, message: str, /, **fields: object) -> None:
     """Record *message* with structured *fields* at *level*."""
-    default_monitor().log(level if level.__class__ is int else level_number(level), message, fields=fields)
+    default_monitor().log(level_number(level), message, fields=fields)
 
 
 def debug(message: str, /, **fields: object) -> None:
@@ -260,7 +261,7 @@ class RfsHandler(logging.Handler):
             monitor.log(
                 record.levelno,
                 message,
-                logger=record.name if isinstance(record.name, str) else "<no name>",
+                logger=record.name if isinstance(cast("object", record.name), str) else "<no name>",
                 fields=fields,
                 error=record.exc_info[1] if record.exc_info else None,
             )
@@ -301,15 +302,19 @@ def log_result_operation(
     Raises:
         ValueError: No operation name, or no such level.
     """
-    if not operation_name or not isinstance(operation_name, str):
+    if not isinstance(cast("object", operation_name), str) or not operation_name:
         raise ValueError(f"operation_name must be a non-empty str, not {operation_name!r}")
     level = level_number(log_level)
-    expected_codes = frozenset(error_code(code) if not isinstance(code, str) or hasattr(code, "value") else code for code in expected)
+    expected_codes = frozenset(
+        error_code(code) if not isinstance(code, str) or hasattr(code, "value") else code for code in expected
+    )
     threshold = None if performance_threshold_ms is None else performance_threshold_ms / 1000
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         names = _parameter_names(function) if include_args else ()
-        operation = _Operation(operation_name, level, names, include_args, include_result, logger_name, threshold, expected_codes)
+        operation = _Operation(
+            operation_name, level, names, include_args, include_result, logger_name, threshold, expected_codes
+        )
         begin, end = operation.begin, operation.end
 
         if inspect.iscoroutinefunction(function):
@@ -485,7 +490,7 @@ class _Operation:
         return fields
 
     def _described(self, result: object) -> dict[str, object]:
-        value = result.unwrap() if isinstance(result, Result) else result
+        value = cast("Success[object]", result).value if isinstance(result, Success) else result
         fields = describe_value(value)
         if self._include_result:
             fields["result"] = value
@@ -494,11 +499,12 @@ class _Operation:
 
 def _outcome(result: object) -> tuple[bool, object, bool]:
     """Whether an operation that returned *result* succeeded, else what its failure holds and whether that is a defect."""
+    if isinstance(result, FluxResult):
+        batch = cast("FluxResult[object, object]", result)
+        result = None if batch.count_success() else next(iter(batch), None)
     if isinstance(result, Failure):
-        return False, result.error, result.is_defect
-    if isinstance(result, FluxResult) and len(result) and not result.count_success():
-        first = next(iter(result))
-        return (False, first.error, first.is_defect) if isinstance(first, Failure) else (True, None, False)
+        failure = cast("Failure[object]", result)
+        return False, failure.error, failure.is_defect
     return True, None, False
 
 
@@ -590,18 +596,23 @@ class _StepRecorder:
         default_monitor().internal_error(where, error)
 
 
-_STEP_MESSAGES = {"ok": "Step completed", "failed": "Step failed", "skipped": "Step skipped", "recovered": "Step recovered"}
+_STEP_MESSAGES = {
+    "ok": "Step completed",
+    "failed": "Step failed",
+    "skipped": "Step skipped",
+    "recovered": "Step recovered",
+}
 
 set_step_observer(_StepRecorder())
 
+_STATM = Path("/proc/self/statm")
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20 if hasattr(os, "sysconf") else 0.0
 
 
 def memory_usage_mb() -> float | None:
     """The resident memory of this process in MiB; None where the system does not tell."""
     try:
-        with open("/proc/self/statm", "rb", buffering=0) as statm:
-            return round(int(statm.read().split()[1]) * _PAGE_MB, 3)
+        return round(int(_STATM.read_bytes().split()[1]) * _PAGE_MB, 3)
     except (OSError, ValueError, IndexError):
         return None
 
@@ -641,7 +652,9 @@ class ResultLogger:
         """Record how *operation* ended."""
         succeeded, held, is_defect = _outcome(result)
         if succeeded:
-            self._log(20, "Operation completed", operation, describe_value(result.unwrap()), kind="operation", outcome="ok")
+            self._log(
+                20, "Operation completed", operation, describe_value(result.unwrap()), kind="operation", outcome="ok"
+            )
         else:
             self.log_error(operation, held, is_defect=is_defect)
 
@@ -655,7 +668,9 @@ class ResultLogger:
     def complete_operation(self, operation: str, status: str = "success") -> None:
         """Record that *operation* is over."""
         ok = status in ("ok", "success", "completed")
-        self._log(20 if ok else 40, f"Operation {status}", operation, None, kind="operation", outcome="ok" if ok else "failed")
+        self._log(
+            20 if ok else 40, f"Operation {status}", operation, None, kind="operation", outcome="ok" if ok else "failed"
+        )
 
     def _log(
         self,

@@ -486,7 +486,9 @@ class Registry:
         self._collector = Collector(Cells(), reject, clean)
         self._metrics: dict[str, AnyInstrument] = {}
 
-    def declare(self, metric_type: MetricType, name: str, help_text: str = "", labels: Iterable[str] = ()) -> AnyInstrument:
+    def declare(
+        self, metric_type: MetricType, name: str, help_text: str = "", labels: Iterable[str] = ()
+    ) -> AnyInstrument:
         """
         Return the instrument *name*, made if it is new.
 

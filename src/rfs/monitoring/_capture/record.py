@@ -157,7 +157,9 @@ class LogRecord:
         if self.context:
             line["context"] = dict(self.context)
         if self.error is not None:
-            line["error"] = {key: value for key, value in msgspec.structs.asdict(self.error).items() if value is not None}
+            line["error"] = {
+                key: value for key, value in msgspec.structs.asdict(self.error).items() if value is not None
+            }
         line["service"] = self.service_name
         line["schema_version"] = SCHEMA_VERSION
         return line

@@ -93,7 +93,9 @@ class _SketchSeries:
         return total
 
     def count(self, start: float, end: float) -> int:
-        return sum(self.deltas[index][0] for index in range(bisect_left(self.times, start), bisect_left(self.times, end)))
+        return sum(
+            self.deltas[index][0] for index in range(bisect_left(self.times, start), bisect_left(self.times, end))
+        )
 
     def compact(self, now: int, horizon: int) -> None:
         kept = _thinned(self.times, now, horizon)
