@@ -460,11 +460,10 @@ class TestStepUnknown:
         assert told(log) == [(0, "fire"), (21, "resolve")]
 
 
-VALUES = st.one_of(
-    st.sampled_from([0.0, 79.0, 80.0, 85.0, 90.0, 91.0, 100.0]), st.none(), st.just(float("nan")), st.just("down")
-)
-SERIES = st.lists(st.tuples(st.integers(1, 40), VALUES), max_size=60)
-SECONDS = st.sampled_from([0, 1, 5, 30, 100])
+# Weighted so that random series fire, recover and lose their data often.
+VALUES = st.sampled_from([0.0, 0.0, 80.0, 85.0, 90.0, 91.0, 95.0, 95.0, None, float("nan"), "down"])
+SERIES = st.lists(st.tuples(st.integers(1, 20), VALUES), min_size=10, max_size=60)
+SECONDS = st.sampled_from([0, 0, 1, 15, 40])
 RULES = st.builds(
     Rule,
     name=st.just("r"),
@@ -474,7 +473,7 @@ RULES = st.builds(
     clear_threshold=st.sampled_from([None, 80, 90]),
     for_seconds=SECONDS,
     keep_firing_for_seconds=SECONDS,
-    cooldown_seconds=SECONDS,
+    cooldown_seconds=st.sampled_from([0, 15, 40, 100]),
     no_data=st.sampled_from(NoData),
 )
 
