@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from types import FrameType
@@ -132,7 +132,6 @@ def build_service(settings: Settings) -> Service:
     feed = Feed(
         database,
         figures,
-        url=settings.DATABASE_URL,
         poll_seconds=settings.SSE_POLL_SECONDS,
         streams_per_store=settings.SSE_MAX_CONNECTIONS_PER_STORE,
     )
@@ -150,7 +149,7 @@ def build_service(settings: Settings) -> Service:
 
 def _lifespan(service: Service, settings: Settings) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         setup_logging(settings.LOG_LEVEL, recorded=True, printed=settings.LOG_STDOUT)
         masker = default_monitor().masker
         masker.register_secret(settings.SECRET_KEY)
@@ -178,7 +177,7 @@ async def _background(service: Service, demo_password: str | None) -> None:
 
 
 @contextmanager
-def _streams_end_on_signal(feed: Feed) -> Iterator[None]:
+def _streams_end_on_signal(feed: Feed) -> Generator[None]:
     """
     Let SIGTERM and SIGINT end the streams before the server acts on them.
 

@@ -14,7 +14,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 
 from dotenv import dotenv_values
@@ -28,7 +28,9 @@ from app.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 class RunSettings(BaseSettings):
     """What can be set for a run, beside the service's own settings."""
 
-    model_config = SettingsConfigDict(env_file=".env", case_sensitive=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", case_sensitive=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     HOST: str = Field("127.0.0.1", min_length=1, max_length=255)
     PORT: int = Field(8000, ge=0, le=65_535, description="0 takes a free one")
@@ -80,7 +82,7 @@ def _prepare_environment(given: set[str], *, embedded: bool) -> None:
 
 
 @contextmanager
-def _listen(run: RunSettings) -> Iterator[socket.socket]:
+def _listen(run: RunSettings) -> Generator[socket.socket]:
     family = socket.AF_INET6 if ":" in run.HOST else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -117,12 +117,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def fill_from_profile(cls, values: Any) -> Any:
+    def fill_from_profile(cls, values: dict[str, object]) -> dict[str, object]:
         """Give what is not set the default of its environment."""
-        if not isinstance(values, dict):
-            return values
-        profile = PROFILES.get(str(values.get("APP_ENV")), {})
-        return {**profile, **values}
+        return {**PROFILES.get(str(values.get("APP_ENV")), {}), **values}
 
     @field_validator("DATABASE_URL")
     @classmethod
@@ -159,7 +156,7 @@ class Settings(BaseSettings):
         return value
 
 
-def load_settings(**overrides: object) -> Settings:
+def load_settings(**overrides: Any) -> Settings:
     """
     Read the service's settings; *overrides* win over the environment.
 
@@ -169,7 +166,7 @@ def load_settings(**overrides: object) -> Settings:
     return read_settings(Settings, **overrides)
 
 
-def read_settings(kind: type[S], **overrides: object) -> S:
+def read_settings(kind: type[S], **overrides: Any) -> S:
     """Read settings of *kind*, as :func:`load_settings` does."""
     try:
         return kind(**overrides)

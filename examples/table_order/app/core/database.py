@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, Final, TypeVar, cast
 
-import asyncpg
+import asyncpg  # pyright: ignore[reportMissingTypeStubs]  # published without types
 from fastapi import Depends, Request
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
@@ -77,7 +77,7 @@ class Database:
         return self._prepared.is_set()
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncSession]:
+    async def session(self) -> AsyncGenerator[AsyncSession]:
         """
         Lend a session that has its connection; what is not committed is rolled back.
 
@@ -157,6 +157,20 @@ class Database:
                 )
                 attempt += 1
                 await asyncio.sleep(_PREPARE_PAUSE_SECONDS)
+
+    async def open_listener(self) -> Any:
+        """Open a connection of the driver's own, outside the pool, which has no notion of listening."""
+        parts = self._engine.url
+        connect = cast("Callable[..., Awaitable[Any]]", asyncpg.connect)  # pyright: ignore[reportUnknownMemberType]
+        return await connect(
+            user=parts.username,
+            password=parts.password,
+            host=parts.host or parts.query.get("host"),
+            port=parts.port,
+            database=parts.database,
+            timeout=self._request_wait_seconds,
+            server_settings={"application_name": "table_order listener"},
+        )
 
     async def wait_prepared(self) -> None:
         """Wait until :meth:`prepare` has done its work."""

@@ -72,12 +72,14 @@ class Tokens:
             "iat": int(self._now().timestamp()),
             "exp": int(principal.expires_at.timestamp()),
         }
-        return jwt.encode(claims, self._secret_key, algorithm=_ALGORITHM)
+        return jwt.encode(  # pyright: ignore[reportUnknownMemberType]  # a key type of an optional package
+            claims, self._secret_key, algorithm=_ALGORITHM
+        )
 
     def read(self, token: str) -> Result[Principal, Refusal]:
         """Check signature, form and expiry. Whether the token was revoked, the database knows."""
         try:
-            claims = jwt.decode(
+            claims = jwt.decode(  # pyright: ignore[reportUnknownMemberType]
                 token,
                 self._secret_key,
                 algorithms=[_ALGORITHM],
@@ -85,7 +87,7 @@ class Tokens:
                 options={"require": list(_CLAIMS), "verify_exp": False, "verify_iat": False},
             )
             principal = _principal(claims)
-        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
+        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, OSError):
             return Failure(Refusal(Code.INVALID_TOKEN, "The token is not valid"))
         if principal.expires_at <= self._now():
             return Failure(Refusal(Code.INVALID_TOKEN, "The token has expired"))

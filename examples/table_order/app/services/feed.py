@@ -16,11 +16,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
-import asyncpg
 from sqlalchemy import select
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.database import DATABASE_FAULTS, Database
@@ -86,12 +84,17 @@ class Subscription:
         """
         # Cleared before looking: news that arrive in between are not slept through.
         self._news.clear()
-        if self.ended is None and not (found := await self._look()):
+        found: Sequence[EventView] = () if self.is_over() else await self._look()
+        if not found and not self.is_over():
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_seconds):
                     await self._news.wait()
-            found = await self._look() if self.ended is None else ()
-        return None if self.ended is not None else found
+            found = () if self.is_over() else await self._look()
+        return None if self.is_over() else found
+
+    def is_over(self) -> bool:
+        """Whether either side has ended it."""
+        return self.ended is not None
 
     def advance(self, events: Sequence[EventView]) -> None:
         """Note that *events* were handed out."""
@@ -132,14 +135,12 @@ class Feed:
         database: Database,
         metrics: ApplicationMetrics,
         *,
-        url: str,
         poll_seconds: float,
         streams_per_store: int,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
         self._metrics = metrics
-        self._url = url
         self._poll_seconds = poll_seconds
         self._streams_per_store = streams_per_store
         self._now = now
@@ -220,9 +221,9 @@ class Feed:
         while True:
             lost = asyncio.Event()
             try:
-                connection = await _connect(self._url)
+                connection = await self._database.open_listener()
                 try:
-                    connection.add_termination_listener(lambda _, lost=lost: lost.set())
+                    connection.add_termination_listener(_setter(lost))
                     for channel in (EVENTS_CHANNEL, REVOKED_CHANNEL):
                         await connection.add_listener(channel, self._hear)
                     self._hint.set()
@@ -287,18 +288,8 @@ class Feed:
             self._hint.set()
 
 
-async def _connect(url: str) -> Any:
-    """Open the driver's own connection: SQLAlchemy's pool has no notion of listening."""
-    parts = make_url(url)
-    return await asyncpg.connect(
-        user=parts.username,
-        password=parts.password,
-        host=parts.host or parts.query.get("host"),
-        port=parts.port,
-        database=parts.database,
-        timeout=2,
-        server_settings={"application_name": "table_order listener"},
-    )
+def _setter(event: asyncio.Event) -> Callable[[object], None]:
+    return lambda _: event.set()
 
 
 async def _last_event(session: AsyncSession, store_id: str) -> Result[int, Refusal]:

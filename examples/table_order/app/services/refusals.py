@@ -40,7 +40,7 @@ class Refusal:
 
     code: Code
     message: str
-    details: Mapping[str, object] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict[str, object])
 
     @property
     def expected(self) -> bool:

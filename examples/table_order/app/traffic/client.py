@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import httpx
 
@@ -33,9 +33,7 @@ class Reply:
     @property
     def code(self) -> str | None:
         """Why it did not."""
-        if self.ok or not isinstance(self.body, dict):
-            return None
-        return str(self.body.get("code") or self.body.get("error_code") or "") or None
+        return None if self.ok or not isinstance(self.body, dict) else cast("dict[str, str]", self.body).get("code")
 
 
 @dataclass(frozen=True, slots=True)

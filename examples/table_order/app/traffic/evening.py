@@ -203,14 +203,17 @@ class Evening:
         first_stock = {item["number"]: item["stock"] for item in store.menu}
         while not await self._over(chance.uniform(20, 40)):
             menu = await self._client.call("GET", MENU, token=store.manager, store_id=store.id)
-            for item in menu.body if menu is not None and menu.ok else []:
+            items: list[dict[str, Any]] = menu.body if menu is not None and menu.ok else []
+            for item in items:
                 low = (
                     item["stock"] < 30 if item["category"] != _SPECIAL else item["stock"] == 0 and chance.random() < 0.2
                 )
                 if low:
-                    path = {"store_id": store.id, "number": item["number"]}
-                    stock = {"stock": first_stock.get(item["number"], 100)}
-                    await self._client.call("PUT", STOCK, token=store.manager, body=stock, **path)
+                    number = item["number"]
+                    stock = {"stock": first_stock.get(number, 100)}
+                    await self._client.call(
+                        "PUT", STOCK, token=store.manager, body=stock, store_id=store.id, number=number
+                    )
 
     async def _administrate(self) -> None:
         """Look at the figures now and then; fingers slip on passwords."""
