@@ -41,25 +41,25 @@ import urllib.parse
 import uuid
 import zoneinfo
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from threading import Lock
-from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, TracebackType
+from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType, TracebackType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 import msgspec
-import re2
+import re2  # pyright: ignore[reportMissingTypeStubs]
 
 from rfs.core.result import error_code, is_expected
-from rfs.errors import MaskingError, RfsError
+from rfs.errors import MaskingError
 
 __all__ = ["DEFAULT_PATTERNS", "PATTERNS", "ErrorInfo", "JsonValue", "Masker", "Pattern", "Sensitive"]
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 MAX_DEPTH: Final = 6
 MAX_WIDTH: Final = 64
@@ -322,14 +322,16 @@ _SECRET_INSIDE: Final = (
     "비밀번호", "주민번호", "주민등록번호", "외국인등록번호", "카드번호", "계좌번호", "전화번호", "휴대폰번호", "여권번호", "인증번호",
 )  # fmt: skip
 # Of a secret these tell a property, never the secret: token_count, password_policy.
-_PROPERTIES: Final = frozenset(
-    "age alg algorithm at attempt attempts bucket budget changed cost count counts created disabled domain duration "
-    "enabled endpoint error errors exp expired expires expiration expiry failed failure failures format httponly id "
-    "in index invalid issued issuer kind len length lifetime limit limits manager max method min mode ms name names "
-    "on path per policies policy price provider rate ratio required reset retries rotated rotation samesite "
-    "scope scopes seconds secure service size state status store strength total ttl type types updated usage use used "
-    "valid validity version versions".split()
-)
+_PROPERTIES: Final = frozenset({
+    "age", "alg", "algorithm", "at", "attempt", "attempts", "bucket", "budget", "changed", "cost", "count",
+    "counts", "created", "disabled", "domain", "duration", "enabled", "endpoint", "error", "errors", "exp",
+    "expired", "expires", "expiration", "expiry", "failed", "failure", "failures", "format", "httponly", "id",
+    "in", "index", "invalid", "issued", "issuer", "kind", "len", "length", "lifetime", "limit", "limits",
+    "manager", "max", "method", "min", "mode", "ms", "name", "names", "on", "path", "per", "policies", "policy",
+    "price", "provider", "rate", "ratio", "required", "reset", "retries", "rotated", "rotation", "samesite",
+    "scope", "scopes", "seconds", "secure", "service", "size", "state", "status", "store", "strength", "total",
+    "ttl", "type", "types", "updated", "usage", "use", "used", "valid", "validity", "version", "versions",
+})  # fmt: skip
 _PLURALS: Final = frozenset({"passwords", "secrets", "tokens", "credentials", "cookies", "apikeys", "recoverycodes"})
 
 _PLAIN, _SECRET, _SECRET_UNLESS_NUMBER = range(3)
@@ -420,24 +422,27 @@ class _Search(NamedTuple):
     find: _Find
 
 
+_engine: Any = re2  # it has no types of its own
+
+
 def _compile(regex: str, subject: str) -> _Regex:
-    options: Any = re2.Options()
+    options = _engine.Options()
     options.log_errors = False
     options.max_mem = 64 << 20
     try:
-        return cast("_Regex", re2.compile(regex.encode(), options))
-    except re2.error as error:
+        return cast("_Regex", _engine.compile(regex.encode(), options))
+    except _engine.error as error:
         fault = error.args[0] if error.args else "not RE2 syntax"
         raise MaskingError(subject, fault.decode() if isinstance(fault, bytes) else str(fault)) from None
 
 
 def _detector(regexes: Iterable[str]) -> Callable[[bytes], list[int] | None]:
     """Return a search that says which of *regexes* a text matches."""
-    options: Any = re2.Options()
+    options = _engine.Options()
     options.log_errors = False
     options.never_capture = True
     options.max_mem = 64 << 20
-    together: Any = re2.Set.SearchSet(options)
+    together = _engine.Set.SearchSet(options)
     for regex in regexes:
         together.Add(regex)
     together.Compile()
@@ -531,7 +536,7 @@ def _secret_search(forms: Iterable[str]) -> tuple[str, _Search]:
 
 
 def _quote(literal: str) -> str:
-    return cast("str", re2.escape(literal))
+    return cast("str", _engine.escape(literal))
 
 
 # Shown as escapes: what no encoder takes (lone surrogates), NUL, and what reorders text on a screen.
@@ -554,8 +559,13 @@ def _secret_forms(value: str) -> set[str]:
     escaped = {value}
     for _ in range(2):  # a text within a text, as JSON in JSON or a KeyError's message
         for form in tuple(escaped):
-            escaped |= {json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1], repr(form)[1:-1], ascii(form)[1:-1]}
-    forms = {raw.hex(), raw.hex().upper()} | quoted | escaped
+            escaped |= {
+                json.dumps(form)[1:-1],
+                json.dumps(form, ensure_ascii=False)[1:-1],
+                repr(form)[1:-1],
+                ascii(form)[1:-1],
+            }
+    forms = {raw.hex(), raw.hex().upper(), repr(raw)[2:-1]} | quoted | escaped
     for offset in range(3):
         # Base64 writes three bytes as four letters, so a value has three forms, by where it begins.
         # The letters that also hold bits of a neighbour are left out.
@@ -700,6 +710,7 @@ _mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _names_of: Callable[[type], Mapping[str, object]] = type.__dict__["__dict__"].__get__
 _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
 _qualname_of: Callable[[type], str] = type.__dict__["__qualname__"].__get__
+_items_of: Callable[[object], Iterator[object]] = tuple.__dict__["__iter__"]
 _module_of: Callable[[type], object] = type.__dict__["__module__"].__get__
 
 
@@ -767,14 +778,14 @@ def _declared_fields(mro: tuple[type, ...]) -> tuple[_Field, ...] | None:
             for name, field in cast("dict[str, Field[object]]", fields).items():
                 secret = not field.repr or field.metadata.get("sensitive") is True
                 declared[name] = secret or is_sensitive(field.type, module)
-        elif type(fields := names.get("__attrs_attrs__")) is not type(None) and isinstance(fields, tuple):
-            for field in cast("tuple[Any, ...]", fields):
+        elif isinstance(attributes := names.get("__attrs_attrs__"), tuple):
+            for field in cast("Iterable[Any]", attributes):
                 secret = not field.repr or field.metadata.get("sensitive") is True
                 declared[field.name] = secret or is_sensitive(field.type, module)
         elif type(fields := names.get("__pydantic_fields__")) is dict:
             for name, field in cast("dict[str, Any]", fields).items():
-                extra: object = field.json_schema_extra
-                secret = not field.repr or (type(extra) is dict and extra.get("sensitive") is True)
+                extra: Any = field.json_schema_extra
+                secret = not field.repr or (type(extra) is dict and cast("Any", extra).get("sensitive") is True)
                 marks = any(mark is Sensitive or type(mark) is Sensitive for mark in field.metadata)
                 declared[name] = secret or marks or is_sensitive(field.annotation, module)
         elif base is msgspec.Struct or (type(fields := names.get("_fields")) is tuple and tuple in mro):
@@ -782,7 +793,7 @@ def _declared_fields(mro: tuple[type, ...]) -> tuple[_Field, ...] | None:
                 annotations = _names_of(owner).get("__annotations__")
                 if type(annotations) is dict:
                     owner_module = sys.modules.get(str(_module_of(owner)))
-                    for name, annotation in annotations.items():
+                    for name, annotation in cast("dict[str, object]", annotations).items():
                         if base is not msgspec.Struct or name in slots:
                             declared[name] = is_sensitive(annotation, owner_module)
             if base is not msgspec.Struct:
@@ -816,7 +827,7 @@ def is_sensitive(annotation: object, module: object = None) -> bool:
     return bool(inside) and any(is_sensitive(part, module) for part in inside)
 
 
-_NAMESPACES: Final = frozenset({type(typing), type})
+_NAMESPACES: Final = frozenset({ModuleType, type})
 
 
 # --- rendering --------------------------------------------------------------
@@ -853,32 +864,26 @@ def _fraction_text(value: fractions.Fraction) -> str:
     return f"{_int_text(value.numerator)}/{_int_text(value.denominator)}"
 
 
-# Made by us from digits and letters: no pattern is looked for in these.
-_SAFE_TEXT: Final[Mapping[type, Callable[[Any], str]]] = {
-    datetime: _datetime_text,
-    time: _datetime_text,
-    date: date.isoformat,
-    timedelta: timedelta.__str__,
-    uuid.UUID: uuid.UUID.__str__,
-    range: range.__repr__,
-    complex: complex.__repr__,
-}
+def _bytes_text(value: bytes | bytearray) -> str:
+    # More than will be shown, so that the cut is made after masking.
+    return bytes(value[: 4 * (MAX_RECORD_CHARS + MAX_SECRET_CHARS)]).decode("utf-8", "backslashreplace")
+
+
+# No stranger's code runs in these, for values of exactly these types.
+_Render: TypeAlias = Callable[[Any], str]
+# Digits, and letters of ours: no pattern is looked for in these.
+_SAFE_TEXT: Final = cast(
+    "Mapping[type, _Render]",
+    {datetime: _datetime_text, time: _datetime_text, date: date.isoformat}
+    | {kind: kind.__str__ for kind in (timedelta, uuid.UUID, range, complex)},
+)
 # These hold what the user wrote.
-_FREE_TEXT: Final[Mapping[type, Callable[[Any], str]]] = {
-    Decimal: Decimal.__str__,
-    bytes: lambda value: value[:MAX_RECORD_CHARS].decode("utf-8", "backslashreplace"),
-    bytearray: lambda value: bytes(value[:MAX_RECORD_CHARS]).decode("utf-8", "backslashreplace"),
-    **{
-        kind: kind.__str__
-        for kind in (
-            pathlib.PurePosixPath,
-            pathlib.PureWindowsPath,
-            pathlib.PosixPath,
-            ipaddress.IPv4Address,
-            ipaddress.IPv6Address,
-        )
-    },
-}
+_FREE_TEXT: Final = cast(
+    "Mapping[type, _Render]",
+    {bytes: _bytes_text, bytearray: _bytes_text, Decimal: Decimal.__str__}
+    | {kind: kind.__str__ for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath)}
+    | {kind: kind.__str__ for kind in (ipaddress.IPv4Address, ipaddress.IPv6Address)},
+)
 _SEQUENCES: Final = frozenset({list, tuple, set, frozenset, deque})
 _MAPPINGS: Final = frozenset({dict, OrderedDict, defaultdict, Counter})
 
@@ -886,7 +891,15 @@ _MAPPINGS: Final = frozenset({dict, OrderedDict, defaultdict, Counter})
 class _Walk:
     """Copies one value, within its bounds. Used once, by one thread."""
 
-    def __init__(self, plan: _Plan, *, search: bool, depth: int = MAX_DEPTH, width: int = MAX_WIDTH, nodes: int = MAX_NODES) -> None:
+    def __init__(
+        self,
+        plan: _Plan,
+        *,
+        search: bool,
+        depth: int = MAX_DEPTH,
+        width: int = MAX_WIDTH,
+        nodes: int = MAX_NODES,
+    ) -> None:
         self.plan = plan
         self.search = search  # each text by itself; else they are gathered, to be searched as one
         self.texts: list[str] = []
@@ -933,7 +946,7 @@ class _Walk:
         if -_PLAIN_NUMBER < value < _PLAIN_NUMBER:
             return value
         text = _int_text(value)
-        shown = self.masked_text(text[: MAX_RECORD_CHARS]) if len(text) > 64 or not self.plan.is_clean([text]) else text
+        shown = self.masked_text(text[:MAX_RECORD_CHARS]) if len(text) > 64 or not self.plan.is_clean([text]) else text
         if shown != text or value.bit_length() > 63:
             return shown
         return value
@@ -1000,10 +1013,10 @@ class _Walk:
                 return self._nested(value, depth, self.mapping)
             if kind in _SEQUENCES:
                 return self._nested(value, depth, self._sequence)
-            if (render := _SAFE_TEXT.get(kind)) is not None:
-                return self._charge(render(value))
-            if (render := _FREE_TEXT.get(kind)) is not None:
-                return self.text(render(value))
+            if (safe := _SAFE_TEXT.get(kind)) is not None:
+                return self._charge(safe(value))
+            if (free := _FREE_TEXT.get(kind)) is not None:
+                return self.text(free(value))
         if kind is fractions.Fraction:
             return self.text(_fraction_text(cast("fractions.Fraction", value)))
         way = self._kind(kind)
@@ -1017,11 +1030,17 @@ class _Walk:
             return self.number(float.__float__(cast("float", value)))
         if way.way == "enum":
             member = (_instance_dict(value) or {}).get("_value_")
-            return self.value(member, depth) if type(member) in {str, int, float, bool} else self._charge(_class_marker(kind))
+            return (
+                self.value(member, depth)
+                if type(member) in {str, int, float, bool}
+                else self._charge(_class_marker(kind))
+            )
         if way.way == "error":
             return self.text(f"{_qualname_of(kind)}: {_message(cast('BaseException', value))}")
         if way.way == "marker":
-            return self._charge(_class_marker(cast("type", value) if any(base is type for base in _mro_of(kind)) else kind))
+            return self._charge(
+                _class_marker(cast("type", value) if any(base is type for base in _mro_of(kind)) else kind)
+            )
         return self._nested((way, value), depth, self._fields, value)
 
     def _kind(self, cls: type) -> _Kind:
@@ -1038,7 +1057,9 @@ class _Walk:
         self._room -= len(text)
         return text
 
-    def _nested(self, value: object, depth: int, render: Callable[[Any, int], JsonValue], owner: object = None) -> JsonValue:
+    def _nested(
+        self, value: object, depth: int, render: Callable[[Any, int], JsonValue], owner: object = None
+    ) -> JsonValue:
         mark = id(value if owner is None else owner)
         if mark in self._inside:
             return self.shorten("cycle", _CYCLE)
@@ -1069,7 +1090,7 @@ class _Walk:
         if type(key) is str:
             text = key
         elif type(key) is bytes:
-            text = key[:256].decode("utf-8", "backslashreplace")
+            text = _bytes_text(key)
         elif key is None or type(key) in {bool, int, float}:
             text = str(key)
         else:
@@ -1080,7 +1101,7 @@ class _Walk:
         known = keys.get(text)
         if known is None:
             masks = sum(self.masked.values())
-            shown = self.masked_text(text[:256])
+            shown = self.masked_text(text[: 256 + MAX_SECRET_CHARS], 256)
             known = self.plan.rules.verdict(text), shown
             if len(text) <= _CLEAN_CHARS and masks == sum(self.masked.values()):
                 if len(keys) >= _KNOWN_KEYS:
@@ -1127,13 +1148,13 @@ class _Walk:
         kind, owner = value
         shown: dict[str, JsonValue] = {}
         if kind.way == "tuple":
-            held = dict(zip((field.name for field in kind.fields), tuple.__iter__(cast("Any", owner)), strict=False))
+            held = dict(zip((field.name for field in kind.fields), _items_of(owner), strict=False))
         else:
             held = _instance_dict(owner) or {}
         for field in kind.fields[: self._width]:
             if field.slot is not None:
                 try:
-                    item = field.slot.__get__(owner)
+                    item: object = field.slot.__get__(owner)
                 except AttributeError:
                     continue
             elif field.name in held:
@@ -1162,6 +1183,8 @@ def _first(value: Any, count: int) -> list[Any]:
 # --- errors -----------------------------------------------------------------
 
 _PLAIN_ARGUMENTS: Final = frozenset({str, int, float, bool, type(None), bytes})
+# Their __str__ looks at nothing but the arguments.
+_PLAIN_ERRORS: Final = (BaseException, KeyError, OSError)
 _args_of: Callable[[BaseException], tuple[object, ...]] = BaseException.__dict__["args"].__get__
 _cause_of: Callable[[BaseException], BaseException | None] = BaseException.__dict__["__cause__"].__get__
 _context_of: Callable[[BaseException], BaseException | None] = BaseException.__dict__["__context__"].__get__
@@ -1174,19 +1197,16 @@ def _message(error: BaseException) -> str:
     """Return what *error* says, from its arguments: its own ``__str__`` may be anybody's code."""
     mro = _mro_of(type(error))
     args = _args_of(error)
-    for base in mro:
-        if "__str__" in _names_of(base):
-            if base is BaseException or base is KeyError or base is OSError:
-                parts = [*args]
-                if base is OSError:
-                    parts += [OSError.__dict__[name].__get__(error) for name in ("errno", "strerror", "filename", "filename2")]
-                if all(type(part) in _PLAIN_ARGUMENTS for part in parts):
-                    return str(base.__str__(error))
-            elif issubclass(base, RfsError) and _module_of(base) == "rfs.errors" and all(
-                type(arg) in _PLAIN_ARGUMENTS for arg in args
-            ):
-                return str(base.__str__(error))
-            break
+    says = next(base for base in mro if "__str__" in _names_of(base))
+    parts = [*args]
+    if says is OSError:
+        parts += [OSError.__dict__[name].__get__(error) for name in ("errno", "strerror", "filename", "filename2")]
+    module = _module_of(says)
+    ours = type(module) is str and module == "rfs.errors"
+    if (ours or any(says is plain for plain in _PLAIN_ERRORS)) and all(
+        type(part) in _PLAIN_ARGUMENTS for part in parts
+    ):
+        return str(cast("Any", says).__str__(error))
     if any(base is UnicodeError for base in mro) and len(args) == 5:
         args = (args[0], args[4])
     if any(base is BaseExceptionGroup for base in mro):
@@ -1218,7 +1238,7 @@ def _frames(traceback: TracebackType | None) -> list[str]:
         lines.append(f'  File "{filename}", line {number}, in {name}')
         source = linecache.getline(filename, number).strip()
         if source:
-            lines.append(f"    {source[:512]}")
+            lines.append(f"    {source}")
     return lines
 
 
@@ -1305,7 +1325,9 @@ class Masker:
         self.on_count = on_count
         # Every rule is there from the start: adding to an item that exists is
         # one step for CPython, so that counting needs no lock.
-        self._masked = dict.fromkeys(("type", "key", "secret", *(pattern.name for pattern in self._patterns), "error"), 0)
+        self._masked = dict.fromkeys(
+            ("type", "key", "secret", *(pattern.name for pattern in self._patterns), "error"), 0
+        )
         self._declaring = Lock()
         self._plan = _Plan(self._patterns, self._rules, self._secrets)
 
@@ -1398,16 +1420,17 @@ class Masker:
         """
         try:
             plan = self._plan
-            if type(fields) is dict and len(fields) <= MAX_WIDTH:
+            given: Any = fields
+            if type(fields) is dict and len(given) <= MAX_WIDTH:
                 # Copied first, and in one step: another thread may be adding to it.
-                shown = fields.copy()
+                shown: dict[Any, Any] = given.copy()
                 plain_keys = plan.plain_keys
                 clean = plan.clean
                 fresh: list[str] = []
                 for key, value in shown.items():
                     if type(key) is not str or key not in plain_keys:
                         break
-                    kind = type(value)
+                    kind: type[Any] = type(value)
                     if kind is str:
                         if len(value) > _CLEAN_CHARS:
                             break
@@ -1425,7 +1448,7 @@ class Masker:
                         for value in fresh:
                             plan.remember(value)
                         return shown
-            return self._walked(plan, fields)
+            return self._walked(plan, given)
         except Exception:  # noqa: BLE001 - fails closed
             self._count(("error",))
             return {"fields": _ERROR_MARKER}
@@ -1487,8 +1510,10 @@ class Masker:
     def url(self, url: str) -> str:
         """Return *url* without its user info and without the values of parameters whose names say secret."""
         try:
+            if len(url) > TEXT_HEAD_CHARS:
+                return self.text(url)
             walk = _Walk(self._plan, search=True)
-            shown = _masked_url(walk, _shown(url[:TEXT_HEAD_CHARS]))
+            shown = _masked_url(walk, _shown(url))
             self._settle(walk)
             return self.text(shown)
         except Exception:  # noqa: BLE001 - fails closed
@@ -1535,9 +1560,8 @@ def _masked_url(walk: _Walk, url: str) -> str:
     scheme, slashes, rest = url.partition("//")
     if slashes:
         authority, slash, path = rest.partition("/")
-        user_info, at, host = authority.rpartition("@")
-        if at:
-            authority = f"{walk.hide('url', '[masked:url]')}@{host}"
+        if "@" in authority:
+            authority = f"{walk.hide('url', '[masked:url]')}@{authority.rpartition('@')[2]}"
         url = f"{scheme}{slashes}{authority}{slash}{path}"
     if "=" in fragment:
         fragment = _masked_query(walk, fragment)
