@@ -1,0 +1,556 @@
+"""MonoResult: lazy chains (FEATURES A1, A2, A7)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rfs.core.result import Failure, Result, Success
+from rfs.reactive import MonoResult, set_step_observer
+
+results = st.builds(Success, st.integers()) | st.builds(Failure, st.text())
+kleislis = st.functions(like=lambda n: n, returns=results, pure=True)
+
+
+class Calls:
+    """An async function that counts its calls and gives one answer after the other; the last one stays."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = answers
+        self.count = 0
+
+    async def __call__(self, *_: object) -> Any:
+        answer = self.answers[min(self.count, len(self.answers) - 1)]
+        self.count += 1
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+async def doubled(n: int) -> Result[int, str]:
+    return Success(2 * n)
+
+
+async def sold_out(_: object = None) -> Result[int, str]:
+    return Failure("sold out")
+
+
+def never(*_: object) -> Any:
+    pytest.fail("a function was called that must not be")
+
+
+def divide_by_zero(*_: object) -> Any:
+    return 1 // 0
+
+
+class TestLaziness:
+    async def test_building_calls_nothing(self) -> None:
+        """
+        Every constructor and operator can be put together without a single call.
+        """
+        mono: Any = MonoResult.from_async_result(never)
+        other: Any = MonoResult(never)
+        (
+            mono.map(never)
+            .bind_result(never)
+            .bind_async_result(never, name="x", timeout_seconds=1)
+            .filter(never, "x")
+            .map_error(never)
+            .recover(never)
+            .fallback(other)
+            .on_error_return_result(never)
+            .tap(never, never)
+            .timeout(1)
+            .retry(3, sleep=never)
+            .cache()
+            .zip(other)
+            .first_success(other)
+            .log_step("x")
+            .log_error("x")
+            .log_performance("x")
+            .name("x")
+        )
+        MonoResult.from_callable(never)
+
+    async def test_each_run_is_a_run(self) -> None:
+        """
+        Awaiting and to_result() each run the source once, every time.
+        """
+        source = Calls(Success(1))
+        mono: MonoResult[int, str] = MonoResult(source)
+
+        assert await mono == await mono.to_result() == Success(1)
+        assert source.count == 2
+
+    async def test_chain_goes_on_from_any_of_its_parts(self) -> None:
+        """
+        A chain that is extended twice is two chains; neither changes the other.
+        """
+        start = MonoResult.from_value(3)
+        one, other = start.map(lambda n: n + 1), start.bind_async_result(doubled)
+
+        assert [await one, await other, await start] == [Success(4), Success(6), Success(3)]
+
+    async def test_class_is_kept(self) -> None:
+        """
+        Every method returns a new object of the class it was called on.
+        """
+
+        class Own(MonoResult[Any, Any]):
+            pass
+
+        own = Own(Calls(Success(1)))
+        made = [
+            own.map(str),
+            own.bind_result(Success),
+            own.bind_async_result(doubled),
+            own.filter(bool, "x"),
+            own.map_error(str),
+            own.recover(str),
+            own.fallback(own),
+            own.tap(),
+            own.timeout(1),
+            own.retry(1),
+            own.cache(),
+            own.zip(own),
+            own.first_success(own),
+            own.name("x"),
+            own.log_step("x"),
+            Own.from_value(1),
+            Own.from_error(1),
+            Own.from_result(Success(1)),
+            Own.from_async_result(doubled),  # type: ignore[arg-type]
+            Own.from_callable(str),
+        ]
+
+        assert {type(mono) for mono in made} == {Own}
+        assert own not in made
+
+
+class TestBeginnings:
+    async def test_fixed_outcomes(self) -> None:
+        """
+        A value, an error or a Result can begin a chain.
+        """
+        assert await MonoResult.from_value(None) == Success(None)
+        assert await MonoResult.from_error("x") == Failure("x")
+        assert await MonoResult.from_result(Success(1)) == Success(1)
+
+    async def test_from_callable_takes_plain_and_async_functions(self) -> None:
+        """
+        A function that returns a value, or an awaitable of one, begins a chain.
+        """
+
+        async def seven() -> int:
+            return 7
+
+        assert await MonoResult.from_callable(seven) == Success(7)
+        assert await MonoResult.from_callable(lambda: 7) == Success(7)
+        assert (await MonoResult.from_callable(divide_by_zero)).is_failure()
+
+    async def test_step_may_return_a_chain(self) -> None:
+        """
+        What an async step returns is awaited, also when it is a MonoResult.
+        """
+        mono = MonoResult.from_value(1).bind_async_result(lambda n: MonoResult.from_value(n + 1))
+
+        assert await mono == Success(2)
+
+
+class TestSteps:
+    async def test_value_side(self) -> None:
+        """
+        Values go through map, map_result, bind_result, bind_async_result and filter in order.
+        """
+        mono = (
+            MonoResult.from_value(1)
+            .map(lambda n: n + 1)
+            .map_result(lambda n: n * 10)
+            .bind_result(lambda n: Success(n + 1))
+            .bind_async_result(doubled)
+            .filter(lambda n: n == 42, "wrong")
+        )
+
+        assert await mono == Success(42)
+        assert await mono.filter(lambda n: n == 0, "wrong") == Failure("wrong")
+
+    async def test_after_a_failure_no_value_step_is_called(self) -> None:
+        """
+        A step after a Failure is called 0 times, and the same error arrives.
+        """
+        error = ["sold out"]
+        mono = (
+            MonoResult.from_error(error)
+            .map(never)
+            .bind_result(never)
+            .bind_async_result(never)
+            .filter(never, "x")
+            .do_on_success(never)
+        )
+
+        assert (await mono).unwrap_error() is error
+
+    async def test_after_a_success_no_error_step_is_called(self) -> None:
+        """
+        The error side is passed over as long as all goes well.
+        """
+        mono = (
+            MonoResult.from_value(1)
+            .map_error(never)
+            .recover(never)
+            .fallback(MonoResult(never))
+            .on_error_return_result(never)
+            .on_error_return_value(5)
+            .do_on_error(never)
+        )
+
+        assert await mono == Success(1)
+
+    async def test_error_side(self) -> None:
+        """
+        map_error translates; recover, fallback and the on_error methods lead back to a value.
+        """
+        failed = MonoResult(sold_out)
+
+        async def remembered(error: str) -> Result[str, str]:
+            return Success(error.upper())
+
+        assert await failed.map_error(len) == Failure(8)
+        assert await failed.recover(len) == Success(8)
+        assert await failed.fallback(MonoResult.from_value(2)) == Success(2)
+        assert await failed.fallback(lambda: doubled(4)) == Success(8)
+        assert await failed.on_error_return_result(lambda e: Success(e + "!")) == Success("sold out!")
+        assert await failed.on_error_return_result(remembered) == Success("SOLD OUT")
+        assert await failed.on_error_return_value(None) == Success(None)
+
+    async def test_recovery_can_be_limited_to_codes(self) -> None:
+        """
+        recover and fallback leave errors of other codes as they are.
+        """
+        failed = MonoResult.from_error(KeyError("table"))
+
+        assert (await failed.recover(lambda _: 1, on_codes="ValueError")).is_failure()
+        assert await failed.recover(lambda _: 1, on_codes="KeyError") == Success(1)
+        assert await failed.fallback(MonoResult.from_value(2), on_codes=["X", "KeyError"]) == Success(2)
+        assert (await failed.fallback(MonoResult(never), on_codes={"X"})).is_failure()
+
+
+class TestDefects:
+    @pytest.mark.parametrize(
+        "add",
+        [
+            lambda mono: mono.map(divide_by_zero),
+            lambda mono: mono.bind_result(divide_by_zero),
+            lambda mono: mono.bind_async_result(divide_by_zero),
+            lambda mono: mono.bind_async_result(Calls(ZeroDivisionError())),
+            lambda mono: mono.filter(divide_by_zero, "x"),
+            lambda mono: mono.bind_result(Failure).map_error(divide_by_zero),
+            lambda mono: mono.bind_result(Failure).recover(divide_by_zero),
+            lambda mono: mono.bind_result(Failure).fallback(divide_by_zero),
+            lambda mono: mono.bind_result(Failure).on_error_return_result(divide_by_zero),
+            lambda _: MonoResult(divide_by_zero),
+            lambda _: MonoResult(Calls(ZeroDivisionError())),
+        ],
+    )
+    async def test_raising_step_never_escapes(self, add: Callable[[Any], MonoResult[Any, Any]]) -> None:
+        """
+        Whichever function raises, the Result is a defect that holds the exception with its traceback.
+        """
+        failed: Any = await add(MonoResult.from_value(1))
+
+        assert failed.is_failure()
+        assert failed.is_defect
+        assert type(failed.error) is ZeroDivisionError
+        assert failed.error.__traceback__ is not None
+
+    async def test_declared_failure_is_no_defect(self) -> None:
+        """
+        A Failure that a step returned is told apart from a bug.
+        """
+        failed: Any = await MonoResult(sold_out)
+
+        assert not failed.is_defect
+
+    async def test_step_that_forgot_its_result_is_named(self) -> None:
+        """
+        A step that returns no Result is a defect whose text names the step.
+        """
+
+        async def forgetful(_: int) -> Any:
+            return 5
+
+        async_failed = await MonoResult.from_value(1).bind_async_result(forgetful)
+        failed = await MonoResult.from_value(1).bind_result(lambda _: None)  # type: ignore[arg-type, return-value]
+
+        assert str(async_failed.get_error()) == "the function given to forgetful must return a Result, not int"
+        assert str(failed.get_error()) == "the function given to bind_result must return a Result, not NoneType"
+
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit])
+    async def test_what_is_no_exception_passes_through(self, kind: type[BaseException]) -> None:
+        """
+        The very object that a step raised comes out of the chain.
+        """
+        escaping = kind("out")
+
+        def leave(*_: object) -> Any:
+            raise escaping
+
+        start: Any = MonoResult.from_value(1)
+        for mono in (
+            MonoResult(leave),
+            start.map(leave),
+            start.bind_async_result(leave, name="x"),
+            start.tap(leave),
+            start.bind_result(Failure).recover(leave),
+            start.map(leave).timeout(5).retry(2),
+        ):
+            with pytest.raises(kind) as caught:
+                await mono
+            assert caught.value is escaping
+
+
+class TestTap:
+    async def test_sees_value_or_error(self) -> None:
+        """
+        tap, inspect, do_on_success and do_on_error look at one side each, plain or async.
+        """
+        seen: list[object] = []
+
+        async def see(thing: object) -> None:
+            seen.append(thing)
+
+        value, error = MonoResult.from_value(1), MonoResult.from_error("x")
+        assert await value.tap(seen.append, never).inspect(seen.append).do_on_success(see).do_on_error(never) == Success(1)
+        assert await error.tap(never, seen.append).inspect(never).do_on_error(see) == Failure("x")
+        assert seen == [1, 1, 1, "x", "x"]
+
+    async def test_can_never_alter_the_result(self, observed: Any) -> None:
+        """
+        A tap that raises leaves the Result identical and is counted once by where it was.
+        """
+        result = Success([1])
+
+        assert await MonoResult.from_result(result).tap(divide_by_zero) is result
+        assert observed.internal_errors == {"reactive.tap": 1}
+
+    async def test_observer_can_never_alter_the_result(self) -> None:
+        """
+        An observer that raises, at the step and at the report of it too, changes nothing.
+        """
+
+        class Broken:
+            def step(self, event: object) -> None:
+                raise RuntimeError("step")
+
+            def internal_error(self, where: str, error: BaseException) -> None:
+                raise RuntimeError("internal_error")
+
+        from rfs.reactive import _observer
+
+        previous, before = set_step_observer(Broken()), _observer.unreported
+        try:
+            assert await MonoResult.from_value(1).log_step("x").tap(divide_by_zero) == Success(1)
+        finally:
+            set_step_observer(previous)
+
+        assert _observer.unreported == before + 2
+
+
+class TestTogether:
+    def test_zip_runs_at_the_same_time(self, virtual: Callable[..., Any]) -> None:
+        """
+        Three chains of 1, 2 and 3 s are joined after 3 s, in order.
+        """
+
+        async def main() -> None:
+            joined = after(3, Success("a")).zip(after(1, Success("b")), after(2, Success("c")))
+
+            assert await joined == Success(("a", "b", "c"))
+            assert asyncio.get_running_loop().time() == 3
+
+        virtual(main())
+
+    def test_zip_ends_at_the_first_failure(self, virtual: Callable[..., Any]) -> None:
+        """
+        The first Failure to come is the Result; the others are cancelled and gone.
+        """
+        cancelled: list[str] = []
+
+        async def main() -> None:
+            joined = after(9, Success(1), cancelled).zip(after(1, Failure("early")), after(2, Failure("late")))
+
+            assert await joined == Failure("early")
+            assert asyncio.get_running_loop().time() == 1
+
+        virtual(main())
+        assert cancelled == ["cancelled"]
+
+    def test_first_success_takes_the_first_to_come(self, virtual: Callable[..., Any]) -> None:
+        """
+        Failures are waited out, the first Success wins, the rest is cancelled.
+        """
+        cancelled: list[str] = []
+
+        async def main() -> None:
+            race = after(1, Failure("x")).first_success(after(3, Success("c"), cancelled), after(2, Success("b")))
+
+            assert await race == Success("b")
+            assert asyncio.get_running_loop().time() == 2
+
+        virtual(main())
+        assert cancelled == ["cancelled"]
+
+    def test_first_success_of_failures_is_all_errors(self, virtual: Callable[..., Any]) -> None:
+        """
+        Without a Success, the errors come in the order of the chains.
+        """
+
+        async def main() -> None:
+            race = after(2, Failure("a")).first_success(after(1, Failure("b")))
+
+            assert await race == Failure(["a", "b"])
+
+        virtual(main())
+
+    @pytest.mark.parametrize("kind", [KeyError, asyncio.CancelledError, BaseException])
+    def test_what_escapes_from_one_is_raised_as_it_is(
+        self, virtual: Callable[..., Any], kind: type[BaseException]
+    ) -> None:
+        """
+        An Exception is a Failure; anything else cancels the others and comes out unwrapped.
+        """
+        cancelled: list[str] = []
+        escaping = kind("out")
+
+        async def main() -> None:
+            joined = after(9, Success(1), cancelled).zip(after(1, escaping))
+            if isinstance(escaping, Exception):
+                assert await joined == Failure(escaping)
+            else:
+                with pytest.raises(kind):
+                    await joined
+
+        virtual(main())
+        assert cancelled == ["cancelled"]
+
+    def test_parallel_map_async_keeps_order_and_bound(self, virtual: Callable[..., Any]) -> None:
+        """
+        Results are in the order of the chains; no more than max_concurrent run at once.
+        """
+        running, most = 0, 0
+
+        async def work(n: int) -> Result[int, str]:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(10 - n)
+            running -= 1
+            return Success(n) if n % 3 else Failure(str(n))
+
+        async def main() -> None:
+            monos: list[MonoResult[int, str]] = [MonoResult(lambda n=n: work(n)) for n in range(10)]  # type: ignore[misc]
+
+            results = await MonoResult.parallel_map_async(monos, max_concurrent=3)
+
+            assert results == [Success(n) if n % 3 else Failure(str(n)) for n in range(10)]
+            assert most == 3
+            assert await MonoResult.parallel_map_async([], max_concurrent=3) == []
+
+        virtual(main())
+
+    async def test_bound_must_be_positive(self) -> None:
+        """
+        A bound with which nothing could run is refused, by name and value.
+        """
+        with pytest.raises(ValueError, match="max_concurrent must be at least 1, not 0"):
+            await MonoResult.parallel_map_async([], 0)
+
+
+def after(seconds: float, outcome: Any, cancelled: list[str] | None = None) -> MonoResult[Any, Any]:
+    """Make a chain that takes that long and then returns, or raises, *outcome*."""
+
+    async def source() -> Any:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            if cancelled is not None:
+                cancelled.append("cancelled")
+            raise
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    return MonoResult(source)
+
+
+class TestShowing:
+    def test_steps_are_data(self) -> None:
+        """
+        A chain lists what it was built of, with names and options, those inside of a timeout too.
+        """
+        mono = (
+            MonoResult.from_async_result(sold_out)
+            .bind_async_result(doubled, timeout_seconds=2)
+            .bind_async_result(lambda n: doubled(n), name="again")
+            .timeout(5)
+            .retry(2, backoff_seconds=0.5, on_codes={"TIMEOUT"})
+            .fallback(MonoResult.from_value(1), on_codes="TIMEOUT")
+            .log_step("done")
+            .name("order")
+        )
+
+        assert [(step.operator, step.name) for step in mono.steps] == [
+            ("from_async_result", "sold_out"),
+            ("bind_async_result", "doubled"),
+            ("bind_async_result", "again"),
+            ("timeout", "timeout"),
+            ("retry", "retry"),
+            ("fallback", "fallback"),
+            ("log_step", "done"),
+        ]
+        assert mono.steps[1].options == {"timeout_seconds": 2}
+        assert mono.steps[4].options["on_codes"] == ["TIMEOUT"]
+
+    def test_repr_reads_like_the_chain(self) -> None:
+        """
+        The repr of a chain is its name and its steps.
+        """
+        mono = MonoResult(sold_out, name="find").map(str).timeout(5).log_performance("all", 100).name("order")
+
+        assert repr(mono) == (
+            "MonoResult('order': from_async_result(find) → map(str) → timeout(seconds=5)"
+            " → log_performance(all, threshold_ms=100))"
+        )
+        assert repr(MonoResult(lambda: sold_out())) == "MonoResult(from_async_result())"
+
+
+class TestLaws:
+    @given(results, kleislis, kleislis)
+    def test_chain_is_as_good_as_result(
+        self, result: Result[int, str], f: Callable[[int], Result[int, str]], g: Callable[[int], Result[int, str]]
+    ) -> None:
+        """
+        Binding in a chain, plain or async, gives what binding the Result gives; grouping does not matter.
+        """
+
+        def async_of(h: Callable[[int], Result[int, str]]) -> Callable[[int], Awaitable[Result[int, str]]]:
+            async def called(n: int) -> Result[int, str]:
+                return h(n)
+
+            return called
+
+        async def main() -> None:
+            start = MonoResult.from_result(result)
+            expected = result.bind(f).bind(g)
+            assert await start.bind_result(f).bind_result(g) == expected
+            assert await start.bind_async_result(async_of(f)).bind_async_result(async_of(g)) == expected
+            grouped = start.bind_async_result(lambda n: MonoResult.from_result(f(n)).bind_async_result(async_of(g)))
+            assert await grouped == expected
+            assert await start.bind_async_result(MonoResult.from_value) == result
+
+        asyncio.run(main())
