@@ -411,41 +411,31 @@ class Monitor:
         if metric_type is None:
             return Sample(None)
         aggregation = rule.aggregation or default_aggregation(metric_type)
+        value = self._aggregate(rule, metric_type, aggregation)
+        return value if isinstance(value, Sample) else Sample(value, None, aggregation)
+
+    def _aggregate(self, rule: Rule, metric_type: MetricType, aggregation: str) -> float | Sample | None:
+        query, labels = self._rule_query, rule.labels or None
         window = f"{max(1, round(rule.window_seconds))}s"
-        labels = rule.labels or None
-        if metric_type is MetricType.COUNTER:
+        if metric_type is MetricType.GAUGE and aggregation == "last":
+            return query.latest(rule.metric_name, labels)
+        if metric_type is MetricType.COUNTER and aggregation in ("increase", "rate"):
             increase = query.increase(rule.metric_name, window, labels)
-            if increase is not None and aggregation == "rate":
-                return Sample(increase / rule.window_seconds)
-            return Sample(
-                increase if aggregation == "increase" else None, None if aggregation == "increase" else _unfit(rule)
-            )
-        if metric_type is MetricType.GAUGE:
-            if aggregation != "last":
-                return Sample(None, _unfit(rule))
-            return Sample(query.latest(rule.metric_name, labels))
+            return increase if increase is None or aggregation == "increase" else increase / rule.window_seconds
         distribution = query.distribution(rule.metric_name, window, labels)
-        if distribution is None or not distribution.count:
-            return Sample(None)
-        if aggregation == "mean":
-            return Sample(distribution.mean)
-        if aggregation in ("p50", "p95", "p99"):
-            return Sample(distribution.quantile(int(aggregation[1:]) / 100))
+        if distribution is None or aggregation == "last":
+            return Sample(None, f"a {metric_type} cannot be compared by {aggregation}", aggregation)
         if aggregation == "increase":
-            return Sample(float(distribution.count))
+            return float(distribution.count)
         if aggregation == "rate":
-            return Sample(distribution.count / rule.window_seconds)
-        return Sample(None, _unfit(rule))
+            return distribution.count / rule.window_seconds
+        if not distribution.count:
+            return None
+        return distribution.mean if aggregation == "mean" else distribution.quantile(int(aggregation[1:]) / 100)
 
     def _record_alert(self, alert: Alert) -> None:
-        level = 30 if alert["status"] == "firing" else INFO
-        self.log(
-            level,
-            f"Alert {alert['rule_name']}: {alert['status']}",
-            logger="rfs.alerts",
-            kind="alert",
-            fields=dict(alert),
-        )
+        level = 30 if alert["event"] in ("fire", "error") else INFO
+        self.log(level, alert.message, logger="rfs.alerts", kind="alert", fields=alert.to_dict())
 
     # Books
 
@@ -468,10 +458,6 @@ class Monitor:
 
 def _nothing() -> None:
     pass
-
-
-def _unfit(rule: Rule) -> str:
-    return f"{rule.metric_name!r} cannot be compared by {rule.aggregation}"
 
 
 def _plain_text(error: BaseException) -> str:
