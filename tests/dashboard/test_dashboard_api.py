@@ -437,6 +437,17 @@ class TestOverview:
 
         assert records["produced"] == records["delivered"] == busy.query.books()["records"]["produced"] > 0
 
+    def test_is_of_one_moment(self, busy: Monitor) -> None:
+        """
+        What happens while an overview is being read is in the next one, not in half of this one.
+        """
+        settled = busy.query.settled()
+
+        busy.counter("http_requests_total").inc(1, method="GET", route="/late", status="200")
+
+        assert settled.increase("http_requests_total", "5m") == 20
+        assert busy.query.increase("http_requests_total", "5m") == 21
+
     async def test_looking_changes_nothing(self, client: httpx.AsyncClient, busy: Monitor) -> None:
         """
         The dashboard does not observe itself: the second look sees what the first saw.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from math import nan
@@ -175,6 +176,19 @@ class Query:
         self._service_name = service_name
         self._statistics = statistics
         self.zone = zone
+
+    def settled(self) -> Query:
+        """
+        A Query over what has been recorded up to now, whose present stands still.
+
+        For several answers that are shown side by side: they are of one moment, and collecting is paid for once.
+        """
+        self._collect()
+        now = self._now()
+        settled = copy(self)
+        settled._collect = _nothing
+        settled._now = lambda: now
+        return settled
 
     # Metrics
 
@@ -466,6 +480,10 @@ class Query:
     def store_statistics(self) -> dict[str, float]:
         """Sizes, bounds and losses of the store; see `Store.statistics`."""
         return dict(self._store.statistics())
+
+
+def _nothing() -> None:
+    """Collects nothing: it has been done."""
 
 
 def _plus(one: float | None, other: float | None) -> float | None:

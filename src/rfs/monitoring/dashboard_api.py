@@ -50,8 +50,8 @@ _T = TypeVar("_T")
 
 _READINGS_AT_ONCE = 4
 _POINTS = 60  # of one sparkline, whatever its range
-_MOST_ROWS = 100  # of operations and of routes; how many there are is always told
-_MOST_TRENDS = 30  # rows with a sparkline
+_MOST_ROWS = 50  # of operations and of routes; how many there are is always told
+_MOST_TRENDS = 20  # rows with a sparkline
 _LONGEST_MESSAGE = 400  # characters of a message in a list; the record itself has all
 _MOST_RECORDS = 1000
 _MOST_HOURS = 720
@@ -780,7 +780,7 @@ class _Dashboard:
 
         def reading() -> ResultPatternHealth:
             monitor = self._monitor()
-            query = monitor.query
+            query = monitor.query.settled()
             succeeded, failed = _by_operation(query, SUCCESSES, "1h"), _by_operation(query, FAILURES, "1h")
             totals = _added(succeeded, failed)
             total, failures = sum(totals.values()), sum(failed.values())
@@ -836,7 +836,7 @@ class _Dashboard:
 
         def reading() -> Overview:
             monitor = self._monitor()
-            query = monitor.query
+            query = monitor.query.settled()
             seconds = parse_time_range(time_range).seconds
             operations, operations_known, together = _operations(query, time_range)
             routes, routes_known = _routes(query, time_range)
