@@ -9,6 +9,7 @@ import pickle
 import urllib.parse
 import uuid
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -223,6 +224,7 @@ ORDINARY = [
     "author=kim session_count=3 secretary: lee keyboard=mechanical monkey=1 tokenizer=bpe",
     "Basic authentication failed; bearer authentication is required; basic information updated",
     "invalid token: expired; password: required; 비밀번호: 필수",
+    "send it as Authorization: Bearer, or as `Authorization: Basic`",
     "password=None token=null secret: true",
     "http://127.0.0.1:8000/monitoring/?range=1h&page=2&key=name",
     "ssh://git@github.com/a/b.git cloned; npm i @scope/pkg@1.2.3",
@@ -456,8 +458,68 @@ class TestTypes:
         assert not masking.is_sensitive("Masker | None", masking)
         assert not masking.is_sensitive(dict[str, int])
 
+    def test_attrs_class(self) -> None:
+        """
+        The fields that attrs leaves on a class are read like a dataclass's.
+        """
+
+        class Table:
+            __attrs_attrs__ = (
+                SimpleNamespace(name="number", repr=True, metadata={}, type=int),
+                SimpleNamespace(name="guest", repr=True, metadata={"sensitive": True}, type=str),
+                SimpleNamespace(name="note", repr=True, metadata={}, type="Annotated[str, Sensitive]"),
+            )
+
+            def __init__(self) -> None:
+                self.number = 1
+                self.guest = "g"
+                self.note = "n"
+                self.undeclared = "u"
+
+        assert Masker().value(Table()) == {"number": 1, "guest": "[masked:type]", "note": "[masked:type]"}
+
+    def test_wide_dataclass_is_cut(self) -> None:
+        """
+        Of a dataclass with a hundred fields 64 are shown, and the number of the others.
+        """
+        wide = dataclasses.make_dataclass("wide", [(f"f{number}", int, 0) for number in range(100)])
+
+        shown = Masker().value(wide())
+
+        assert isinstance(shown, dict)
+        assert len(shown) == 65
+        assert shown["<more>"] == 36
+
 
 class TestPatterns:
+    @pytest.mark.parametrize(
+        ("text", "masked"),
+        [
+            ("900101-1234567", True),
+            ("900101-9234567", False),  # no such century
+            ("901301-1234567", False),  # no such month
+            ("900132-1234567", False),  # no such day
+            ("410101-3234567", False),  # born in 2041
+            ("2011013234567", True),  # born since October 2020: no check digit
+            ("9001011234568", True),  # the right check digit
+            ("9001011234560", False),
+        ],
+    )
+    def test_resident_number_must_be_plausible(self, text: str, masked: bool) -> None:
+        """
+        A number that nobody can have is no resident number; without its hyphen it must also have the check digit.
+        """
+        assert (Masker().text(text) != text) is masked
+
+    def test_address_must_be_one(self) -> None:
+        """
+        Four numbers with points are an address only if each fits a byte.
+        """
+        assert (
+            Masker(patterns=PATTERNS.values()).text("version 1.22.333.4444, 999.1.1.1")
+            == "version 1.22.333.4444, 999.1.1.1"
+        )
+
     def test_email_and_address_are_off_until_named(self) -> None:
         """
         E-mail and IP addresses are masked only where that was asked for.
@@ -549,6 +611,18 @@ class TestRegistered:
 
         assert masker.text("gimbap77") == "[masked:secret]"
         assert masker.fields({"gimbap77": "gimbap77"}) == {"[masked:secret]": "[masked:secret]"}
+
+    def test_too_many_are_refused(self) -> None:
+        """
+        The 201st secret is refused; the others stay masked.
+        """
+        masker = Masker(patterns=())
+        masker._registered |= {f"secret-{number}" for number in range(200)}
+
+        with pytest.raises(MaskingError, match="registered secret: there are 200 already"):
+            masker.register_secret("gimbap77")
+
+        assert masker.text("gimbap77") == "gimbap77"
 
     def test_longer_of_two_goes(self) -> None:
         """

@@ -158,7 +158,8 @@ def _is_resident_number(text: str) -> bool:
     if born_since_2000 and (year, month) >= (20, 10):
         return True
     total = sum(weight * digit for weight, digit in zip(_RESIDENT_WEIGHTS, digits, strict=False))
-    return digits[12] in {(11 - total % 11) % 10, (13 - total % 11) % 10}
+    foreigner = digits[6] >= 5
+    return digits[12] == ((13 if foreigner else 11) - total % 11) % 10
 
 
 def _is_business_number(text: str) -> bool:
@@ -182,7 +183,7 @@ def _is_ip(text: str) -> bool:
 
 def _is_word(text: str) -> bool:
     """Say whether *text* reads like a word of a sentence: letters of one case, perhaps capitalised."""
-    word = text.rstrip(".,:;!?)")
+    word = text.rstrip(".,:;!?)`")
     return len(word) < 20 and (not word or (word.isalpha() and not any(map(str.isupper, word[1:]))))
 
 
@@ -517,7 +518,7 @@ def _header_search() -> _Search:
     def find(data: bytes, match: _Match) -> tuple[tuple[int, int] | None, int]:
         start, stop = match.span(1)
         words = data[start:stop].decode("utf-8", "replace").split(maxsplit=2)
-        if words[0].lower() in {"bearer", "basic", "digest", "token", "negotiate", "apikey"}:
+        if words[0].rstrip("`.,:;)").lower() in {"bearer", "basic", "digest", "token", "negotiate", "apikey"}:
             words = words[1:]
         return (None if not words or _is_word(words[0]) else (start, stop)), stop
 
@@ -1430,7 +1431,7 @@ class Masker:
                 for key, value in shown.items():
                     if type(key) is not str or key not in plain_keys:
                         break
-                    kind: type[Any] = type(value)
+                    kind = type(value)  # pyright: ignore[reportUnknownVariableType]
                     if kind is str:
                         if len(value) > _CLEAN_CHARS:
                             break
