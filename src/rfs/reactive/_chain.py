@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from inspect import isawaitable
-from itertools import count
 from random import Random
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -331,7 +330,9 @@ def retry(
 
     async def run(_: AnyResult, run: Run | None) -> AnyResult:
         backoff = backoff_seconds
-        for attempt in count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             if run is not None:
                 run.attempts = attempt
                 run.failed = run.recovering = False
@@ -344,7 +345,6 @@ def retry(
                 pause = jitter.uniform(0, pause)
             if pause > 0:
                 await sleep(pause)
-        raise AssertionError("the attempts are counted without end")
 
     options: dict[str, object] = {"max_retries": max_retries}
     if backoff_seconds:

@@ -1,0 +1,488 @@
+"""FluxResult and ResultStream: many Results (FEATURES A3)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rfs.core.result import Failure, Result, Success
+from rfs.reactive import FluxResult, ResultStream
+
+Virtual = Callable[..., Any]
+results = st.builds(Success, st.integers()) | st.builds(Failure, st.text())
+
+MIXED: FluxResult[int, str] = FluxResult([Success(1), Failure("a"), Success(2), Failure("b"), Success(3)])
+
+
+def values_of(flux: FluxResult[Any, Any]) -> list[Any]:
+    return [result.get() for result in flux]
+
+
+def fails_on(bad: int) -> Callable[[int], int]:
+    def check(n: int) -> int:
+        if n == bad:
+            raise ValueError(n)
+        return n * 10
+
+    return check
+
+
+class Probe:
+    """An async function that knows how many of its calls run at once."""
+
+    def __init__(self, seconds: Callable[[int], float] = lambda _: 1, bad: frozenset[int] = frozenset()) -> None:
+        self.seconds = seconds
+        self.bad = bad
+        self.started: list[int] = []
+        self.cancelled: list[int] = []
+        self.running = self.most = 0
+
+    async def __call__(self, n: int) -> Result[int, str]:
+        self.started.append(n)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(self.seconds(n))
+        except asyncio.CancelledError:
+            self.cancelled.append(n)
+            raise
+        finally:
+            self.running -= 1
+        return Failure(f"bad {n}") if n in self.bad else Success(n)
+
+
+class TestCollection:
+    def test_ways_to_make_one(self) -> None:
+        """
+        Results, values or nothing make a FluxResult that lists them in order.
+        """
+        assert FluxResult([Success(1)]) == FluxResult.from_results(iter([Success(1)])) == FluxResult.from_values([1])
+        assert FluxResult.empty().to_list() == FluxResult().to_list() == []
+        assert MIXED.to_list() == list(MIXED)
+        assert hash(FluxResult([Success(1)])) == hash(FluxResult.from_values([1]))
+        assert FluxResult.from_values([1]) != [Success(1)]
+        assert repr(MIXED) == "FluxResult(3 successes, 2 failures)"
+
+    @given(st.lists(results))
+    def test_counts_agree(self, many: list[Result[int, str]]) -> None:
+        """
+        Nothing is lost: all counts, rates and parts fit together.
+        """
+        flux = FluxResult(many)
+
+        assert flux.count_success() + flux.count_failures() == flux.count_total() == len(flux) == len(many)
+        assert flux.success_rate() == (flux.count_success() / len(many) if many else 0.0)
+        assert flux.is_all_success() is (flux.count_failures() == 0) is not flux.is_any_failure()
+        assert [*flux.filter_success(), *flux.filter_failures()] == sorted(many, key=lambda r: r.is_failure())
+
+    @given(st.lists(results), st.integers(-2, 9))
+    def test_take_and_skip_are_two_halves(self, many: list[Result[int, str]], count: int) -> None:
+        """
+        What take leaves out is what skip keeps.
+        """
+        flux = FluxResult(many)
+
+        assert [*flux.take(count), *flux.skip(count)] == many
+        assert len(flux.take(count)) == min(max(count, 0), len(many))
+
+    def test_item_by_item(self) -> None:
+        """
+        map and map_error act on their kind; an exception makes that item a defect, and no other.
+        """
+        mapped = MIXED.map(fails_on(2))
+
+        assert values_of(mapped) == [10, None, None, None, 30]
+        assert mapped.to_list()[2].is_defect  # type: ignore[union-attr]
+        assert MIXED.map_error(str.upper).to_list()[1] == Failure("A")
+
+    def test_filter_drops_values_only(self) -> None:
+        """
+        Values that fail the predicate, or make it raise, are dropped; Failures stay.
+        """
+        assert MIXED.filter(lambda n: n != 1).to_list() == MIXED.skip(1).to_list()
+        assert MIXED.filter(lambda n: 1 / (n - 1) > 0.6).to_list() == [Failure("a"), Success(2), Failure("b")]
+
+    async def test_collecting(self) -> None:
+        """
+        collect_results is all values, or all errors; the other two are always a Success.
+        """
+        assert await MIXED.collect_results() == Failure(["a", "b"])
+        assert await MIXED.filter_success().collect_results() == Success([1, 2, 3])
+        assert await FluxResult.empty().collect_results() == Success([])
+        assert await MIXED.collect_success_values() == Success([1, 2, 3])
+        assert await MIXED.collect_error_values() == Success(["a", "b"])
+
+
+class TestParallel:
+    def test_from_async_results_runs_all_at_once(self, virtual: Virtual) -> None:
+        """
+        All sources run at the same time, order is kept, and an exception is the item's error.
+        """
+
+        async def raises() -> Result[int, str]:
+            raise KeyError("x")
+
+        async def main() -> None:
+            probe = Probe(lambda n: 10 - n)
+            flux = await FluxResult.from_async_results([lambda: probe(1), raises, lambda: probe(3)])
+
+            assert values_of(flux) == [1, None, 3]
+            assert isinstance(flux.to_list()[1].get_error(), KeyError)
+            assert asyncio.get_running_loop().time() == 9
+            assert await FluxResult.from_async_results([]) == FluxResult.empty()
+
+        virtual(main())
+
+    def test_parallel_map_async(self, virtual: Virtual) -> None:
+        """
+        Values go through, Failures pass, order and bound are kept.
+        """
+
+        async def main() -> None:
+            probe = Probe(lambda n: 10 - n, bad=frozenset([2]))
+            flux = await MIXED.parallel_map_async(probe, max_concurrency=2)
+
+            assert flux.to_list() == [Success(1), Failure("a"), Failure("bad 2"), Failure("b"), Success(3)]
+            assert probe.most == 2
+
+        virtual(main())
+
+    async def test_parallel_map_uses_threads(self) -> None:
+        """
+        A plain function runs beside the loop, several at once; its exception is the item's error.
+        """
+        both_there = threading.Barrier(2, timeout=30)
+
+        def meet(n: int) -> int:
+            if n < 3:
+                both_there.wait()
+            return fails_on(3)(n)
+
+        flux = await MIXED.parallel_map(meet, max_concurrency=2)
+
+        assert values_of(flux) == [10, None, 20, None, None]
+
+    async def test_bounds_must_be_positive(self) -> None:
+        """
+        A bound with which nothing could run is refused, by name and value.
+        """
+        with pytest.raises(ValueError, match="max_concurrency must be at least 1, not 0"):
+            await MIXED.parallel_map_async(Probe(), 0)
+        with pytest.raises(ValueError, match="max_concurrent must be at least 1, not -1"):
+            FluxResult.from_iterable_async([], Probe(), max_concurrent=-1)
+        with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+            await FluxResult.from_iterable_async([], Probe()).batch_collect(batch_size=0)
+
+    def test_items_must_be_many(self) -> None:
+        """
+        What cannot be iterated over is refused at once.
+        """
+        items: Any = 5
+
+        with pytest.raises(TypeError, match="items to iterate over, not int"):
+            FluxResult.from_iterable_async(items, Probe())
+
+
+class TestStream:
+    def test_ten_thousand_items_in_order_within_the_bound(self, virtual: Virtual) -> None:
+        """
+        A probe sees no more than max_concurrent in flight; Results keep the order of the items.
+        """
+        pace = Random(7)
+
+        async def main() -> None:
+            probe = Probe(lambda _: pace.choice([0, 0.001, 0.01]), bad=frozenset(range(0, 10_000, 7)))
+            flux = await FluxResult.from_iterable_async(range(10_000), probe).batch_collect(
+                batch_size=100, max_concurrent=16
+            )
+
+            assert flux.to_list() == [Failure(f"bad {n}") if n % 7 == 0 else Success(n) for n in range(10_000)]
+            assert probe.most == 16
+
+        virtual(main())
+
+    def test_awaiting_it_is_collecting_it(self, virtual: Virtual) -> None:
+        """
+        Awaited directly, the stream gives the FluxResult; awaited again, it runs again.
+        """
+
+        async def main() -> None:
+            probe = Probe(bad=frozenset([2]))
+            stream = FluxResult.from_iterable_async(range(4), probe)
+            assert probe.started == []
+
+            assert await stream == await stream == FluxResult([Success(0), Success(1), Failure("bad 2"), Success(3)])
+            assert probe.started == [0, 1, 2, 3] * 2
+
+        virtual(main())
+
+    def test_steps_on_the_way(self, virtual: Virtual) -> None:
+        """
+        map, filter and flat_map act on values as they pass, in order; Failures stay.
+        """
+
+        async def twice(n: int) -> list[int]:
+            return [n, n]
+
+        async def main() -> None:
+            stream = FluxResult.from_iterable_async(range(5), Probe(bad=frozenset([3])))
+
+            mapped = stream.map_results(lambda n: 12 // (n - 1)).filter_results(lambda n: n > 0)
+            assert values_of(await mapped) == [None, 12, None, 4]
+            several = stream.flat_map_results(lambda n: [n] * n)
+            assert values_of(await several) == [1, 2, 2, None, 4, 4, 4, 4]
+            single = stream.flat_map_results(lambda n: Success(-n) if n else Failure("none"))
+            assert values_of(await single) == [None, -1, -2, None, -4]
+            awaited: ResultStream[Any, Any] = stream.flat_map_results(twice)  # type: ignore[arg-type]
+            assert values_of(await awaited) == [0, 0, 1, 1, 2, 2, None, 4, 4]
+            flux = stream.flat_map_results(lambda n: MIXED.take(n))
+            assert len(await flux) == 0 + 1 + 2 + 1 + 4
+            raising = stream.filter_results(lambda n: n == 0).flat_map_results(lambda n: [1 // n])
+            assert [type(r.get_error()) for r in await raising] == [ZeroDivisionError, str]
+
+        virtual(main())
+
+    def test_reduce_is_a_stream_of_one(self, virtual: Virtual) -> None:
+        """
+        All values become one, or the first Failure is the one; collect_results reads it.
+        """
+
+        async def main() -> None:
+            stream = FluxResult.from_iterable_async(range(5), Probe())
+            reduced = await stream.reduce_results(lambda total, n: total + n, initial=100)
+            assert await reduced.collect_results() == Success([110])
+
+            probe = Probe(bad=frozenset([1]))
+            failed = await FluxResult.from_iterable_async(range(50), probe).reduce_results(lambda a, b: a + b, 0)
+            assert failed.to_list() == [Failure("bad 1")]
+            assert len(probe.started) < 50
+
+            broken = await stream.reduce_results(lambda total, n: total // n, 1)
+            assert isinstance(broken.to_list()[0].get_error(), ZeroDivisionError)
+
+        virtual(main())
+
+    def test_items_are_read_as_there_is_room(self, virtual: Virtual) -> None:
+        """
+        Async items, too, are taken only as far ahead as the stream may keep.
+        """
+        read: list[int] = []
+
+        async def tickets() -> AsyncIterator[int]:
+            for n in range(1000):
+                read.append(n)
+                yield n
+
+        async def main() -> None:
+            stream = FluxResult.from_iterable_async(tickets(), Probe(), max_concurrent=3)
+            seen = 0
+            async with aclosing(aiter(stream)) as iterator:
+                async for _ in iterator:
+                    seen += 1
+                    assert len(read) <= seen + 2 * 3
+                    if seen == 20:
+                        break
+
+        virtual(main())
+
+    def test_memory_does_not_grow_with_length(self, virtual: Virtual) -> None:
+        """
+        Of 5,000 items no more than a few are alive at any time.
+        """
+
+        class Ticket:
+            pass
+
+        alive: weakref.WeakSet[Ticket] = weakref.WeakSet()
+        most = 0
+
+        def tickets() -> Iterator[Ticket]:
+            for _ in range(5000):
+                ticket = Ticket()
+                alive.add(ticket)
+                yield ticket
+
+        async def hand_on(ticket: Ticket) -> Result[Ticket, str]:
+            await asyncio.sleep(1)
+            return Success(ticket)
+
+        async def main() -> None:
+            nonlocal most
+            async for _ in FluxResult.from_iterable_async(tickets(), hand_on, max_concurrent=4).map_results(lambda t: t):
+                most = max(most, len(alive))
+
+        virtual(main())
+        gc.collect()
+        assert most <= 2 * 4 + 4
+        assert len(alive) == 0
+
+    def test_iteration_that_fails_is_the_last_result(self, virtual: Virtual) -> None:
+        """
+        An exception of the items themselves is a defect behind all that was read.
+        """
+
+        def broken() -> Iterator[int]:
+            yield 1
+            yield 2
+            raise OSError("the file is gone")
+
+        async def main() -> None:
+            flux = await FluxResult.from_iterable_async(broken(), Probe())
+
+            assert values_of(flux) == [1, 2, None]
+            assert isinstance(flux.to_list()[2].get_error(), OSError)
+
+        virtual(main())
+
+    def test_function_that_raises_or_forgets_its_result(self, virtual: Virtual) -> None:
+        """
+        Both make the item a defect and disturb no other; a plain function is taken too.
+        """
+
+        def plain(n: int) -> Any:
+            return Success(n) if n == 1 else None if n == 2 else 1 // 0
+
+        async def main() -> None:
+            flux = await FluxResult.from_iterable_async([1, 2, 3], plain)
+
+            assert [type(r.get_error()) for r in flux] == [type(None), TypeError, ZeroDivisionError]
+
+        virtual(main())
+
+    def test_repr_tells_its_policy(self) -> None:
+        """
+        A stream shows how it would run.
+        """
+        stream = FluxResult.from_iterable_async([1], Probe(), max_concurrent=3, fail_fast=True).map_results(str)
+
+        assert repr(stream) == "ResultStream(max_concurrent=3, fail_fast=True)"
+
+
+class TestFailFast:
+    def test_without_it_siblings_go_on(self, virtual: Virtual) -> None:
+        """
+        One Failure cancels nothing.
+        """
+
+        async def main() -> None:
+            probe = Probe(bad=frozenset([0]))
+            assert (await FluxResult.from_iterable_async(range(9), probe)).count_success() == 8
+            assert probe.cancelled == []
+
+        virtual(main())
+
+    def test_first_failure_is_the_last_result(self, virtual: Virtual) -> None:
+        """
+        Running calls are cancelled and awaited, no item is taken any more, and the Failure ends the stream.
+        """
+
+        async def main() -> None:
+            probe = Probe(lambda n: 9 if n == 1 else 1, bad=frozenset([2]))
+            stream = FluxResult.from_iterable_async(range(100), probe, max_concurrent=3, fail_fast=True)
+
+            assert await stream == FluxResult([Success(0), Failure("bad 2")])
+            assert 1 in probe.cancelled
+            assert len(probe.started) <= 4
+            assert probe.running == 0
+
+        virtual(main())
+
+    def test_failure_made_on_the_way_counts_too(self, virtual: Virtual) -> None:
+        """
+        A Failure that a later step makes ends the stream as well.
+        """
+
+        async def main() -> None:
+            probe = Probe()
+            stream = FluxResult.from_iterable_async(range(100), probe, max_concurrent=2, fail_fast=True)
+            flux = await stream.map_results(fails_on(3))
+
+            assert values_of(flux) == [0, 10, 20, None]
+            assert probe.running == 0
+
+        virtual(main())
+
+
+class TestLeaving:
+    @pytest.mark.parametrize("way", ["collect", "iterate", "batch"])
+    def test_cancellation_reaches_all_and_comes_back(self, virtual: Virtual, way: str) -> None:
+        """
+        Cancelled from outside, every running call is cancelled and awaited; nothing is left.
+        """
+        probe = Probe()
+
+        async def main() -> None:
+            stream = FluxResult.from_iterable_async(range(100), probe, max_concurrent=5)
+
+            async def iterate() -> None:
+                async for _ in stream:
+                    pass
+
+            async def collect() -> None:
+                await stream
+
+            work: Any = {"collect": collect, "iterate": iterate, "batch": stream.batch_collect}[way]
+            running = asyncio.ensure_future(work())
+            await asyncio.sleep(2.5)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+            assert probe.running == 0
+            assert len(probe.cancelled) == 5
+
+        virtual(main())
+
+    def test_closing_ends_the_running_calls(self, virtual: Virtual) -> None:
+        """
+        A stream left early is closed there and then by aclosing.
+        """
+        probe = Probe()
+
+        async def main() -> None:
+            async with aclosing(aiter(FluxResult.from_iterable_async(range(100), probe, max_concurrent=5))) as stream:
+                async for _ in stream:
+                    break
+
+            assert probe.running == 0
+
+        virtual(main())
+
+    @pytest.mark.parametrize("kind", [BaseException, asyncio.CancelledError])
+    @pytest.mark.parametrize("from_items", [True, False])
+    def test_what_is_no_exception_comes_out_as_it_is(
+        self, virtual: Virtual, kind: type[BaseException], from_items: bool
+    ) -> None:
+        """
+        Raised by a call or by the items, it cancels the rest and is not wrapped.
+        """
+        escaping = kind("out")
+        probe = Probe(lambda _: 5)
+
+        async def items() -> AsyncIterator[int]:
+            for n in range(20):
+                if n == 7 and from_items:
+                    raise escaping
+                yield n
+
+        async def call(n: int) -> Result[int, str]:
+            if n == 7:
+                raise escaping
+            return await probe(n)
+
+        async def main() -> None:
+            with pytest.raises(kind):
+                await FluxResult.from_iterable_async(items(), call)
+            assert probe.running == 0
+
+        virtual(main())
