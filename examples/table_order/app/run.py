@@ -86,6 +86,8 @@ def _listen(run: RunSettings) -> Generator[socket.socket]:
     family = socket.AF_INET6 if ":" in run.HOST else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it: head and body of an answer are two writes, and the second must not wait for an ACK.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             listener.bind((run.HOST, run.PORT))
         except OSError as error:
