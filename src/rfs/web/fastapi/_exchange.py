@@ -54,7 +54,7 @@ def correlation_id_of(scope: Scope) -> str:
     return context.correlation_id if context is not None else ""
 
 
-def record_fault(scope: Scope, message: str, error: object) -> bool:
+def record_fault(scope: Scope, message: str, error: object, *, is_defect: bool = True) -> bool:
     """Write *error*, with its stack, once per exchange. Returns whether it is written."""
     exchange = exchange_of(scope)
     if exchange is not None and exchange.recorded is error:
@@ -68,6 +68,7 @@ def record_fault(scope: Scope, message: str, error: object) -> bool:
             kind="error",
             outcome="failed",
             error=error,
+            is_defect=is_defect,
             fields={"method": scope.get("method", ""), "path": scope.get("path", "")},
             context=exchange.context if exchange is not None else None,
         )

@@ -31,7 +31,7 @@ from rfs.monitoring.monitor import Monitor, default_monitor
 from rfs.web.fastapi._exchange import SCOPE_KEY, Exchange, correlation_id_of, count_internal_error, record_fault
 from rfs.web.fastapi._routes import method_label, route_template
 from rfs.web.fastapi.errors import APIError, error_body
-from rfs.web.fastapi.response_helpers import PROCESSING_TIME, answer_unhandled
+from rfs.web.fastapi.response_helpers import CLIENT_CLOSED, PROCESSING_TIME, answer_unhandled
 
 if TYPE_CHECKING:
     from rfs.monitoring._capture.instruments import BoundCounter, BoundGauge, BoundHistogram
@@ -52,7 +52,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-CLIENT_CLOSED = 499  # the status of a request whose client left before the answer began
 _REQUEST_ID = b"x-request-id"
 _STREAMS = (b"text/event-stream", b"application/jsonl", b"application/x-ndjson", b"multipart/x-mixed-replace")
 _ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
@@ -240,6 +239,7 @@ class _Visit(Exchange):
         "all_duties",
         "answered",
         "correlation_header",
+        "deserted",
         "duties",
         "echoes",
         "path",
@@ -276,6 +276,7 @@ class _Visit(Exchange):
         self._began = False  # the answer
         self._ended = False
         self.answered = False  # whole
+        self.deserted = False  # the client left, and the server said so
         self._measured = False
         self._started = 0.0
 
@@ -359,7 +360,11 @@ class _Visit(Exchange):
         elif kind == "websocket.http.response.start":
             self._status = message["status"]
             message = self._with_ids(message)
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError:
+            self.deserted = True
+            raise
 
     def _with_ids(self, message: Message) -> Message:
         headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
@@ -405,10 +410,10 @@ class _Visit(Exchange):
             else:
                 # An answer that was begun and not ended: the client is gone.
                 self.complete("cancelled" if self._began else "failed")
-        elif isinstance(exc, Exception) and not isinstance(exc, ClientDisconnect | WebSocketDisconnect):
-            self.complete("failed")
-        else:
+        elif self.deserted or not isinstance(exc, Exception) or isinstance(exc, ClientDisconnect | WebSocketDisconnect):
             self.complete("cancelled")
+        else:
+            self.complete("failed")
 
     def _elapsed(self) -> float:
         try:
@@ -428,6 +433,8 @@ class _Visit(Exchange):
         try:
             elapsed = monitor.clock.monotonic() - self._started
             status = self._status or (500 if outcome == "failed" else CLIENT_CLOSED)
+            if status == CLIENT_CLOSED:
+                outcome = "cancelled"
             method = _method(scope)
             label = method_label(method)
             route = route_template(scope, self.path, self.root_path)
@@ -487,8 +494,9 @@ class OutermostMiddleware(RequestMiddleware):
             return  # nobody is left to be answered; recorded as cancelled
         except Exception as exc:
             visit = scope.get(SCOPE_KEY)
-            answered = isinstance(visit, _Visit) and visit.answered
-            if scope["type"] != "http" or not record_fault(scope, "Unhandled exception", exc) or not answered:
+            if not isinstance(visit, _Visit) or scope["type"] != "http":
+                raise
+            if not visit.deserted and not (record_fault(scope, "Unhandled exception", exc) and visit.answered):
                 raise
 
 

@@ -21,7 +21,7 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from rfs.core.result import Failure, Success
 from rfs.errors import AlertRuleError, MetricDefinitionError, TimeRangeError
@@ -37,6 +37,7 @@ __all__ = ["handle_flux_result", "handle_result", "serve_results"]
 F = TypeVar("F", bound=Callable[..., Any])
 EndpointT = Callable[..., Any]
 
+CLIENT_CLOSED = 499  # the status of a request whose client left before the answer began
 PROCESSING_TIME = "X-Processing-Time-MS"
 SERVED = "__rfs_served__"  # set on endpoints that answer Results, for OpenAPI and for the middleware
 
@@ -240,16 +241,17 @@ def _answer_result(outcome: object, call: _Call) -> Any:
 
 
 def _answer_failure(outcome: object, scope: Scope, headers: Mapping[str, str]) -> Response:
+    is_defect = True
     if isinstance(outcome, Failure):
         error: object = outcome.error  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        message = "Failure without an APIError"
+        message, is_defect = "Failure without an APIError", outcome.is_defect
     elif isinstance(outcome, _Raised):
         error, message = outcome.error, "Unhandled exception"
     else:
         error, message = TypeError(f"the endpoint returned {type(outcome).__name__}, not a Result"), "No Result"
     told = APIError.from_failure(error)
     if told is not error and not told.expected:
-        record_fault(scope, message, error)
+        record_fault(scope, message, error, is_defect=is_defect)
     return error_response(told, scope, headers)
 
 
@@ -334,6 +336,8 @@ async def answer_declared_error(request: Request, exc: Exception) -> Response:
 
 async def answer_unhandled(request: Request, exc: Exception) -> Response:
     """Exception handler: an exception that nobody handled. 503 if something cannot be reached, else 500."""
+    if isinstance(exc, ClientDisconnect):
+        return Response(status_code=CLIENT_CLOSED)  # for the log: nobody is there to read it
     record_fault(request.scope, "Unhandled exception", exc)
     told = APIError.from_failure(exc)
     if told.expected:  # an error of a declaration that escaped from where no handler is

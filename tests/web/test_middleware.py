@@ -1,0 +1,945 @@
+"""What the middleware does around a request: ids, log, metrics, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi.sse import EventSourceResponse
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Host, Mount, Route, Router
+from starlette.staticfiles import StaticFiles
+
+from rfs.monitoring.context import bind, current
+from rfs.monitoring.monitor import Monitor, use_monitor
+from rfs.monitoring.result_logging import LogRecord, configure_result_logging
+from rfs.web.fastapi import (
+    APIError,
+    ErrorHandlerMiddleware,
+    ExceptionToResultMiddleware,
+    PerformanceMetricsMiddleware,
+    RequestLoggingMiddleware,
+    RequestMiddleware,
+    ResultLoggingMiddleware,
+    install,
+    setup_result_middleware,
+)
+from tests.web.asgi import App, Message, get, request, scope_of, websocket
+from tests.web.conftest import ManualClock
+
+TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
+ID = "req-1"
+HEADERS = {"X-Correlation-ID": ID}
+
+
+def service() -> FastAPI:
+    """A service with every kind of answer, installed."""
+    app = FastAPI()
+    install(app, dashboard=False)
+
+    @app.get("/orders/{order_id}")
+    async def order(order_id: int) -> dict[str, int]:
+        if order_id == 404:
+            raise HTTPException(404, "no such order")
+        if order_id == 500:
+            raise RuntimeError("secret: the order is broken")
+        if order_id == 503:
+            raise ConnectionRefusedError("secret: postgres://user:hunter2@db")
+        return {"order": order_id}
+
+    @app.post("/orders")
+    async def create(request: Request) -> Response:
+        return Response(await request.body(), 201)
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def parts() -> AsyncIterator[str]:
+            for part in ("a", "b", "c"):
+                yield part
+
+        return StreamingResponse(parts())
+
+    @app.get("/endless")
+    async def endless() -> StreamingResponse:
+        async def parts() -> AsyncIterator[str]:
+            yield "a"
+            await asyncio.Event().wait()
+
+        return StreamingResponse(parts())
+
+    @app.get("/half")
+    async def half() -> StreamingResponse:
+        async def parts() -> AsyncIterator[str]:
+            yield "a"
+            raise RuntimeError("broken in the middle")
+
+        return StreamingResponse(parts())
+
+    @app.get("/events", response_class=EventSourceResponse)
+    async def events() -> AsyncIterator[dict[str, int]]:
+        yield {"order": 1}
+        await asyncio.Event().wait()
+
+    @app.get("/few-events", response_class=EventSourceResponse)
+    async def few_events() -> AsyncIterator[dict[str, int]]:
+        yield {"order": 1}
+
+    @app.websocket("/socket")
+    async def socket(connection: WebSocket) -> None:
+        await connection.accept()
+        while True:
+            await connection.send_text(await connection.receive_text())
+
+    @app.websocket("/closed")
+    async def closed(connection: WebSocket) -> None:
+        await connection.close()
+
+    return app
+
+
+def lines(monitor: Monitor, correlation_id: str = ID) -> list[LogRecord]:
+    """What was recorded under the id, oldest first."""
+    return monitor.query.records_by_correlation_id(correlation_id)
+
+
+def completed(monitor: Monitor, correlation_id: str = ID) -> LogRecord:
+    """The one line that tells that the request is completed."""
+    (line,) = [line for line in lines(monitor, correlation_id) if line.message == "Request completed"]
+    return line
+
+
+KINDS = [
+    ("GET", "/orders/7", 200),
+    ("HEAD", "/openapi.json", 200),
+    ("GET", "/orders/404", 404),
+    ("GET", "/orders/x", 422),
+    ("GET", "/orders/500", 500),
+    ("GET", "/orders/503", 503),
+    ("GET", "/nowhere", 404),
+    ("DELETE", "/orders/7", 405),
+    ("GET", "/stream", 200),
+    ("GET", "/few-events", 200),
+    ("OPTIONS", "/orders/7", 405),
+    ("BREW", "/orders/7", 405),
+]
+
+
+class TestIds:
+    @pytest.mark.parametrize(("method", "target", "status"), KINDS)
+    async def test_echoed_on_every_response(self, method: str, target: str, status: int) -> None:
+        """
+        Every response, errors, streams and HEAD included, carries the inbound id under both names.
+        """
+        answer = await request(service(), method, target, headers=HEADERS)
+
+        assert answer.status == status
+        assert answer.headers["x-correlation-id"] == answer.headers["x-request-id"] == ID
+        assert len([name for name, _ in answer.raw_headers if name == b"x-request-id"]) == 1
+
+    async def test_made_where_there_is_none(self) -> None:
+        """
+        Without an inbound id a request gets one of 128 bits, each its own.
+        """
+        app = service()
+
+        ids = {(await get(app, "/orders/7")).headers["x-request-id"] for _ in range(5)}
+
+        assert len(ids) == 5
+        assert all(len(bytes.fromhex(made)) == 16 for made in ids)
+
+    async def test_both_given(self, monitor: Monitor) -> None:
+        """
+        Two different valid ids are both kept; records are found under the correlation id and name the other.
+        """
+        answer = await get(service(), "/orders/7", headers={"X-Request-ID": "r-1", "X-Correlation-ID": "c-1"})
+
+        assert (answer.headers["x-request-id"], answer.headers["x-correlation-id"]) == ("r-1", "c-1")
+        assert completed(monitor, "c-1").context["request_id"] == "r-1"
+
+    async def test_request_id_alone(self, monitor: Monitor) -> None:
+        """
+        A request id alone is the correlation id, too.
+        """
+        answer = await get(service(), "/orders/7", headers={"X-Request-ID": "r-1"})
+
+        assert (answer.headers["x-request-id"], answer.headers["x-correlation-id"]) == ("r-1", "r-1")
+        assert completed(monitor, "r-1")
+
+    @pytest.mark.parametrize("bad", ["", "a b", "x" * 65, "a\r\nSet-Cookie: x", "a\tb", "é", '"quoted"', "<script>"])
+    @pytest.mark.parametrize("header", ["X-Correlation-ID", "X-Request-ID"])
+    async def test_invalid_one_is_replaced(self, monitor: Monitor, header: str, bad: str) -> None:
+        """
+        An id that could not be echoed, logged and looked up is replaced, and that is counted.
+        """
+        answer = await get(service(), "/orders/7", headers={header: bad})
+
+        made = answer.headers["x-correlation-id"]
+        assert made != bad
+        assert len(bytes.fromhex(made)) == 16
+        assert answer.headers["x-request-id"] == made
+        assert monitor.query.increase("rfs_rejected_total", labels={"metric": "correlation_id"}) == 1
+
+    @given(st.binary(max_size=80))
+    async def test_whatever_comes_in_goes_out_clean(self, value: bytes) -> None:
+        """
+        For any header value the echoed id is one that a header can carry.
+        """
+        app = RequestMiddleware(PlainTextResponse("ok"), monitor=Monitor())
+
+        answer = await get(app, "/", headers=[(b"x-correlation-id", value)])
+
+        echoed = answer.headers["x-correlation-id"]
+        assert 1 <= len(echoed) <= 64
+        assert set(echoed) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
+
+    async def test_the_hosts_own_header_stays(self) -> None:
+        """
+        A response that has an id of its own keeps it.
+        """
+        app = FastAPI()
+        install(app, dashboard=False)
+
+        @app.get("/")
+        async def endpoint() -> Response:
+            return PlainTextResponse("ok", headers={"X-Request-ID": "mine"})
+
+        answer = await get(app, "/", headers=HEADERS)
+
+        assert [value for name, value in answer.raw_headers if name == b"x-request-id"] == [b"mine"]
+        assert answer.headers["x-correlation-id"] == ID
+
+    async def test_a_response_that_is_reused(self) -> None:
+        """
+        A Response object that answers many requests does not gather their ids.
+        """
+        app = RequestMiddleware(PlainTextResponse("ok"))
+
+        await get(app, "/")
+        answer = await get(app, "/", headers=HEADERS)
+
+        assert [value for name, value in answer.raw_headers if name == b"x-request-id"] == [ID.encode()]
+
+    async def test_header_of_ones_own(self, monitor: Monitor) -> None:
+        """
+        The configured correlation header is read and answered.
+        """
+        configure_result_logging(correlation_header="X-Trace", stream=None)
+
+        answer = await get(service(), "/orders/7", headers={"X-Trace": "t-1"})
+
+        assert answer.headers["x-trace"] == "t-1"
+        assert completed(monitor, "t-1")
+
+    async def test_traceparent(self, monitor: Monitor) -> None:
+        """
+        An inbound trace is joined: the server's span is a child of the caller's.
+        """
+        await get(service(), "/orders/7", headers={**HEADERS, "traceparent": TRACEPARENT})
+
+        line = completed(monitor)
+        assert (line.trace_id, line.parent_span_id) == (TRACE_ID, SPAN_ID)
+        assert line.span_id not in {"", SPAN_ID}
+
+    @pytest.mark.parametrize(
+        "bad", ["", "00-0-0-0", f"ff-{TRACE_ID}-{SPAN_ID}-01", f"00-{'0' * 32}-{SPAN_ID}-01", "é", "0" * 9000]
+    )
+    async def test_broken_traceparent(self, monitor: Monitor, bad: str) -> None:
+        """
+        A traceparent that breaks the grammar starts a new trace.
+        """
+        await get(service(), "/orders/7", headers={**HEADERS, "traceparent": bad})
+
+        line = completed(monitor)
+        assert len(bytes.fromhex(line.trace_id)) == 16
+        assert line.trace_id != TRACE_ID
+        assert line.parent_span_id == ""
+
+
+class TestRequestLog:
+    async def test_both_lines(self, monitor: Monitor, clock: ManualClock) -> None:
+        """
+        One line when a request comes in and one when it is done, with what the documents name.
+        """
+        app = FastAPI()
+        install(app, dashboard=False)
+
+        @app.get("/tables/{table}")
+        async def table(table: str) -> str:
+            clock.advance(0.25)
+            return table
+
+        await get(app, "/tables/A7?token=secret", headers=HEADERS)
+
+        started, done = lines(monitor)
+        common = {"request_id": ID, "method": "GET", "path": "/tables/A7", "client_ip": "192.0.2.7"}
+        assert (started.message, started.kind, started.level) == ("Request started", "request_start", "INFO")
+        assert started.context == common
+        assert (done.message, done.kind, done.level, done.outcome) == ("Request completed", "request", "INFO", "ok")
+        assert (done.operation, done.duration_ms) == ("GET /tables/{table}", 250.0)
+        assert done.context == {**common, "route": "/tables/{table}", "status_code": 200, "response_bytes": 4}
+        assert started.span_id == done.span_id != ""
+
+    @pytest.mark.parametrize(("method", "target", "status"), KINDS)
+    async def test_one_completed_line(self, monitor: Monitor, method: str, target: str, status: int) -> None:
+        """
+        Whatever the answer, there is exactly one completed line, and it has the status.
+        """
+        await request(service(), method, target, headers=HEADERS)
+
+        line = completed(monitor)
+        assert line.context["status_code"] == status
+        assert (line.outcome, line.level) == (("failed", "ERROR") if status >= 500 else ("ok", "INFO"))
+
+    async def test_an_unhandled_exception(self, monitor: Monitor) -> None:
+        """
+        An exception that nobody handled is recorded once, with its stack; it ends at the edge of the app.
+        """
+        answer = await get(service(), "/orders/500", headers=HEADERS)
+
+        (fault,) = [line for line in lines(monitor) if line.error is not None]
+        assert fault.message == "Unhandled exception"
+        assert fault.error is not None
+        assert fault.error.type == "RuntimeError"
+        assert fault.error.is_defect
+        assert "raise RuntimeError" in (fault.error.stack_trace or "")
+        assert answer.raised is None
+
+    async def test_broken_in_the_middle(self, monitor: Monitor) -> None:
+        """
+        A stream that breaks is one failed line, and the exception reaches the server, which must cut the connection.
+        """
+        answer = await get(service(), "/half", headers=HEADERS)
+
+        assert isinstance(answer.raised, BaseException)
+        assert answer.messages[-1]["more_body"] is True
+        line = completed(monitor)
+        assert (line.outcome, line.context["status_code"], line.context["response_bytes"]) == ("failed", 200, 1)
+
+    @pytest.mark.parametrize("target", ["/events", "/endless"])
+    async def test_client_leaves(self, monitor: Monitor, target: str) -> None:
+        """
+        A client that leaves in the middle of a stream is one line: cancelled, not failed.
+        """
+        answer = await get(service(), target, headers=HEADERS, leave_after=1)
+
+        line = completed(monitor)
+        assert answer.raised is None
+        assert (line.outcome, line.level, line.context["status_code"]) == ("cancelled", "INFO", 200)
+
+    @pytest.mark.parametrize("server_says_so", [False, True])
+    async def test_client_leaves_before_the_answer(self, monitor: Monitor, server_says_so: bool) -> None:
+        """
+        A client that leaves while it sends its body is one line with 499 and no fault, whatever its server makes of it.
+        """
+        app = service()
+
+        async def receive() -> Message:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if server_says_so:
+                raise OSError("the client is gone")
+
+        await app(scope_of("POST", "/orders", HEADERS), receive, send)
+
+        line = completed(monitor)
+        assert (line.outcome, line.context["status_code"], line.level) == ("cancelled", 499, "INFO")
+        assert [line.error for line in lines(monitor)] == [None, None]
+
+    async def test_cancelled_by_the_server(self, monitor: Monitor) -> None:
+        """
+        A request that the server cancels is one line, and the cancellation goes on.
+        """
+        app = FastAPI()
+        install(app, dashboard=False)
+        begun = asyncio.Event()
+
+        @app.get("/")
+        async def endpoint() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(get(app, "/", headers=HEADERS))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        line = completed(monitor)
+        assert (line.outcome, line.context["status_code"]) == ("cancelled", 499)
+
+    async def test_recorded_before_the_client_knows(self, monitor: Monitor) -> None:
+        """
+        When the last byte leaves, its request is already counted and recorded.
+        """
+        app = service()
+        known: list[float | None] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                known.append(monitor.query.increase("http_requests_total"))
+                assert completed(monitor)
+
+        await app(scope_of("GET", "/orders/7", HEADERS), receive, send)
+
+        assert known == [1]
+
+    @pytest.mark.parametrize(("status", "expected"), [(200, 0), (302, 0), (404, 1), (503, 1)])
+    async def test_excluded_paths(self, monitor: Monitor, status: int, expected: int) -> None:
+        """
+        An excluded path is not measured; it is recorded only when it is not well.
+        """
+        app = RequestMiddleware(PlainTextResponse("", status), exclude_paths=["/health"])
+
+        answer = await get(app, "/health", headers=HEADERS)
+
+        assert [line.message for line in lines(monitor)] == ["Request completed"] * expected
+        assert monitor.query.increase("http_requests_total") in {None, 0}
+        assert answer.headers["x-request-id"] == ID
+
+    @pytest.mark.parametrize(("path", "seen"), [("/quiet", 0), ("/quiet/below", 0), ("/quieter", 2)])
+    async def test_silent_prefixes(self, monitor: Monitor, path: str, seen: int) -> None:
+        """
+        What is silent leaves no trace, but has its ids; a name that only begins alike is not silent.
+        """
+        app = RequestMiddleware(PlainTextResponse("", 500 if not seen else 200), silent_prefixes=["/quiet/"])
+
+        answer = await get(app, path, headers=HEADERS)
+
+        assert len(lines(monitor)) == seen
+        assert answer.headers["x-request-id"] == ID
+
+    async def test_secrets_in_the_path(self, monitor: Monitor) -> None:
+        """
+        A registered secret in a path is masked; headers and the query string are not recorded at all.
+        """
+        monitor.masker.register_secret("hunter2-hunter2")
+
+        await get(
+            service(),
+            "/orders/hunter2-hunter2?key=canary-query",
+            headers={**HEADERS, "Authorization": "Bearer canary-header", "Cookie": "s=canary-cookie"},
+        )
+
+        recorded = "".join(str(line.to_dict()) for line in lines(monitor))
+        assert "hunter2" not in recorded
+        assert "canary" not in recorded
+
+    async def test_level(self) -> None:
+        """
+        Below the Monitor's level nothing is recorded; measurements go on.
+        """
+        with use_monitor(Monitor(level=logging.ERROR)) as quiet:
+            await get(service(), "/orders/7", headers=HEADERS)
+            await get(service(), "/orders/500", headers=HEADERS)
+
+        assert [line.message for line in lines(quiet)] == ["Unhandled exception", "Request completed"]
+        assert quiet.query.increase("http_requests_total") == 2
+
+
+class TestMetrics:
+    async def test_red(self, monitor: Monitor, clock: ManualClock) -> None:
+        """
+        Requests are counted by method, route and status, and timed by method and route.
+        """
+        app = service()
+        for target in ("/orders/1", "/orders/2", "/orders/404"):
+            await get(app, target)
+
+        labels = {"method": "GET", "route": "/orders/{order_id}"}
+        assert monitor.query.increase("http_requests_total", labels={**labels, "status": "200"}) == 2
+        assert monitor.query.increase("http_requests_total", labels={**labels, "status": "404"}) == 1
+        distribution = monitor.query.distribution("http_request_duration_seconds", labels=labels)
+        assert distribution is not None
+        assert distribution.count == 3
+        assert monitor.query.latest("http_requests_active") == 0
+
+    async def test_active(self, monitor: Monitor) -> None:
+        """
+        While requests are answered, they are counted as active.
+        """
+        app = FastAPI()
+        install(app, dashboard=False)
+        begun, go_on = asyncio.Barrier(4), asyncio.Event()
+
+        @app.get("/")
+        async def endpoint() -> None:
+            await begun.wait()
+            await go_on.wait()
+
+        tasks = [asyncio.create_task(get(app, "/")) for _ in range(3)]
+        await begun.wait()
+        assert monitor.query.latest("http_requests_active") == 3
+        go_on.set()
+        await asyncio.gather(*tasks)
+
+        assert monitor.query.latest("http_requests_active") == 0
+
+    async def test_ten_thousand_addresses(self, monitor: Monitor) -> None:
+        """
+        Random addresses and methods are one series.
+        """
+        app = FastAPI()
+        install(app, dashboard=False, exclude_paths=())
+
+        for number in range(10_000):
+            await request(app, f"M{number}", f"/{number}/x")
+
+        assert monitor.query.label_values("http_requests_total", "route") == ["__unmatched__"]
+        assert monitor.query.label_values("http_requests_total", "method") == ["_OTHER"]
+        assert monitor.query.increase("http_requests_total") == 10_000
+
+    async def test_streams_are_apart(self, monitor: Monitor, clock: ManualClock) -> None:
+        """
+        An event stream is counted, and timed as a stream; it never enters the latency of requests.
+        """
+        app = service()
+        streaming = asyncio.create_task(get(app, "/events", headers=HEADERS, leave_after=2))
+        while monitor.query.latest("http_streams_active") != 1:
+            await asyncio.sleep(0)
+        assert monitor.query.latest("http_requests_active") == 0
+        clock.advance(3600)
+        streaming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await streaming
+
+        labels = {"route": "/events"}
+        assert monitor.query.latest("http_streams_active") == 0
+        assert monitor.query.increase("http_requests_total", labels=labels) == 1
+        durations = monitor.query.distribution("http_stream_duration_seconds", labels=labels)
+        assert durations is not None
+        assert (durations.count, durations.max) == (1, 3600)
+        latency = monitor.query.distribution("http_request_duration_seconds", labels=labels)
+        assert latency is None or latency.count == 0
+
+    async def test_another_monitor(self) -> None:
+        """
+        The middleware records where the default Monitor is at that moment.
+        """
+        app = service()
+        for _ in range(2):
+            with use_monitor(Monitor()) as one:
+                await get(app, "/orders/7")
+                assert one.query.increase("http_requests_total") == 1
+
+
+class TestWebSocket:
+    async def test_a_conversation(self, monitor: Monitor) -> None:
+        """
+        A WebSocket is one request that was answered 101, timed as a stream; its client's leaving is no fault.
+        """
+        answer = await websocket(service(), "/socket", ["a", "b"], HEADERS)
+
+        assert [message.get("text") for message in answer.messages[1:]] == ["a", "b"]
+        line = completed(monitor)
+        assert (line.operation, line.outcome, line.context["status_code"]) == ("GET /socket", "cancelled", 101)
+        assert monitor.query.latest("http_streams_active") == 0
+        assert monitor.query.increase("http_requests_total", labels={"status": "101"}) == 1
+
+    async def test_refused(self, monitor: Monitor) -> None:
+        """
+        A WebSocket that is not accepted is a 403.
+        """
+        await websocket(service(), "/closed", [], HEADERS)
+
+        line = completed(monitor)
+        assert (line.outcome, line.context["status_code"]) == ("ok", 403)
+
+    async def test_ended_without_a_word(self, monitor: Monitor) -> None:
+        """
+        A handler that returns, and one that answers by HTTP, leave one line each.
+        """
+
+        async def silent(scope: Any, receive: Any, send: Any) -> None:
+            if scope["path"] == "/http":
+                await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+                await send({"type": "websocket.http.response.body", "body": b""})
+
+        app = RequestMiddleware(silent)
+        await websocket(app, "/", [], HEADERS)
+        answer = await websocket(app, "/http", [], {"X-Correlation-ID": "other"})
+
+        assert completed(monitor).context["status_code"] == 499
+        assert completed(monitor, "other").context["status_code"] == 418
+        assert (b"x-request-id", b"other") in answer.messages[0]["headers"]
+
+
+class TestRoutes:
+    @staticmethod
+    def app() -> FastAPI:
+        """Routes in all the places where they can be."""
+
+        async def endpoint(request: Request) -> Response:
+            return PlainTextResponse("ok")
+
+        async def api_endpoint() -> str:
+            return "ok"
+
+        deep, middle, outer = APIRouter(prefix="/deep"), APIRouter(prefix="/{tenant}"), APIRouter()
+        deep.add_api_route("/{item}", api_endpoint)
+        deep.add_route("/deep/plain/{item}", endpoint)  # Starlette's own knows no prefix
+        middle.include_router(deep)
+        outer.include_router(middle, prefix="/v1")
+        mounted = FastAPI()
+        mounted.add_api_route("/items/{item}", api_endpoint)
+        mounted.include_router(deep, prefix="/in")
+        app = FastAPI()
+        app.include_router(outer, prefix="/api")
+        app.mount("/mounted", mounted)
+        app.mount("/tenants/{tenant}", Starlette(routes=[Route("/{item}", endpoint, methods=["GET", "PUT"])]))
+        app.mount("/nested", Router([Mount("/inner", routes=[Route("/{item:int}", endpoint)])]))
+        app.mount("/files", StaticFiles(directory="."))
+        app.router.routes.append(Host("other.example", PlainTextResponse("other")))
+        app.add_route("/plain/{item:path}", endpoint)
+        app.add_api_route("/methods/{item}", api_endpoint, methods=["PUT"])
+        return app
+
+    @pytest.mark.parametrize("root_path", ["", "/proxy"])
+    @pytest.mark.parametrize(
+        ("target", "template"),
+        [
+            ("/api/v1/acme/deep/7", "/api/v1/{tenant}/deep/{item}"),
+            ("/api/v1/acme/deep/plain/7", "/api/v1/{tenant}/deep/plain/{item}"),
+            ("/mounted/items/7", "/mounted/items/{item}"),
+            ("/mounted/in/deep/7", "/mounted/in/deep/{item}"),
+            ("/mounted/nowhere", "__unmatched__"),
+            ("/tenants/acme/7", "/tenants/{tenant}/{item}"),
+            ("/nested/inner/7", "/nested/inner/{item}"),
+            ("/nested/inner/x", "__unmatched__"),
+            ("/files/pyproject.toml", "/files/{path}"),
+            ("/plain/a/b/c", "/plain/{item}"),
+            ("/methods/7", "/methods/{item}"),
+            ("/nowhere", "__unmatched__"),
+        ],
+    )
+    async def test_template(self, monitor: Monitor, target: str, template: str, root_path: str) -> None:
+        """
+        The label is the route as it was declared, with all prefixes, wherever it was declared.
+        """
+        app = self.app()
+        install(app, dashboard=False)
+
+        await get(app, root_path + target, root_path=root_path, headers=HEADERS)
+
+        assert completed(monitor).context["route"] == template
+
+    @pytest.mark.parametrize(("target", "template"), [("/plain/a", "/plain/{item}"), ("/files/x", "/files/{path}")])
+    async def test_answered_before_routing(self, monitor: Monitor, target: str, template: str) -> None:
+        """
+        What a middleware answered has the route that it kept the request from.
+        """
+        app = self.app()
+        install(app, dashboard=False)
+
+        @app.middleware("http")
+        async def refuse(request: Request, call_next: Any) -> Response:
+            return PlainTextResponse("no", 401)
+
+        await get(app, target, headers=HEADERS)
+
+        assert completed(monitor).context["route"] == template
+
+    async def test_an_app_without_routes(self, monitor: Monitor) -> None:
+        """
+        Any ASGI app can be wrapped.
+        """
+        await get(RequestMiddleware(PlainTextResponse("ok")), "/x", headers=HEADERS)
+
+        assert completed(monitor).context["route"] == "__unmatched__"
+
+
+class TestDuties:
+    async def test_each_once(self, monitor: Monitor) -> None:
+        """
+        Middleware by all its names around an installed app: still one line and one measurement per request.
+        """
+        app = service()
+        for middleware in (RequestLoggingMiddleware, ResultLoggingMiddleware, PerformanceMetricsMiddleware):
+            app.add_middleware(middleware)
+
+        answer = await get(app, "/orders/7", headers=HEADERS)
+
+        assert len(lines(monitor)) == 2
+        assert monitor.query.increase("http_requests_total") == 1
+        assert answer.headers["x-processing-time-ms"].isdigit()
+        assert len([name for name, _ in answer.raw_headers if name == b"x-request-id"]) == 1
+
+    @pytest.mark.parametrize(
+        ("middleware", "records", "measured", "timed"),
+        [
+            (RequestMiddleware, 2, True, False),
+            (RequestLoggingMiddleware, 2, False, False),
+            (ResultLoggingMiddleware, 2, False, True),
+            (PerformanceMetricsMiddleware, 0, True, False),
+        ],
+    )
+    async def test_alone(
+        self, monitor: Monitor, middleware: type[RequestMiddleware], records: int, measured: bool, timed: bool
+    ) -> None:
+        """
+        Each name does what the documents say of it, and no more.
+        """
+        answer = await get(middleware(PlainTextResponse("ok")), "/", headers=HEADERS)
+
+        assert len(lines(monitor)) == records
+        assert (monitor.query.increase("http_requests_total") == 1) is measured
+        assert ("x-processing-time-ms" in answer.headers) is timed
+        assert answer.headers["x-request-id"] == ID
+
+    async def test_log_and_metrics_apart(self, monitor: Monitor) -> None:
+        """
+        Two middlewares that share the work leave what one would.
+        """
+        app = RequestLoggingMiddleware(PerformanceMetricsMiddleware(PlainTextResponse("ok")))
+
+        await get(app, "/", headers=HEADERS)
+
+        assert len(lines(monitor)) == 2
+        assert monitor.query.increase("http_requests_total") == 1
+
+    async def test_slow_requests(self, monitor: Monitor, clock: ManualClock) -> None:
+        """
+        A request over the threshold is a WARNING that says so; one at it is not.
+        """
+
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            clock.advance(float(scope["path"][1:]))
+            await PlainTextResponse("ok")(scope, receive, send)
+
+        app = RequestMiddleware(slow, slow_request_threshold=1.0)
+        await get(app, "/1.5", headers={"X-Correlation-ID": "slow"})
+        await get(app, "/1.0", headers={"X-Correlation-ID": "fast"})
+
+        assert (completed(monitor, "slow").level, completed(monitor, "slow").context["slow"]) == ("WARNING", True)
+        assert completed(monitor, "fast").level == "INFO"
+
+    async def test_other_scopes_pass(self) -> None:
+        """
+        A lifespan is none of its business.
+        """
+        seen: list[str] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            seen.append(scope["type"])
+
+        nothing: Any = None
+        for middleware in (RequestMiddleware, ErrorHandlerMiddleware):
+            await middleware(app)({"type": "lifespan"}, nothing, nothing)
+
+        assert seen == ["lifespan"] * 2
+
+    async def test_a_file_by_path(self, monitor: Monitor) -> None:
+        """
+        A server that sends files by their path ends the request with that message.
+        """
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.pathsend", "path": "/dev/null"})
+
+        await get(RequestMiddleware(app), "/", headers=HEADERS)
+
+        assert completed(monitor).outcome == "ok"
+
+    async def test_no_answer(self, monitor: Monitor) -> None:
+        """
+        An app that returns without an answer has failed.
+        """
+
+        async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+        await get(RequestMiddleware(app), "/", headers=HEADERS)
+
+        assert completed(monitor).outcome == "failed"
+
+    async def test_an_active_span_is_adopted(self, monitor: Monitor) -> None:
+        """
+        Where OpenTelemetry has already begun a span, the request is its child.
+        """
+        trace = pytest.importorskip("opentelemetry.trace")
+        parent = trace.NonRecordingSpan(
+            trace.SpanContext(int(TRACE_ID, 16), int(SPAN_ID, 16), is_remote=False, trace_flags=trace.TraceFlags(1))
+        )
+        app = RequestMiddleware(PlainTextResponse("ok"), adopt_active_span=True)
+
+        with trace.use_span(parent):
+            await get(app, "/", headers=HEADERS)
+        await get(app, "/", headers={"X-Correlation-ID": "alone"})
+
+        assert (completed(monitor).trace_id, completed(monitor).parent_span_id) == (TRACE_ID, SPAN_ID)
+        assert completed(monitor, "alone").trace_id != TRACE_ID
+
+
+class TestErrors:
+    async def test_unhandled(self) -> None:
+        """
+        The documented body, the correlation id, and nothing of the exception.
+        """
+        answer = await get(service(), "/orders/500", headers=HEADERS)
+
+        assert answer.json() == {
+            "detail": "내부 서버 오류가 발생했습니다",
+            "error_code": "INTERNAL_ERROR",
+            "correlation_id": ID,
+        }
+
+    async def test_dependency_down(self) -> None:
+        """
+        An exception that says that something cannot be reached is 503.
+        """
+        answer = await get(service(), "/orders/503", headers=HEADERS)
+
+        assert (answer.status, answer.json()["error_code"]) == (503, "SERVICE_UNAVAILABLE")
+        assert answer.headers["retry-after"] == "1"
+        assert "secret" not in answer.text
+
+    async def test_error_handler_alone(self, monitor: Monitor) -> None:
+        """
+        The documents' ErrorHandlerMiddleware around any app: answers, records, ends it.
+        """
+
+        async def broken(scope: Any, receive: Any, send: Any) -> None:
+            raise RuntimeError("secret")
+
+        answer = await get(ErrorHandlerMiddleware(broken), "/")
+
+        assert (answer.status, answer.raised) == (500, None)
+        assert answer.json() == {"detail": "내부 서버 오류가 발생했습니다", "error_code": "INTERNAL_ERROR"}
+        assert [record.error.type for record in monitor.query.records() if record.error] == ["RuntimeError"]
+
+    async def test_error_handler_after_the_beginning(self) -> None:
+        """
+        An answer that has begun cannot be taken back: the exception goes on.
+        """
+
+        async def broken(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            raise RuntimeError("late")
+
+        answer = await get(ErrorHandlerMiddleware(broken), "/")
+
+        assert isinstance(answer.raised, RuntimeError)
+
+    @pytest.mark.parametrize("debug", [False, True])
+    async def test_exception_to_result(self, debug: bool) -> None:
+        """
+        ``code``, ``message``, ``details``, ``timestamp``, ``path``; the exception's text only in debug mode.
+        """
+
+        async def broken(scope: Any, receive: Any, send: Any) -> None:
+            raise ValueError("secret")
+
+        answer = await get(ExceptionToResultMiddleware(broken, debug=debug), "/place")
+
+        body = answer.json()
+        assert (answer.status, body["code"], body["path"]) == (500, "INTERNAL_SERVER_ERROR", "/place")
+        assert set(body) == {"code", "message", "details", "timestamp", "path"}
+        assert ("secret" in answer.text) is debug
+
+    async def test_exception_to_result_keeps_an_api_error(self) -> None:
+        """
+        A raised APIError keeps its own status.
+        """
+
+        async def broken(scope: Any, receive: Any, send: Any) -> None:
+            raise APIError.not_found("사용자", "7")
+
+        answer = await get(ExceptionToResultMiddleware(broken), "/")
+
+        assert (answer.status, answer.json()["code"]) == (404, "NOT_FOUND")
+
+
+class TestSetup:
+    async def test_all(self, monitor: Monitor) -> None:
+        """
+        One call adds log, metrics and error answers.
+        """
+        app = FastAPI()
+        setup_result_middleware(
+            app,
+            logging_config={"exclude_paths": ["/quiet"]},
+            exception_config={"debug": True},
+            metrics_config={"slow_request_threshold": 1.0},
+        )
+
+        @app.get("/boom")
+        async def boom() -> None:
+            raise ValueError("told in debug mode")
+
+        answer = await get(app, "/boom", headers=HEADERS)
+
+        assert (answer.status, answer.json()["code"]) == (500, "INTERNAL_SERVER_ERROR")
+        assert "told in debug mode" in answer.json()["message"]
+        assert answer.headers["x-request-id"] == ID
+        assert "x-processing-time-ms" in answer.headers
+        assert completed(monitor).context["status_code"] == 500
+        assert monitor.query.increase("http_requests_total", labels={"status": "500"}) == 1
+
+    async def test_none(self, monitor: Monitor) -> None:
+        """
+        What is switched off is not there.
+        """
+        app = FastAPI()
+        setup_result_middleware(app, enable_logging=False, enable_exception_handling=False, enable_metrics=False)
+
+        await get(app, "/", headers=HEADERS)
+
+        assert app.user_middleware == []
+        assert lines(monitor) == []
+
+    def test_a_wrong_key_is_told_at_once(self) -> None:
+        """
+        A configuration with an unknown key fails where it is written.
+        """
+        with pytest.raises(TypeError, match="excluded"):
+            setup_result_middleware(FastAPI(), logging_config={"excluded": ["/"]})
+
+
+class TestContextInside:
+    async def test_records_of_the_service_are_the_requests(self, monitor: Monitor) -> None:
+        """
+        What an endpoint logs has the ids of the request and the fields bound so far.
+        """
+        app = FastAPI()
+        install(app, dashboard=False)
+
+        @app.get("/")
+        async def endpoint() -> None:
+            bind(store="A")
+            monitor.log(logging.INFO, "order created")
+
+        await get(app, "/", headers=HEADERS)
+
+        started, created, done = lines(monitor)
+        assert created.message == "order created"
+        assert created.context == {"store": "A"}
+        assert started.trace_id == created.trace_id == done.trace_id
+
+    async def test_an_outer_context_comes_back(self) -> None:
+        """
+        An app called from inside of another request (in a test, in a gateway) leaves that one's context as it was.
+        """
+        inner = RequestMiddleware(PlainTextResponse("ok"))
+        seen: list[Any] = []
+
+        async def outer(scope: Any, receive: Any, send: Any) -> None:
+            seen.append(current())
+            await get(inner, "/")
+            seen.append(current())
+            await PlainTextResponse("ok")(scope, receive, send)
+
+        app: App = RequestMiddleware(outer)
+        await get(app, "/")
+
+        assert seen[0] is seen[1] is not None
