@@ -1,0 +1,176 @@
+"""Health routes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from rfs.monitoring.monitor import Monitor
+from rfs.web.fastapi import install
+from rfs.web.fastapi.health import health_router
+from tests.web.asgi import get
+
+TOKEN = "configured-token-of-this-test"
+
+
+async def connected() -> str | None:
+    return "connected"
+
+
+async def fine() -> str | None:
+    return None
+
+
+async def broken() -> str | None:
+    raise ConnectionRefusedError("password=hunter2-hunter2 refused by 10.0.0.7")
+
+
+async def hangs() -> str | None:
+    await asyncio.Event().wait()
+    return None
+
+
+def app_with(**checks: Any) -> FastAPI:
+    app = FastAPI()
+    install(app, dashboard_token=TOKEN, readiness_checks=checks)
+    return app
+
+
+class TestHealth:
+    async def test_documented_answers(self) -> None:
+        """
+        The three routes answer as the documents say.
+        """
+        app = app_with(database=connected, disk=fine)
+
+        assert (await get(app, "/health")).json() == {"status": "healthy"}
+        assert (await get(app, "/health/live")).json() == {"status": "alive"}
+        ready = await get(app, "/health/ready")
+        assert ready.status == 200
+        assert ready.json() == {"status": "ready", "checks": {"database": "connected", "disk": "ok"}}
+
+    async def test_not_ready(self) -> None:
+        """
+        One check that fails is 503 with the documented body; a stranger is told which, not why.
+        """
+        answer = await get(app_with(database=broken, disk=fine), "/health/ready")
+
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json() == {"status": "not_ready", "checks": {"database": "error", "disk": "ok"}}
+
+    async def test_details_for_those_who_may_see_them(self, monitor: Monitor) -> None:
+        """
+        Who may see the dashboard is told why, with secrets masked.
+        """
+        monitor.masker.register_secret("hunter2-hunter2")
+
+        answer = await get(
+            app_with(database=broken), "/health/ready", headers={"Authorization": f"Bearer {TOKEN}"}
+        )
+
+        said = answer.json()["checks"]["database"]
+        assert said.startswith("error: ConnectionRefusedError")
+        assert "hunter2" not in answer.text
+
+    async def test_liveness_asks_nobody(self) -> None:
+        """
+        A dependency that is down does not make the process dead.
+        """
+        app = app_with(database=broken)
+
+        assert (await get(app, "/health/live")).status == (await get(app, "/health")).status == 200
+
+    async def test_at_once_and_in_time(self) -> None:
+        """
+        Checks run at once, each with its own limit: ten that hang take as long as one.
+        """
+        begun: list[int] = []
+
+        async def one_of_ten() -> str | None:
+            begun.append(1)
+            return await hangs()
+
+        async def allowed(request: object) -> bool:
+            return True
+
+        app = FastAPI()
+        app.include_router(
+            health_router(
+                {f"c{number}": one_of_ten for number in range(10)},
+                allows=allowed,
+                monitor=Monitor,
+                timeout_seconds=0.05,
+            )
+        )
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+
+        answer = await get(app, "/health/ready")
+
+        assert answer.json()["checks"]["c9"] == "error: no answer within 0.05 s"
+        assert len(begun) == 10
+        assert loop.time() - before < 0.5  # ten after one another would be as long as this at least
+
+    async def test_a_change_is_recorded_once(self, monitor: Monitor) -> None:
+        """
+        A check that begins to fail is one record, and one when it passes again, however often it is asked.
+        """
+        down = True
+
+        async def check() -> str | None:
+            return await broken() if down else "connected"
+
+        app = app_with(database=check)
+        for _ in range(3):
+            await get(app, "/health/ready")
+        down = False
+        for _ in range(3):
+            await get(app, "/health/ready")
+
+        changes = [
+            (record.level, record.message, record.context["check"])
+            for record in reversed(monitor.query.records())
+            if "check" in record.context
+        ]
+        assert changes == [
+            ("ERROR", "Readiness check fails", "database"),
+            ("INFO", "Readiness check passes again", "database"),
+        ]
+
+    async def test_not_observed(self, monitor: Monitor) -> None:
+        """
+        Probes are neither measured nor, while all is well, recorded.
+        """
+        app = app_with()
+        for path in ("/health", "/health/live", "/health/ready"):
+            await get(app, path)
+
+        assert monitor.query.records() == []
+        assert monitor.query.increase("http_requests_total") in {None, 0}
+
+    async def test_the_hosts_routes_win(self) -> None:
+        """
+        A host that has its own health route keeps it, whether it was declared before or after.
+        """
+        app = FastAPI()
+        install(app)
+
+        @app.get("/health/ready")
+        async def own() -> str:
+            return "mine"
+
+        assert (await get(app, "/health/ready")).json() == "mine"
+        assert (await get(app, "/health/live")).json() == {"status": "alive"}
+
+    @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+    async def test_without(self, path: str) -> None:
+        """
+        Switched off, they are not there.
+        """
+        app = FastAPI()
+        install(app, health=False)
+
+        assert (await get(app, path)).status == 404
