@@ -13,11 +13,11 @@ labelled ``rfs_overflow="true"``, so sums stay right.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, inf, log2
+from time import time
 from typing import Generic, NamedTuple, TypeVar
 
 from rfs.errors import MetricDefinitionError
@@ -34,6 +34,11 @@ OVERFLOW_LABEL = "rfs_overflow"
 _INT: type = int
 _FLOAT: type = float
 
+# CPython keeps one object for each small integer; where another implementation does not, the next line decides.
+_ONE: float = 1
+
+_BUCKETS = float(BUCKETS_PER_OCTAVE)  # multiplied with a float, a float is quicker
+
 # Larger magnitudes would make a float sum infinite; comparing is exact also for Python's unbounded integers.
 _LARGEST = 1.7e308
 # Below the smallest normal float the logarithm loses its precision: counted as zero.
@@ -42,6 +47,8 @@ _SMALLEST = 2.3e-308
 _NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:.-]*\Z")
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
+# Octave → where its 64 buckets are. Plain tuples, not Blocks: CPython unpacks only those at once.
+_Octaves = dict[int, tuple["memoryview[float]", int]]
 Labels = tuple[tuple[str, str], ...]  # sorted by name, without empty values
 
 
@@ -90,6 +97,9 @@ class BoundCounter:
 
     def inc(self, amount: float = 1, /) -> None:
         """Add *amount*: an int or float, finite and not negative; anything else is counted as rejected. Never raises."""
+        if amount is _ONE:  # nearly always; and 1 more is never too much
+            self._cells[self._at] += 1.0
+            return
         if (amount.__class__ is _INT or amount.__class__ is _FLOAT) and 0 <= amount <= _LARGEST:
             # From here to the store no call is made: exact under threads (see `cells`).
             total = self._cells[self._at] + amount
@@ -118,18 +128,20 @@ class BoundGauge:
     def set(self, value: float, /) -> None:
         """Set to *value*, an int or float (NaN and the infinities too); else counted as rejected. Never raises."""
         if value.__class__ is _FLOAT or (value.__class__ is _INT and -_LARGEST <= value <= _LARGEST):
-            now = time.time()
-            self._cells[self._at] = value
-            self._cells[self._at + 1] = now
+            now = time()
+            cells, at = self._cells, self._at
+            cells[at] = value
+            cells[at + 1] = now
         else:
             self._owner.reject("invalid_value")
 
     def inc(self, amount: float = 1, /) -> None:
         """Add *amount*, a finite int or float; else counted as rejected. An unset gauge starts from 0. Never raises."""
         if (amount.__class__ is _INT or amount.__class__ is _FLOAT) and -_LARGEST <= amount <= _LARGEST:
-            now = time.time()
-            self._cells[self._at] = self._cells[self._at] + amount
-            self._cells[self._at + 1] = now
+            now = time()
+            cells, at = self._cells, self._at
+            cells[at] += amount
+            cells[at + 1] = now
         else:
             self._owner.reject("invalid_value")
 
@@ -153,7 +165,7 @@ class BoundGauge:
 class BoundHistogram:
     """One series of a histogram: a sketch whose buckets take cells by octave, as they are needed."""
 
-    __slots__ = ("_at", "_cells", "_negative", "_owner", "_positive", "key", "sampled")
+    __slots__ = ("_at", "_cells", "_greatest", "_least", "_negative", "_owner", "_positive", "key", "sampled")
 
     # Layout of the first block: count, total, zero, minimum, maximum.
     HEAD_CELLS = 5
@@ -161,10 +173,11 @@ class BoundHistogram:
     def __init__(self, owner: Histogram, key: SeriesKey, block: Block) -> None:
         self._owner = owner
         self._cells, self._at = block
-        self._cells[self._at + 3] = inf
-        self._cells[self._at + 4] = -inf
-        self._positive: dict[int, Block] = {}
-        self._negative: dict[int, Block] = {}
+        # Kept twice: reading a cell costs six times what reading an attribute does.
+        self._least = self._cells[self._at + 3] = inf
+        self._greatest = self._cells[self._at + 4] = -inf
+        self._positive: _Octaves = {}
+        self._negative: _Octaves = {}
         self.key = key
         self.sampled: SketchReading | None = None
 
@@ -174,10 +187,10 @@ class BoundHistogram:
             self._owner.reject("invalid_value")
             return
         if value > _SMALLEST:
-            index = ceil(log2(value) * BUCKETS_PER_OCTAVE)
+            index = ceil(log2(value) * _BUCKETS)
             octaves = self._positive
         elif value < -_SMALLEST:
-            index = ceil(log2(-value) * BUCKETS_PER_OCTAVE)
+            index = ceil(log2(-value) * _BUCKETS)
             octaves = self._negative
         else:
             index, octaves = 0, None
@@ -187,30 +200,31 @@ class BoundHistogram:
             try:
                 buckets, first = octaves[index >> 6]
             except KeyError:
-                block = self._octave(octaves, index >> 6)
-                if block is None:
+                found = self._octave(octaves, index >> 6)
+                if found is None:
                     return
-                buckets, first = block
+                buckets, first = found
             at = first + (index & 63)
         # From here on no call is made: a reader sees all of this measurement or nothing.
         cells, head = self._cells, self._at
         total = cells[head + 1] + value
-        if not -_LARGEST <= total <= _LARGEST:
-            total = cells[head + 1]
-        buckets[at] = buckets[at] + 1
-        cells[head] = cells[head] + 1
-        cells[head + 1] = total
-        if value < cells[head + 3]:
-            cells[head + 3] = value
-        if value > cells[head + 4]:
-            cells[head + 4] = value
+        if -_LARGEST <= total <= _LARGEST:
+            cells[head + 1] = total
+        buckets[at] += 1.0
+        cells[head] += 1.0
+        if value < self._least:
+            self._least = cells[head + 3] = value
+        if value > self._greatest:
+            self._greatest = cells[head + 4] = value
 
-    def _octave(self, octaves: dict[int, Block], number: int) -> Block | None:
+    def _octave(self, octaves: _Octaves, number: int) -> tuple[memoryview[float], int] | None:
         block = self._owner.collector.cells.allocate(BUCKETS_PER_OCTAVE)
         if block is None:
             self._owner.reject("cells_full")
             return None
-        return octaves.setdefault(number, block)  # one of two racing threads wins; the other's cells stay zero
+        return octaves.setdefault(
+            number, (block.cells, block.at)
+        )  # one of two racing threads wins; the other's cells stay zero
 
     def read(self) -> SketchReading:
         """Everything measured so far, as the cells hold it."""
@@ -273,7 +287,7 @@ class SketchReading:
 _NOTHING_READ = SketchReading(0.0, 0.0, 0.0, inf, -inf, {}, {})
 
 
-def _octave_counts(octaves: Mapping[int, Block]) -> dict[int, list[float]]:
+def _octave_counts(octaves: _Octaves) -> dict[int, list[float]]:
     return {number: list(cells[at : at + BUCKETS_PER_OCTAVE]) for number, (cells, at) in tuple(octaves.items())}
 
 
