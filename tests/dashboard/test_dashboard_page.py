@@ -181,11 +181,11 @@ class TestNumbers:
         page = visit.open()
         page.click("#pause")
         page.wait_for_selector("#pause[aria-pressed=true]")
-        body = site.get("api/overview?time_range=15m")
+        body = site.get("api/overview?time_range=5m")
 
         assert visit.number("#vital-errors .figure data") == body["requests"]["error_ratio"] == 0.05
         assert "1 of 20 answered 5xx" in page.inner_text("#vital-errors .note")
-        assert "20 in 15 min" in page.inner_text("#vital-requests .note")
+        assert "20 in 5 min" in page.inner_text("#vital-requests .note")
         for name in ("p50", "p95", "p99"):
             assert visit.number(f"#latency-{name}") == body["requests"][f"{name}_ms"]
         (row,) = body["operations"]

@@ -40,7 +40,7 @@ const preferred = navigator.languages.find((language) => language.slice(0, 2) in
 const settings = {
   language: remembered.get("language", ["en", "ko"], preferred.slice(0, 2)),
   theme: remembered.get("theme", ["system", "light", "dark"], "system"),
-  range: remembered.get("range", ["5m", "15m", "1h"], "15m"),
+  range: remembered.get("range", ["5m", "15m", "1h"], "5m"),
   rows: remembered.get("rows", ["operations", "routes"], "operations"),
   level: remembered.get("level", ["0", "20", "30", "40"], "0"),
 };
@@ -420,6 +420,7 @@ function showRows(data) {
   const routes = settings.rows === "routes";
   const rows = routes ? data.routes : data.operations;
   const known = routes ? data.routes_known : data.operations_known;
+  mark($("operations"), "data-rows", settings.rows);
   write($("operations-name"), say(routes ? "route" : "operation"));
   write($("operations-empty"), say(routes ? "routes_empty" : "operations_empty"));
   $("operations-empty").hidden = rows.length > 0;
