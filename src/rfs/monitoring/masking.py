@@ -310,7 +310,8 @@ _SECRET_KEYS: Final = (
     "credential", "credentials", "creds", "authorization", "cookie", "cookies", "csrf", "xsrf", "csrf_token", "jwt",
     "otp", "totp", "api_key", "api_keys", "access_key", "secret_key", "private_key", "encryption_key", "signing_key",
     "master_key", "shared_key", "account_key", "auth_key", "ssh_key", "session_id", "session_key", "jsession_id",
-    "phpsess_id", "mysql_pwd", "cvv", "cvc", "cvv2", "cvc2", "card_number", "card_no", "credit_card", "debit_card",
+    "phpsess_id", "mysql_pwd", "db_pass", "user_pass", "admin_pass", "root_pass", "smtp_pass", "mysql_pass", "redis_pass",
+    "cvv", "cvc", "cvv2", "cvc2", "card_number", "card_no", "credit_card", "debit_card",
     "ssn", "rrn", "social_security", "jumin", "jumin_no", "resident_number", "resident_registration_number",
     "passport_number", "passport_no", "iban", "bank_account", "phone_number", "mobile_number", "verification_code",
     "recovery_code", "recovery_codes", "security_code", "mfa_code", "2fa_code", "비번", "암호", "토큰", "휴대폰", "핸드폰",
@@ -476,6 +477,8 @@ _ASSIGNED: Final = (
     r"""["'\\\])]{0,6}[ \t]*(=>|:=|=|:|%3[Dd])[ \t]*"""
     r"""(?:b?\\+"((?:[^"\\]|\\+[^"\\])*)|b?"((?s:[^"\\]|\\.)*)|b?'((?s:[^'\\]|\\.)*)|([\[{].*)|([^\s"'&;<>]+))"""
 )
+# What was masked already, and nothing behind it.
+_MARKED: Final = re.compile(r"\[masked:\w+\](?:[&;,)}\]\s]|$)")
 _NOT_A_SECRET: Final = frozenset({"", "none", "null", "nil", "true", "false", "undefined"})
 
 
@@ -496,7 +499,8 @@ def _assignment_search(rules: _KeyRules) -> _Search:
         bare_colon = match.span(2)[0] == key_stop and data[slice(*match.span(2))] == b":" and match.span(7)[0] >= 0
         if (
             value.rstrip(",)}]").lower() in _NOT_A_SECRET
-            or value.startswith(("[masked:", "="))
+            or value.startswith("=")
+            or _MARKED.match(value)
             or (verdict == _SECRET_UNLESS_NUMBER and value.rstrip(",)}]").isdecimal())
             # "invalid token: expired" is a sentence
             or (bare_colon and _is_word(value))
@@ -505,6 +509,29 @@ def _assignment_search(rules: _KeyRules) -> _Search:
         return (start, stop), stop
 
     return _Search("key", _compile(_assignment_regex(rules), "keys"), find)
+
+
+def _loose_regex(rules: _KeyRules) -> str:
+    key = rf"([\w.-]*(?:{rules.regex})[\w.-]*)"
+    return (
+        rf"(?i)--{key}[ \t]+([^\s-]\S*)"
+        rf"""|{key}:[ \t]*[A-Za-z_][\w.\[\]| ]{{0,40}}=[ \t]*b?(?:"([^"\n]*)|'([^'\n]*))"""
+    )
+
+
+def _loose_search(rules: _KeyRules) -> _Search:
+    """Look for ``--password hunter2`` and ``password: str = "hunter2"``, a command line and a line of source."""
+
+    def find(data: bytes, match: _Match) -> tuple[tuple[int, int] | None, int]:
+        key_start, key_stop = next(span for span in map(match.span, (1, 3)) if span[0] >= 0)
+        start, stop = next(span for span in map(match.span, (2, 4, 5)) if span[0] >= 0)
+        value = data[start:stop].decode("utf-8", "replace")
+        if rules.verdict(data[key_start:key_stop][-256:].decode("utf-8", "replace")) == _PLAIN:
+            return None, key_stop
+        # "--token to log in" is a sentence
+        return (None if match.span(2)[0] >= 0 and _is_word(value) else (start, stop)), stop
+
+    return _Search("key", _compile(_loose_regex(rules), "keys"), find)
 
 
 _HEADER_REGEX: Final = (
@@ -603,8 +630,8 @@ class _Plan:
             regex, search = _secret_search(secrets)
             regexes.append(regex)
             self._searches.append(search)
-        regexes += [_assignment_regex(rules), _HEADER_REGEX]
-        self._searches += [_assignment_search(rules), _header_search()]
+        regexes += [_assignment_regex(rules), _loose_regex(rules), _HEADER_REGEX]
+        self._searches += [_assignment_search(rules), _loose_search(rules), _header_search()]
         for pattern in patterns:
             regexes.append(pattern.regex)
             self._searches.append(_pattern_search(pattern))
@@ -634,11 +661,11 @@ class _Plan:
         """
         Say cheaply whether *text* needs a search; a test holds that no match is missed.
 
-        Under 10 characters only an assignment matches, and that has a mark
-        between key and value. Under 18 no pattern matches a mere identifier.
+        Under 10 characters only a key and its value match, and these have a mark
+        between or before them. Under 18 no pattern matches a mere identifier.
         """
         size = len(text)
-        if size < self._short and "=" not in text and ":" not in text and "%" not in text:
+        if size < self._short and "=" not in text and ":" not in text and "%" not in text and "--" not in text:
             return not text.isprintable()
         return not (size < self._wordlike and text.isidentifier())
 
