@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fractions
 import ipaddress
 import json
 import linecache
@@ -39,7 +38,6 @@ import sys
 import typing
 import urllib.parse
 import uuid
-import zoneinfo
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field
@@ -878,18 +876,17 @@ def _float_text(value: float) -> str:
     return "Infinity" if value > 0 else "-Infinity"
 
 
+def _loaded(module: str, name: str) -> Any:
+    """Return a class if its module was imported: without that nothing can be of it, and importing it takes time."""
+    return getattr(sys.modules.get(module), name, None)
+
+
 def _datetime_text(value: datetime | time) -> str:
-    if type(value.tzinfo) in _KNOWN_ZONES:
+    zone = type(value.tzinfo)
+    if zone is type(None) or zone is timezone or zone is _loaded("zoneinfo", "ZoneInfo"):
         return value.isoformat()
     # A stranger's time zone would be asked for its offset.
-    return f"{value.replace(tzinfo=None).isoformat()}<{_qualname_of(type(value.tzinfo))}>"
-
-
-_KNOWN_ZONES: Final = frozenset({type(None), timezone, zoneinfo.ZoneInfo})
-
-
-def _fraction_text(value: fractions.Fraction) -> str:
-    return f"{_int_text(value.numerator)}/{_int_text(value.denominator)}"
+    return f"{value.replace(tzinfo=None).isoformat()}<{_qualname_of(zone)}>"
 
 
 def _bytes_text(value: bytes | bytearray) -> str:
@@ -1045,8 +1042,9 @@ class _Walk:
                 return self._charge(safe(value))
             if (free := _FREE_TEXT.get(kind)) is not None:
                 return self.text(free(value))
-        if kind is fractions.Fraction:
-            return self.text(_fraction_text(cast("fractions.Fraction", value)))
+        if kind is _loaded("fractions", "Fraction"):
+            fraction = cast("Any", value)
+            return self.text(f"{_int_text(fraction.numerator)}/{_int_text(fraction.denominator)}")
         way = self._kind(kind)
         if way.way == "secret":
             return self.hide("type", _TYPE_MARKER)
