@@ -55,7 +55,7 @@ import re2  # pyright: ignore[reportMissingTypeStubs]
 from rfs.core.result import error_code, is_expected
 from rfs.errors import MaskingError
 
-__all__ = ["DEFAULT_PATTERNS", "PATTERNS", "ErrorInfo", "JsonValue", "Masker", "Pattern", "Sensitive"]
+__all__ = ["DEFAULT_PATTERNS", "PATTERNS", "ErrorInfo", "JsonValue", "Masker", "Pattern", "Sensitive", "is_sensitive"]
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
