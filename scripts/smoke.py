@@ -2,9 +2,10 @@
 Starts `make run` as a stranger does, looks at the page, and ends it with Ctrl-C.
 
 Checks what no test of a part can: that the service is reached in time (3 min
-the first time, 10 s when all is installed), that its dashboard shows the
-traffic and is closed to others, and that 5 s after Ctrl-C no process is left,
-though kitchens hold event streams.
+the first time, and 10 s on a quiet machine when all is installed; this allows
+30, and says how long it took), that its dashboard shows the traffic and is
+closed to others, and that 5 s after Ctrl-C no process is left, though kitchens
+hold event streams.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 import prepare
 
 COLD_SECONDS = 180.0
-WARM_SECONDS = 10.0
+WARM_SECONDS = 30.0
 TRAFFIC_SECONDS = 30.0
 STOP_SECONDS = 5.0
 MARK = "RFS_SMOKE_RUN"  # in the environment of everything that this run starts
