@@ -17,7 +17,11 @@ from rfs.errors import (
 )
 
 CASES = [
-    (MetricDefinitionError("1a", "a name begins with a letter"), ValueError, "metric '1a': a name begins with a letter"),
+    (
+        MetricDefinitionError("1a", "a name begins with a letter"),
+        ValueError,
+        "metric '1a': a name begins with a letter",
+    ),
     (TimeRangeError("5x", "use 1s to 30d"), ValueError, "time range '5x': use 1s to 30d"),
     (
         AlertRuleError("slow", "threshold", "must be finite, not nan"),

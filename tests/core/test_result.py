@@ -90,7 +90,7 @@ class TestKinds:
 
     def test_patterns_match_by_position(self) -> None:
         """
-        case Success(value) and case Failure(error) bind what is held.
+        Case Success(value) and case Failure(error) bind what is held.
         """
 
         def told(result: Result[int, str]) -> str:
@@ -121,7 +121,7 @@ class TestKinds:
 
     def test_other_kind_is_none(self) -> None:
         """
-        get and get_error give None for the other kind, and unwrap_or its default.
+        Get and get_error give None for the other kind, and unwrap_or its default.
         """
         assert Failure("x").get() is None
         assert Success(1).get_error() is None
@@ -156,7 +156,7 @@ class TestEquality:
 
     def test_texts(self) -> None:
         """
-        str shows the payload as text, repr as code.
+        Str shows the payload as text, repr as code.
         """
         assert str(Success("a")) == "Success(a)"
         assert str(Failure("a")) == "Failure(a)"
@@ -192,7 +192,7 @@ class TestCopies:
 class TestUnwrap:
     def test_failure_raises_with_error_and_cause(self) -> None:
         """
-        unwrap on a Failure raises a ValueError that carries the error and has it as its cause.
+        Unwrap on a Failure raises a ValueError that carries the error and has it as its cause.
         """
         error = KeyError("table 7")
 
@@ -265,7 +265,7 @@ class TestMethods:
 
     def test_bind_hands_on_what_f_gives(self) -> None:
         """
-        bind does not flatten further: a Result inside of a Result stays there.
+        Bind does not flatten further: a Result inside of a Result stays there.
         """
         inner = Success(Success(1))
 
@@ -384,7 +384,7 @@ class TestLaws:
     @given(results, functions)
     def test_error_side_mirrors(self, result: Result[int, str], f: Callable[[int], int]) -> None:
         """
-        map touches no error, map_error no value.
+        Map touches no error, map_error no value.
         """
         assert get_error(result.map(f)) == get_error(result)
         assert get_value(result.map_error(len)) == get_value(result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,10 @@ from rfs.reactive import StepEvent, set_step_observer
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """When nothing is left to do now, time jumps to what comes next: no test waits."""
 
+    # What the stubs do not show of asyncio.BaseEventLoop.
+    _ready: Collection[asyncio.Handle]
+    _scheduled: Collection[asyncio.TimerHandle]
+
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
@@ -24,8 +28,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         if not self._ready:
-            self._now = max([self._now, *sorted(h._when for h in self._scheduled if not h._cancelled)[:1]])
-        super()._run_once()
+            self._now = max(self._now, min((h.when() for h in self._scheduled if not h.cancelled()), default=0.0))
+        super()._run_once()  # type: ignore[misc]
 
 
 async def _watched(work: Coroutine[Any, Any, Any]) -> Any:

@@ -97,7 +97,7 @@ class TestCollection:
 
     def test_item_by_item(self) -> None:
         """
-        map and map_error act on their kind; an exception makes that item a defect, and no other.
+        Map and map_error act on their kind; an exception makes that item a defect, and no other.
         """
         mapped = MIXED.map(fails_on(2))
 
@@ -318,7 +318,9 @@ class TestStream:
 
         async def main() -> None:
             nonlocal most
-            async for _ in FluxResult.from_iterable_async(tickets(), hand_on, max_concurrent=4).map_results(lambda t: t):
+            async for _ in FluxResult.from_iterable_async(tickets(), hand_on, max_concurrent=4).map_results(
+                lambda t: t
+            ):
                 most = max(most, len(alive))
 
         virtual(main())

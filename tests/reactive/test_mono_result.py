@@ -230,7 +230,7 @@ class TestSteps:
 
     async def test_recovery_can_be_limited_to_codes(self) -> None:
         """
-        recover and fallback leave errors of other codes as they are.
+        Recover and fallback leave errors of other codes as they are.
         """
         failed = MonoResult.from_error(KeyError("table"))
 
@@ -325,7 +325,9 @@ class TestTap:
             seen.append(thing)
 
         value, error = MonoResult.from_value(1), MonoResult.from_error("x")
-        assert await value.tap(seen.append, never).inspect(seen.append).do_on_success(see).do_on_error(never) == Success(1)
+        assert await value.tap(seen.append, never).inspect(seen.append).do_on_success(see).do_on_error(
+            never
+        ) == Success(1)
         assert await error.tap(never, seen.append).inspect(never).do_on_error(see) == Failure("x")
         assert seen == [1, 1, 1, "x", "x"]
 
@@ -527,6 +529,15 @@ class TestShowing:
             " → log_performance(all, threshold_ms=100))"
         )
         assert repr(MonoResult(lambda: sold_out())) == "MonoResult(from_async_result())"
+        named = (
+            MonoResult.from_async_result(sold_out, "a")
+            .map(str, "b")
+            .bind_result(Success, "c")
+            .bind_async_result(doubled, "d")
+        )
+        assert [step.name for step in named.steps] == ["a", "b", "c", "d"]
+        assert repr(MonoResult.from_value(1)) == "MonoResult(from_value())"
+        assert repr(MonoResult.from_error(1)) == "MonoResult(from_error())"
 
 
 class TestLaws:

@@ -101,7 +101,13 @@ class TestOutcomes:
             level=30,
             started_at_ns=placed.started_at_ns,
         )
-        assert (paid.index, paid.outcome, paid.error, paid.duration_seconds, paid.level) == (4, "failed", "sold out", 1, None)
+        assert (paid.index, paid.outcome, paid.error, paid.duration_seconds, paid.level) == (
+            4,
+            "failed",
+            "sold out",
+            1,
+            None,
+        )
         assert mono.steps[placed.index].name == "placed"
         assert paid.started_at_ns >= placed.started_at_ns > 1_600_000_000_000_000_000
 
@@ -219,7 +225,9 @@ class TestInsideOfOperators:
         """
         A step that the limit cut short tells nothing; the entry behind the limit tells the timeout.
         """
-        mono = MonoResult(one_second).log_step("a").bind_async_result(one_second).log_step("b").timeout(1.5).log_step("c")
+        mono = (
+            MonoResult(one_second).log_step("a").bind_async_result(one_second).log_step("b").timeout(1.5).log_step("c")
+        )
 
         virtual(mono.to_result())
 
@@ -239,6 +247,48 @@ class TestInsideOfOperators:
 
 
 class TestObserver:
+    def test_level_that_is_off_makes_no_event(self, virtual: Virtual) -> None:
+        """
+        What is not worth telling is not even made; a failure is asked about as an ERROR.
+        """
+        seen: list[StepEvent] = []
+        asked: list[int] = []
+
+        class Recorder:
+            def step(self, event: StepEvent) -> None:
+                seen.append(event)
+
+            def internal_error(self, where: str, error: BaseException) -> None:
+                pytest.fail(where)
+
+        def is_enabled(level: int) -> bool:
+            asked.append(level)
+            return level >= 40
+
+        mono = (
+            MonoResult(one_second).log_step("a").log_step("b", 10).map(lambda n: n / 0).log_step("c").log_step("d", 30)
+        )
+        previous = set_step_observer(Recorder(), is_enabled=is_enabled)
+        try:
+            virtual(mono.to_result())
+        finally:
+            set_step_observer(previous)
+
+        assert asked == [20, 10, 40, 30]
+        assert [event.step for event in seen] == ["c"]
+
+    def test_broken_gate_changes_nothing(self, observed: Any, virtual: Virtual) -> None:
+        """
+        Whatever is handed in beside the observer can never alter a Result either.
+        """
+        previous = set_step_observer(observed, is_enabled=lambda level: level < 1 / 0)
+        try:
+            assert virtual(MonoResult(one_second).log_step("a").to_result()) == Success(1)
+        finally:
+            set_step_observer(previous)
+
+        assert observed.internal_errors == {"reactive.observer": 1}
+
     def test_chain_that_logs_nothing_never_touches_it(self) -> None:
         """
         Neither building nor running such a chain, failing and retried, loads rfs.monitoring.

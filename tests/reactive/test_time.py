@@ -32,7 +32,7 @@ class Work:
         self.started: list[float] = []
         self.ended: list[tuple[str, float]] = []
 
-    async def __call__(self, *_: object) -> Any:
+    async def __call__(self, *_: object) -> Result[Any, Any]:
         self.started.append(now())
         try:
             await asyncio.sleep(self.seconds)
@@ -44,7 +44,8 @@ class Work:
         self.ended.append(("done", now()))
         if isinstance(self.outcome, BaseException):
             raise self.outcome
-        return self.outcome
+        outcome: Result[Any, Any] = self.outcome
+        return outcome
 
 
 class TestTimeout:

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 from functools import wraps
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Generic, Never, NoReturn, ParamSpec, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Never, NoReturn, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from rfs.errors import UnwrapError
 
@@ -399,11 +399,15 @@ def try_except(f: Callable[[], T]) -> Result[T, Exception]:
         return Failure(error)
 
 
-async def async_try_except(f: Callable[[], Awaitable[T]] | Callable[[], T]) -> Result[T, Exception]:
+@overload
+async def async_try_except(f: Callable[[], Awaitable[T]]) -> Result[T, Exception]: ...
+@overload
+async def async_try_except(f: Callable[[], T]) -> Result[T, Exception]: ...
+async def async_try_except(f: Callable[[], Any]) -> Result[Any, Exception]:
     """Call *f*, await what is awaitable, make a Failure of the exception raised by either."""
     try:
         answer = f()
-        return Success(cast("T", await answer if isawaitable(answer) else answer))
+        return Success(await answer if isawaitable(answer) else answer)
     except Exception as error:
         return Failure(error)
 

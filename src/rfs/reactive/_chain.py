@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from inspect import isawaitable
@@ -38,7 +38,8 @@ BIND = 2  # with the value; its answer is a Result
 MAP = 3  # with the value; its answer is the next value
 OPERATOR = 4  # with the Result and the run; its answer is a Result
 ASYNC_OPERATOR = 5  # the same, awaited
-START = 6  # nothing: the chain's name; a run is needed
+GIVEN = 6  # nothing: it is the Result
+START = 7  # nothing: it is the chain's name, and a run is needed
 
 METHOD_NAMES = {ASYNC_BIND: "bind_async_result", SOURCE: "from_async_result", BIND: "bind_result", MAP: "map"}
 
@@ -67,12 +68,12 @@ class Step(NamedTuple):
 class Run:
     """What one run of a chain remembers, where something in the chain asks for it."""
 
-    __slots__ = ("attempts", "chain", "failed", "interrupted", "lap", "lap_ns", "recovering", "started", "started_ns")
+    __slots__ = ("attempts", "chain", "failed", "interrupted", "lap", "recovering", "started", "started_ns")
 
     def __init__(self, chain: str) -> None:
         self.chain = chain
-        self.started = self.lap = _observer.monotonic()
-        self.started_ns = self.lap_ns = _observer.wall_clock_ns()
+        self.started = self.lap = _observer.monotonic()  # the lap begins at each logged step
+        self.started_ns = _observer.wall_clock_ns()
         self.failed = False  # at the previous logged step
         self.recovering = False  # an operator took up a Failure since then
         self.attempts = 1
@@ -103,6 +104,8 @@ async def execute(steps: Steps, run: Run | None = None) -> AnyResult:
                 result = call.run(result, run)
             elif kind is ASYNC_OPERATOR:
                 result = await call.run(result, run)
+            elif kind is GIVEN:
+                result = call
             else:
                 run = run or Run(call)
                 continue
@@ -182,7 +185,10 @@ def shown(steps: Steps) -> Iterator[Step]:
     for kind, call in steps:
         if isinstance(call, Operator):
             yield from shown(call.inner)
-            yield Step(call.operator, call.name or call.operator, call.options)
+            yield Step(call.operator, call.name or call.operator, call.options or {})
+        elif kind is GIVEN:
+            operator = "from_value" if isinstance(call, Success) else "from_error"
+            yield Step(operator, operator, {})
         elif kind is not START:
             options = {"timeout_seconds": call.seconds} if isinstance(call, TimedCall) else {}
             yield Step(METHOD_NAMES[kind], name_of(kind, call), options)
@@ -237,7 +243,7 @@ class Operator:
 
     operator: str  # the method that added it
     run: Callable[[AnyResult, Run | None], Any]
-    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    options: Mapping[str, object] | None = None
     name: str = ""
     inner: Steps = ()  # the steps that it runs itself
 
@@ -416,6 +422,8 @@ def raced(inner: Steps, others: tuple[Steps, ...]) -> Operator:
 
 # --- logged steps -----------------------------------------------------------------------
 
+Outcome: TypeAlias = Literal["ok", "failed", "skipped", "recovered"]
+
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 
 
@@ -441,27 +449,20 @@ def logged(
     threshold_ms: float | None = None,
 ) -> Operator:
     """Return the operator that tells the observer how the chain stands."""
+    # Above this level nothing is told, unless it failed: a recorder raises the level of what failed itself.
+    level_if_ok = 20 if level is None else level
+    level_if_failed = 40 if level is None else level
 
-    def run(result: AnyResult, run: Run | None) -> AnyResult:
-        run = cast("Run", run)  # a chain with a logged step begins with START
-        now, now_ns = _observer.monotonic(), _observer.wall_clock_ns()
-        value, error, is_defect = (None, None, False)
-        if failed := isinstance(result, Failure):
-            error, is_defect = result.error, result.is_defect
-        else:
-            value = result.value
-        outcome: Literal["ok", "failed", "skipped", "recovered"]
-        if failed:
-            # A step after the failed one did not run; `log_error` speaks of the failure itself, wherever it stands.
-            outcome = "skipped" if run.failed and not run.recovering and kind != "error" else "failed"
-        else:
-            outcome = "recovered" if run.recovering else "ok"
-        since, since_ns = (run.lap, run.lap_ns) if kind == "step" else (run.started, run.started_ns)
+    def tell(result: AnyResult, run: Run) -> None:
+        failed = isinstance(result, Failure)
+        now = _observer.monotonic()
+        since, was_failed, recovering = run.started, run.failed, run.recovering
         if kind == "step":
-            run.lap, run.lap_ns, run.failed, run.recovering = now, now_ns, failed, False
-        duration = now - since
-        if (kind == "error" and not failed) or (threshold_ms is not None and duration * 1000 < threshold_ms):
-            return result
+            since = run.lap
+            run.lap, run.failed, run.recovering = now, failed, False
+        silent = (kind == "error" and not failed) or (threshold_ms is not None and (now - since) * 1000 < threshold_ms)
+        if silent or not _observer.enabled(level_if_failed if failed else level_if_ok):
+            return
 
         told = details
         if run.attempts > 1 or threshold_ms is not None:
@@ -470,11 +471,37 @@ def logged(
                 told["attempts"] = run.attempts
             if threshold_ms is not None:
                 told["threshold_ms"] = threshold_ms
-        _observer.emit(
+        since_ns = run.started_ns + round((since - run.started) * 1e9)
+        outcome: Outcome
+        if isinstance(result, Failure):
+            value, error, is_defect = None, result.error, result.is_defect
+            outcome = "skipped" if was_failed and not recovering and kind == "step" else "failed"
+        else:
+            value, error, is_defect = result.value, None, False
+            outcome = "recovered" if recovering and kind == "step" else "ok"
+        _observer.step_observer().step(
             _observer.StepEvent(
-                kind, run.chain, name, index, outcome, message, told, duration, value, error, is_defect, level, since_ns
+                kind,
+                run.chain,
+                name,
+                index,
+                outcome,
+                message,
+                told,
+                now - since,
+                value,
+                error,
+                is_defect,
+                level,
+                since_ns,
             )
         )
+
+    def run(result: AnyResult, run: Run | None) -> AnyResult:
+        try:
+            tell(result, cast("Run", run))  # a chain with a logged step begins with START
+        except Exception as error:  # noqa: BLE001 - who only looks can never alter a Result
+            _observer.report("reactive.observer", error)
         return result
 
     options: dict[str, object] = {"threshold_ms": threshold_ms} if threshold_ms is not None else {}

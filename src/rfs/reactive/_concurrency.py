@@ -104,7 +104,7 @@ async def ordered(
             memory. ``None`` for no bound, when all Results are kept anyway.
         fail_fast:
             After the first Failure no item is taken and running calls are
-            cancelled; the Failure is the last that is yielded.
+            cancelled; what had ended by then is yielded, the Failure among it.
 
     An exception of *call* or of the iteration over *items* is a Failure in its place.
 
@@ -158,8 +158,6 @@ async def ordered(
                 if room is not None:
                     room.release()
                 yield result
-                if fail_fast and isinstance(result, Failure):
-                    return
             for task in escaped:
                 task.result()
             if failed_fast:
@@ -168,11 +166,8 @@ async def ordered(
                 await news.wait()
     finally:
         await end(workers)
-    # A Failure ended it: what is before it is as far as it will come.
     for place in sorted(finished):
         yield finished[place]
-        if isinstance(finished[place], Failure):
-            return
 
 
 async def answer_of(call: Callable[[A], Awaitable[AnyResult]], item: A) -> AnyResult:

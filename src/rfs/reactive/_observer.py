@@ -69,6 +69,13 @@ _observer: StepObserver | None = None
 monotonic: Callable[[], float] = time.perf_counter
 wall_clock_ns: Callable[[], int] = time.time_ns
 
+
+def _always(level: int) -> bool:  # noqa: ARG001 - every level alike
+    return True
+
+
+enabled: Callable[[int], bool] = _always
+
 unreported = 0
 """Errors of observers and taps that no recorder could be told of, in this process."""
 
@@ -76,6 +83,7 @@ unreported = 0
 def set_step_observer(
     observer: StepObserver | None,
     *,
+    is_enabled: Callable[[int], bool] = _always,
     monotonic_clock: Callable[[], float] = time.perf_counter,
     utc_clock_ns: Callable[[], int] = time.time_ns,
 ) -> StepObserver | None:
@@ -84,15 +92,16 @@ def set_step_observer(
 
     Args:
         observer: ``None`` makes the next logged step load the recorder again.
+        is_enabled: Whether something of a stdlib level is worth telling at all; asked before an event is made.
         monotonic_clock: Seconds; durations are differences of it.
         utc_clock_ns: Nanoseconds since 1970.
 
     Returns the previous observer, for a test to put back.
 
     """
-    global _observer, monotonic, wall_clock_ns
+    global _observer, enabled, monotonic, wall_clock_ns
     previous, _observer = _observer, observer
-    monotonic, wall_clock_ns = monotonic_clock, utc_clock_ns
+    enabled, monotonic, wall_clock_ns = is_enabled, monotonic_clock, utc_clock_ns
     return previous
 
 
@@ -105,15 +114,6 @@ def step_observer() -> StepObserver:
             set_step_observer(_Silent())
             report("reactive.load_observer", error)
     return _observer or _Silent()
-
-
-def emit(event: StepEvent) -> None:
-    """Hand *event* to the observer; what it raises stays here."""
-    observer = step_observer()
-    try:
-        observer.step(event)
-    except Exception as error:  # noqa: BLE001 - an observer can never alter a Result
-        report("reactive.observer", error)
 
 
 def report(where: str, error: BaseException) -> None:

@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable,
 from enum import Enum
 from inspect import isawaitable
 from random import Random
-from typing import Any, Generic, Never, Self, TypeVar, cast, overload
+from typing import Any, Generic, Never, Self, TypeVar, overload
 
 from rfs.core.result import AnyResult, Failure, Result, Success
 from rfs.reactive import _chain
@@ -38,6 +38,7 @@ from rfs.reactive._chain import (
     ASYNC_BIND,
     ASYNC_OPERATOR,
     BIND,
+    GIVEN,
     MAP,
     OPERATOR,
     SOURCE,
@@ -104,13 +105,19 @@ class MonoResult(Generic[T_co, E_co]):
         mono._steps = ((SOURCE, source),)
         return mono
 
+    @overload
     @classmethod
-    def from_callable(cls, source: Callable[[], Awaitable[U]] | Callable[[], U]) -> MonoResult[U, Never]:
+    def from_callable(cls, source: Callable[[], Awaitable[U]]) -> MonoResult[U, Never]: ...
+    @overload
+    @classmethod
+    def from_callable(cls, source: Callable[[], U]) -> MonoResult[U, Never]: ...
+    @classmethod
+    def from_callable(cls, source: Callable[[], Any]) -> MonoResult[Any, Never]:
         """Begin with a plain or async function that returns a value. What it raises is a Failure, and a defect."""
 
-        async def value_of(_: AnyResult, __: _chain.Run | None) -> Success[U]:
+        async def value_of(_: AnyResult, __: _chain.Run | None) -> AnyResult:
             answer = source()
-            return Success(cast("U", await answer if isawaitable(answer) else answer))
+            return Success(await answer if isawaitable(answer) else answer)
 
         name = _chain.function_name(source) or "from_callable"
         return cls._begin(ASYNC_OPERATOR, Operator("from_callable", value_of, name=name))
@@ -118,19 +125,17 @@ class MonoResult(Generic[T_co, E_co]):
     @classmethod
     def from_result(cls, result: Result[U, F]) -> MonoResult[U, F]:
         """Begin with a Result that is there already."""
-        return cls._begin(OPERATOR, Operator("from_result", lambda _, __: result))
+        return cls._begin(GIVEN, result)
 
     @classmethod
     def from_value(cls, value: U) -> MonoResult[U, Never]:
         """Begin with ``Success(value)``."""
-        result = Success(value)
-        return cls._begin(OPERATOR, Operator("from_value", lambda _, __: result))
+        return cls._begin(GIVEN, Success(value))
 
     @classmethod
     def from_error(cls, error: F) -> MonoResult[Never, F]:
         """Begin with ``Failure(error)``."""
-        result = Failure(error)
-        return cls._begin(OPERATOR, Operator("from_error", lambda _, __: result))
+        return cls._begin(GIVEN, Failure(error))
 
     # --- steps for a value ---
 
@@ -429,7 +434,7 @@ class MonoResult(Generic[T_co, E_co]):
     # --- building ---
 
     @classmethod
-    def _begin(cls, kind: int, source: Operator) -> MonoResult[Any, Any]:
+    def _begin(cls, kind: int, source: Operator | AnyResult) -> MonoResult[Any, Any]:
         mono: MonoResult[Any, Any] = _new(cls)
         mono._steps = ((kind, source),)
         return mono
