@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fastapi import APIRouter, FastAPI, Request
@@ -59,7 +59,9 @@ def is_denied(answer: Answer) -> bool:
 
 
 class TestDefault:
-    @pytest.mark.parametrize("target", ["/monitoring/", "/monitoring/data", "/monitoring/nowhere", "/monitoring/broken"])
+    @pytest.mark.parametrize(
+        "target", ["/monitoring/", "/monitoring/data", "/monitoring/nowhere", "/monitoring/broken"]
+    )
     async def test_denied(self, target: str) -> None:
         """
         Without a key there is no data, not even whether a page exists, and being on the same machine is no key.
@@ -320,7 +322,7 @@ class TestHostHeader:
 
 
 class TestWrites:
-    SAME = {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}
+    SAME: ClassVar = {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}
 
     async def test_same_origin_json(self) -> None:
         """

@@ -57,10 +57,9 @@ async def in_task_group() -> str | None:
 
 
 async def in_call_later() -> str | None:
-    seen = asyncio.get_running_loop().create_future()
+    seen: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_later(0, lambda: seen.set_result(look()))
-    result: str | None = await seen
-    return result
+    return await seen
 
 
 async def in_to_thread() -> str | None:
@@ -78,7 +77,11 @@ async def in_submit() -> str | None:
 
 async def in_thread() -> str | None:
     seen: Seen = []
-    thread = threading.Thread(target=propagate(lambda: seen.append(look())))
+
+    def work() -> None:
+        seen.append(look())
+
+    thread = threading.Thread(target=propagate(work))
     thread.start()
     thread.join()
     return seen[0]

@@ -143,13 +143,18 @@ class TestServiceScope:
         registry.register_factory("menu", kind)
         shared = registry.get("menu")
 
-        with pytest.raises(RuntimeError):
+        async def fail() -> None:
             async with service_scope("menu", registry) as menu:
-                assert menu is not shared
+                seen.append(menu)
                 assert not menu.closed
                 raise RuntimeError
 
-        assert menu.closed
+        seen: list[Menu] = []
+        with pytest.raises(RuntimeError):
+            await fail()
+
+        assert seen[0].closed
+        assert seen[0] is not shared
         assert not shared.closed
 
     async def test_nothing_to_close(self, registry: ServiceRegistry) -> None:
@@ -238,7 +243,7 @@ class TestResultDependency:
         app = FastAPI()
 
         @app.get("/")
-        async def endpoint(service: Any = Depends(dependency)) -> str:  # noqa: B008
+        async def endpoint(service: Any = Depends(dependency)) -> str:  # noqa: FAST002 - the name is local
             return f"{type(service).__name__} {id(service)}"
 
         return [await get(app, target) for _ in range(times)]

@@ -51,7 +51,8 @@ class BrokenStatementError(Exception):
 
 def pool_timeout() -> Exception:
     """SQLAlchemy's exception for a pool without a free connection."""
-    return type("TimeoutError", (Exception,), {"__module__": "sqlalchemy.exc"})()
+    exc: Exception = type("TimeoutError", (Exception,), {"__module__": "sqlalchemy.exc"})()
+    return exc
 
 
 def raised_from(cause: BaseException) -> Exception:
@@ -110,7 +111,7 @@ class TestAPIError:
         error = APIError.not_found("사용자", "123")
 
         assert isinstance(error, RfsError)
-        assert error.detail == error.to_dict()
+        assert vars(error)["detail"] == error.to_dict()
 
     def test_metrics_and_records_know_it(self) -> None:
         """
@@ -150,7 +151,11 @@ class TestFactories:
             (APIError.internal_server_error("곧 고칩니다"), "INTERNAL_SERVER_ERROR", {}),
             (APIError.service_unavailable("db"), "SERVICE_UNAVAILABLE", {"service": "db"}),
             (APIError.timeout_error("pay", 2.5), "TIMEOUT_ERROR", {"operation": "pay", "timeout_seconds": 2.5}),
-            (APIError.database_error("insert", {"table": "t"}), "DATABASE_ERROR", {"operation": "insert", "table": "t"}),
+            (
+                APIError.database_error("insert", {"table": "t"}),
+                "DATABASE_ERROR",
+                {"operation": "insert", "table": "t"},
+            ),
             (
                 APIError.external_service_error("pay", "refused"),
                 "EXTERNAL_SERVICE_ERROR",

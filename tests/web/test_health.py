@@ -67,9 +67,7 @@ class TestHealth:
         """
         monitor.masker.register_secret("hunter2-hunter2")
 
-        answer = await get(
-            app_with(database=broken), "/health/ready", headers={"Authorization": f"Bearer {TOKEN}"}
-        )
+        answer = await get(app_with(database=broken), "/health/ready", headers={"Authorization": f"Bearer {TOKEN}"})
 
         said = answer.json()["checks"]["database"]
         assert said.startswith("error: ConnectionRefusedError")

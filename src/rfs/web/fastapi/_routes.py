@@ -7,17 +7,16 @@ addresses are one series.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from fastapi import routing
 from starlette.routing import BaseRoute, Host, Mount
 
 from rfs.web.fastapi._exchange import Scope
 
-try:
-    from fastapi.routing import iter_route_contexts
-except ImportError:  # FastAPI before included routers were resolved lazily: an app's routes already have their prefixes
-    iter_route_contexts = None  # type: ignore[assignment]
+# Missing in FastAPI before included routers were resolved lazily: there an app's routes already have their prefixes.
+_iter_route_contexts: Callable[[Sequence[BaseRoute]], Iterator[Any]] = getattr(routing, "iter_route_contexts", iter)
 
 UNMATCHED = "__unmatched__"
 OTHER_METHOD = "_OTHER"
@@ -31,9 +30,7 @@ def method_label(method: str) -> str:
 
 def effective_routes(routes: Sequence[BaseRoute]) -> Iterator[Any]:
     """All routes below *routes*, with the prefix and dependencies that including routers give them."""
-    if iter_route_contexts is None:
-        return iter(routes)
-    return iter_route_contexts(routes)
+    return _iter_route_contexts(routes)
 
 
 def route_template(scope: Scope, path: str, root_path: str) -> str:

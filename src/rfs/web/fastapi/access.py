@@ -105,6 +105,7 @@ class DashboardAccess:
             return False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on, or deny it."""
         if scope["type"] != "http":
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
@@ -150,10 +151,10 @@ class DashboardAccess:
             return None
         # Only the address that was printed opens a session, and only by being opened.
         tokens = parse_qs(request.scope.get("query_string", b"").decode("latin-1")).get("token", [])
-        if request.method == "GET" and tokens and self._start_token:
-            if hmac.compare_digest(_digest(tokens[0]), self._start_token):
-                self._start_token = b""
-                return self._open_session(request)
+        opens = request.method == "GET" and tokens and hmac.compare_digest(_digest(tokens[0]), self._start_token)
+        if opens:
+            self._start_token = b""
+            return self._open_session(request)
         return _deny(request, 401, "token_used" if tokens else "no_key")
 
     def _open_session(self, request: Request) -> Response:

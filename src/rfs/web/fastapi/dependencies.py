@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from threading import RLock
 from typing import Any, TypeVar, cast
@@ -44,7 +44,8 @@ class ServiceNotRegisteredError(RfsError, LookupError):
 
     def __str__(self) -> str:
         known = ", ".join(self.known) or "none"
-        return f"service {self.name!r} is not registered (known: {known}); call register_service({self.name!r}, factory)"
+        remedy = f"call register_service({self.name!r}, factory)"
+        return f"service {self.name!r} is not registered (known: {known}); {remedy}"
 
 
 class ServiceRegistry:
@@ -126,7 +127,7 @@ def clear_service_cache(registry: ServiceRegistry = _services) -> None:
 
 
 @asynccontextmanager
-async def service_scope(name: str, registry: ServiceRegistry = _services) -> AsyncIterator[Any]:
+async def service_scope(name: str, registry: ServiceRegistry = _services) -> AsyncGenerator[Any]:
     """An instance of service *name* for this block alone; at its end its ``aclose`` or ``close`` is called, if it has one."""
     service = registry.make(name)
     try:
@@ -153,7 +154,9 @@ def inject_result_service(name: str, registry: ServiceRegistry = _services) -> C
         signature = inspect.signature(function)
         wanted = next((known for known in ("service", name.replace("-", "_")) if known in signature.parameters), None)
         if wanted is None:
-            raise TypeError(f"{function.__qualname__}() has no parameter 'service' or {name!r} to take service {name!r}")
+            raise TypeError(
+                f"{function.__qualname__}() has no parameter 'service' or {name!r} to take service {name!r}"
+            )
 
         endpoint: Callable[..., Any]
         if inspect.iscoroutinefunction(function):
@@ -229,7 +232,9 @@ def result_dependency(factory: Factory, singleton: bool = True, async_factory: b
 def _opened(made: Any) -> Any:
     """What a factory made, taken out of its Result."""
     if isinstance(made, Success):
-        return made.value  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        success: Success[Any] = made
+        return success.value
     if isinstance(made, Failure):
-        raise APIError.from_failure(made.error)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        failure: Failure[Any] = made
+        raise APIError.from_failure(failure.error)
     return made

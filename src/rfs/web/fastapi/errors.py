@@ -58,8 +58,8 @@ _TOLD: Mapping[ErrorCode, tuple[int, str]] = {
 }
 
 _CODE_OF_STATUS = {
-    **{status: code for code, (status, _) in reversed(_TOLD.items())},
-    500: ErrorCode.INTERNAL_SERVER_ERROR,
+    **{status: code for code, (status, _) in _TOLD.items()},
+    500: ErrorCode.INTERNAL_SERVER_ERROR,  # not DATABASE_ERROR, which is 500 too
 }
 
 # Classes that say "the other side cannot be reached now", by name, because their packages need not be installed:
@@ -343,7 +343,8 @@ def _is_unreachable(exc: BaseException) -> bool:
         bases = type(link).__mro__
         if any(base.__name__ in _UNREACHABLE for base in bases):
             return True
-        if getattr(link, "connection_invalidated", False) is True:  # SQLAlchemy: the connection broke under the statement
+        # SQLAlchemy's mark of a connection that broke under its statement.
+        if getattr(link, "connection_invalidated", False) is True:
             return True
         if any(base.__module__ == "sqlalchemy.exc" and base.__name__ == "TimeoutError" for base in bases):
             return True  # no free connection in the pool

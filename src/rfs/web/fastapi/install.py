@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Installation", "install"]
 
-TOKEN_VARIABLE = "RFS_DASHBOARD_TOKEN"  # noqa: S105 - the variable's name
+TOKEN_VARIABLE = "RFS_DASHBOARD_TOKEN"
 _INSTALLATION = "rfs_installation"
 
 
@@ -110,7 +110,8 @@ def install(
     if service_name is not None:
         the_monitor().service_name = service_name
     guard = DashboardAccess(
-        _dashboard_app(the_monitor, indicators) if dashboard else _nothing_here,
+        # Without a dashboard it still decides who is told why the service is not ready.
+        _dashboard_app(the_monitor, indicators) if dashboard else app,
         token=os.environ.get(TOKEN_VARIABLE, "") if dashboard_token is None else dashboard_token,
         access=access,
         allowed_hosts=allowed_hosts,
@@ -157,18 +158,14 @@ def _dashboard_app(the_monitor: Callable[[], Monitor], indicators: Sequence[Indi
     return app
 
 
-async def _nothing_here(scope: Any, receive: Any, send: Any) -> None:
-    raise AssertionError("no dashboard is mounted")
-
-
 def _silence_native_telemetry(app: FastAPI) -> bool:
     """
     Switch FastAPI's own OpenTelemetry signals off (it has them since 0.158): one server span per request, and it is ours.
 
     Returns whether nobody else makes one: False where OpenTelemetry's instrumentation has already been put in.
     """
-    settings = getattr(app, "_telemetry", None)
-    if isinstance(settings, dict):
+    settings: dict[str, object] | None = getattr(app, "_telemetry", None)
+    if settings is not None:
         settings.update(tracing=False, metrics=False, logs=False, operation_spans=False)
     return not getattr(app, "_is_instrumented_by_opentelemetry", False)
 
@@ -178,7 +175,7 @@ def _run_monitor_with(app: FastAPI, the_monitor: Callable[[], Monitor]) -> None:
     original = app.router.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(app: Any) -> AsyncIterator[Any]:
+    async def lifespan(app: Any) -> AsyncGenerator[Any]:
         monitor = the_monitor()
         ours = not monitor.running
         if ours:

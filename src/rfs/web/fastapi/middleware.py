@@ -62,14 +62,26 @@ _LOG, _METRICS, _TIMING = 1, 2, 4
 class _Series:
     """The metric series of one Monitor, bound on first use."""
 
-    __slots__ = ("_durations", "_ended", "_requests", "_stream_durations", "monitor", "requests_active", "streams_active")
+    __slots__ = (
+        "_durations",
+        "_ended",
+        "_requests",
+        "_stream_durations",
+        "monitor",
+        "requests_active",
+        "streams_active",
+    )
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
         self._requests = monitor.counter("http_requests_total", "HTTP requests answered")
-        self._durations = monitor.histogram("http_request_duration_seconds", "From the first byte in to the last byte out")
+        self._durations = monitor.histogram(
+            "http_request_duration_seconds", "From the first byte in to the last byte out"
+        )
         self._stream_durations = monitor.histogram("http_stream_duration_seconds", "How long event streams stayed open")
-        self.requests_active: BoundGauge = monitor.gauge("http_requests_active", "HTTP requests being answered").labels()
+        self.requests_active: BoundGauge = monitor.gauge(
+            "http_requests_active", "HTTP requests being answered"
+        ).labels()
         self.streams_active: BoundGauge = monitor.gauge("http_streams_active", "Event streams that are open").labels()
         self._ended: dict[tuple[str, str, int, bool], tuple[BoundCounter, BoundHistogram]] = {}
 
@@ -120,8 +132,9 @@ class RequestMiddleware:
         self._series: _Series | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on, with everything around it."""
         kind = scope["type"]
-        if kind != "http" and kind != "websocket":
+        if kind != "http" and kind != "websocket":  # noqa: PLR1714 - every request comes here
             await self.app(scope, receive, send)
             return
         duties = self.duties
@@ -170,7 +183,8 @@ class RequestMiddleware:
         if outer is None:
             self._identify(visit, scope)
         else:
-            visit.correlation_id, visit.request_id, visit.context = outer.correlation_id, outer.request_id, outer.context
+            visit.correlation_id, visit.request_id = outer.correlation_id, outer.request_id
+            visit.context = outer.context
             visit.echoes = False
         visit.arrive()
         return visit
@@ -196,9 +210,11 @@ class RequestMiddleware:
         given_request = request_id.decode("latin-1") if request_id is not None else None
         try:
             if given_request is not None and not is_valid_correlation_id(given_request):
-                given_request = _rejected(monitor)
+                given_request = None
+                _reject(monitor)
             if given_correlation is not None and not is_valid_correlation_id(given_correlation):
-                given_correlation = _rejected(monitor)
+                given_correlation = None
+                _reject(monitor)
             parent = traceparent.decode("latin-1") if traceparent is not None else None
             if self._adopt_active_span:
                 parent = _active_traceparent() or parent
@@ -256,10 +272,7 @@ class _Visit(Exchange):
         monitor: Monitor | None,
         series: _Series | None,
     ) -> None:
-        self.monitor = monitor
-        self.context = None
-        self.recorded = None
-        self.correlation_id = self.request_id = ""
+        super().__init__("", "", None, monitor)
         self.correlation_header = b"x-correlation-id"
         self.echoes = True
         self.duties = self.all_duties = duties
@@ -488,6 +501,7 @@ class OutermostMiddleware(RequestMiddleware):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on, and let nothing out of it that has been dealt with."""
         try:
             await super().__call__(scope, receive, send)
         except ClientDisconnect:
@@ -529,6 +543,7 @@ class ErrorHandlerMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on; answer if it raises."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -612,8 +627,8 @@ def _method(scope: Scope) -> str:
     return method
 
 
-def _rejected(monitor: Monitor | None) -> None:
-    """An inbound id that cannot be kept: counted, and replaced by the caller."""
+def _reject(monitor: Monitor | None) -> None:
+    """Count an inbound id that cannot be kept."""
     if monitor is not None:
         monitor.reject("correlation_id", "invalid_value")
 

@@ -30,7 +30,7 @@ from rfs.reactive.mono_result import MonoResult
 from rfs.web.fastapi._exchange import Scope, correlation_id_of, count_internal_error, record_fault
 from rfs.web.fastapi._routes import effective_routes
 from rfs.web.fastapi.errors import APIError, error_body, unhandled_body
-from rfs.web.fastapi.types import ErrorBody, FluxBodyWithErrors, FluxSummary, Served, resolve, served_by
+from rfs.web.fastapi.types import ErrorBody, FluxSummary, Served, resolve, served_by
 
 __all__ = ["handle_flux_result", "handle_result", "serve_results"]
 
@@ -89,9 +89,7 @@ def handle_flux_result(
     def decorate(function: F) -> F:
         promised = _promise(function)
         served = Served("flux", promised.model if promised is not None else Any)
-        body: Any = served.body
-        if include_errors:
-            body = FluxBodyWithErrors[served.body.model_fields["results"].annotation.__args__[0]]
+        body = served.body_with_errors if include_errors else served.body
         return _decorate(function, served, functools.partial(_answer_flux, policy=policy), body)
 
     return decorate
@@ -149,10 +147,8 @@ def _decorate(function: F, served: Served, answer: _Answer, model: Any) -> F:
             if call is None:
                 return await function(*args, **kwargs)
             try:
-                outcome = await function(*args, **kwargs)
-                if isinstance(outcome, MonoResult):
-                    outcome = await cast("MonoResult[Any, Any]", outcome).to_result()
-            except Exception as exc:  # noqa: BLE001 - this is the boundary to the client
+                outcome = await _settled(await function(*args, **kwargs))
+            except Exception as exc:
                 if _host_handles(call.scope, exc):
                     raise
                 outcome = _Raised(exc)
@@ -167,11 +163,11 @@ def _decorate(function: F, served: Served, answer: _Answer, model: Any) -> F:
             if call is None:
                 return function(*args, **kwargs)
             try:
-                outcome = function(*args, **kwargs)
+                outcome: object = function(*args, **kwargs)
                 if isinstance(outcome, MonoResult):
                     # FastAPI runs us in a worker thread: the chain belongs to the loop.
-                    outcome = from_thread.run(cast("MonoResult[Any, Any]", outcome).to_result)
-            except Exception as exc:  # noqa: BLE001 - this is the boundary to the client
+                    outcome = from_thread.run(_settled, outcome)
+            except Exception as exc:
                 if _host_handles(call.scope, exc):
                     raise
                 outcome = _Raised(exc)
@@ -227,13 +223,21 @@ class _Raised:
     error: Exception
 
 
+async def _settled(outcome: object) -> object:
+    """The Result of a chain; anything else as it is."""
+    if isinstance(outcome, MonoResult):
+        chain: MonoResult[Any, Any] = outcome
+        return await chain.to_result()
+    return outcome
+
+
 def _answer_result(outcome: object, call: _Call) -> Any:
     elapsed = str(call.milliseconds)
     if isinstance(outcome, Success):
-        value: object = outcome.value  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        headers = value.headers if isinstance(value, Response) else call.response.headers
+        success: Success[Any] = outcome
+        headers = success.value.headers if isinstance(success.value, Response) else call.response.headers
         headers[PROCESSING_TIME] = elapsed
-        return value  # pyright: ignore[reportUnknownVariableType]
+        return success.value
     if isinstance(outcome, Response):
         outcome.headers.setdefault(PROCESSING_TIME, elapsed)
         return outcome
@@ -242,9 +246,10 @@ def _answer_result(outcome: object, call: _Call) -> Any:
 
 def _answer_failure(outcome: object, scope: Scope, headers: Mapping[str, str]) -> Response:
     is_defect = True
+    error: object
     if isinstance(outcome, Failure):
-        error: object = outcome.error  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        message, is_defect = "Failure without an APIError", outcome.is_defect
+        failure: Failure[Any] = outcome
+        error, message, is_defect = failure.error, "Failure without an APIError", failure.is_defect
     elif isinstance(outcome, _Raised):
         error, message = outcome.error, "Unhandled exception"
     else:
@@ -269,11 +274,14 @@ def error_response(error: APIError, scope: Scope, headers: Mapping[str, str] | N
 def _answer_flux(outcome: object, call: _Call, policy: _FluxPolicy) -> Any:
     if isinstance(outcome, Response):
         return outcome
-    if isinstance(outcome, Success) and isinstance(outcome.value, FluxResult):  # pyright: ignore[reportUnknownMemberType]
-        outcome = outcome.value  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    if not isinstance(outcome, FluxResult):
+    held: object = outcome
+    if isinstance(outcome, Success):
+        success: Success[Any] = outcome
+        held = success.value
+    if not isinstance(held, FluxResult):
         return _answer_failure(outcome, call.scope, {PROCESSING_TIME: str(call.milliseconds)})
-    status, body, headers = _flux_parts(cast("FluxResult[Any, Any]", outcome), policy, call.milliseconds)
+    flux: FluxResult[Any, Any] = held
+    status, body, headers = _flux_parts(flux, policy, call.milliseconds)
     call.response.status_code = status
     call.response.headers.update(headers)
     return body

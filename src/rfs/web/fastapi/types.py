@@ -84,15 +84,25 @@ class Served:
     @property
     def body(self) -> Any:
         """The model of a successful answer; ``Any`` where pydantic cannot describe it."""
+        return _generic(FluxBody)[self._item] if self.kind == "flux" else self._item
+
+    @property
+    def body_with_errors(self) -> Any:
+        """The model of a batch's answer that has its errors."""
+        return _generic(FluxBodyWithErrors)[self._item]
+
+    @property
+    def _item(self) -> Any:
         # FastAPI knows "no body" as None, not as its class.
-        model = None if self.model is type(None) else self.model if _is_describable(self.model) else Any
-        return FluxBody[model] if self.kind == "flux" else model
+        return None if self.model is type(None) else self.model if _is_describable(self.model) else Any
 
     def _open(self, answer: Any) -> Any:
         if isinstance(answer, Success):
-            return answer.value  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            success: Success[Any] = answer
+            return success.value
         if isinstance(answer, Failure):
-            raise APIError.from_failure(answer.error)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+            failure: Failure[Any] = answer
+            raise APIError.from_failure(failure.error)
         if isinstance(answer, MonoResult | FluxResult):
             raise TypeError("an undecorated endpoint's chain is run after serve_results(app) or install(app)")
         return answer
@@ -152,13 +162,19 @@ def served_by(annotation: Any) -> Served | None:
         # Success[T] | Failure[E], written out
         members = [member for member in arguments if get_origin(member) is Success]
         return Served("result", get_args(members[0])[0]) if members else None
-    if issubclass(origin, Result):  # type: ignore[misc, arg-type]  # a union for checkers, the base class at run time
+    # A union for type checkers, the base class of both at run time.
+    if issubclass(origin, Result):  # pyright: ignore[reportArgumentType]
         return Served("result", model)
     if issubclass(origin, MonoResult):
         return Served("mono", model)
     if issubclass(origin, FluxResult):
         return Served("flux", model)
     return None
+
+
+def _generic(model: Any) -> Any:
+    """A generic model, to be completed by a type that is known only at run time."""
+    return model
 
 
 def _is_describable(model: Any) -> bool:
