@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.sse import EventSourceResponse
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
@@ -191,6 +191,7 @@ class TestIds:
         assert answer.headers["x-request-id"] == made
         assert monitor.query.increase("rfs_rejected_total", labels={"metric": "correlation_id"}) == 1
 
+    @settings(deadline=None)  # the first example also builds the app
     @given(st.binary(max_size=80))
     async def test_whatever_comes_in_goes_out_clean(self, value: bytes) -> None:
         """

@@ -234,7 +234,7 @@ class TestByteIdentical:
         app = service()
         expected = await everything(app)
 
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, monitor.use_monitor(monitor.Monitor()):
             for _, owner, attribute in list(targets()):
                 if attribute != "internal_error":
                     inject(patch, owner, attribute)

@@ -15,9 +15,9 @@ from contextlib import asynccontextmanager
 from threading import RLock
 from typing import Any, TypeVar, cast
 
-from rfs.core.result import Failure, Success
 from rfs.errors import RfsError
 from rfs.web.fastapi.errors import APIError
+from rfs.web.fastapi.types import holds_failure, holds_success
 
 __all__ = [
     "ServiceNotRegisteredError",
@@ -231,10 +231,8 @@ def result_dependency(factory: Factory, singleton: bool = True, async_factory: b
 
 def _opened(made: Any) -> Any:
     """What a factory made, taken out of its Result."""
-    if isinstance(made, Success):
-        success: Success[Any] = made
-        return success.value
-    if isinstance(made, Failure):
-        failure: Failure[Any] = made
-        raise APIError.from_failure(failure.error)
+    if holds_success(made):
+        return made.value
+    if holds_failure(made):
+        raise APIError.from_failure(made.error)
     return made

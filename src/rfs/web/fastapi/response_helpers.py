@@ -23,14 +23,23 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 
-from rfs.core.result import Failure, Success
+from rfs.core.result import Success
 from rfs.errors import AlertRuleError, MetricDefinitionError, TimeRangeError
 from rfs.reactive.flux_result import FluxResult
-from rfs.reactive.mono_result import MonoResult
 from rfs.web.fastapi._exchange import Scope, correlation_id_of, count_internal_error, record_fault
 from rfs.web.fastapi._routes import effective_routes
 from rfs.web.fastapi.errors import APIError, error_body, unhandled_body
-from rfs.web.fastapi.types import ErrorBody, FluxSummary, Served, resolve, served_by
+from rfs.web.fastapi.types import (
+    ErrorBody,
+    FluxSummary,
+    Served,
+    holds_failure,
+    holds_success,
+    is_batch,
+    is_chain,
+    resolve,
+    served_by,
+)
 
 __all__ = ["handle_flux_result", "handle_result", "serve_results"]
 
@@ -164,7 +173,7 @@ def _decorate(function: F, served: Served, answer: _Answer, model: Any) -> F:
                 return function(*args, **kwargs)
             try:
                 outcome: object = function(*args, **kwargs)
-                if isinstance(outcome, MonoResult):
+                if is_chain(outcome):
                     # FastAPI runs us in a worker thread: the chain belongs to the loop.
                     outcome = from_thread.run(_settled, outcome)
             except Exception as exc:
@@ -225,19 +234,18 @@ class _Raised:
 
 async def _settled(outcome: object) -> object:
     """The Result of a chain; anything else as it is."""
-    if isinstance(outcome, MonoResult):
-        chain: MonoResult[Any, Any] = outcome
-        return await chain.to_result()
+    if is_chain(outcome):
+        return await outcome.to_result()
     return outcome
 
 
 def _answer_result(outcome: object, call: _Call) -> Any:
     elapsed = str(call.milliseconds)
-    if isinstance(outcome, Success):
-        success: Success[Any] = outcome
-        headers = success.value.headers if isinstance(success.value, Response) else call.response.headers
+    if holds_success(outcome):
+        value = outcome.value
+        headers = value.headers if isinstance(value, Response) else call.response.headers
         headers[PROCESSING_TIME] = elapsed
-        return success.value
+        return value
     if isinstance(outcome, Response):
         outcome.headers.setdefault(PROCESSING_TIME, elapsed)
         return outcome
@@ -247,9 +255,8 @@ def _answer_result(outcome: object, call: _Call) -> Any:
 def _answer_failure(outcome: object, scope: Scope, headers: Mapping[str, str]) -> Response:
     is_defect = True
     error: object
-    if isinstance(outcome, Failure):
-        failure: Failure[Any] = outcome
-        error, message, is_defect = failure.error, "Failure without an APIError", failure.is_defect
+    if holds_failure(outcome):
+        error, message, is_defect = outcome.error, "Failure without an APIError", outcome.is_defect
     elif isinstance(outcome, _Raised):
         error, message = outcome.error, "Unhandled exception"
     else:
@@ -274,14 +281,10 @@ def error_response(error: APIError, scope: Scope, headers: Mapping[str, str] | N
 def _answer_flux(outcome: object, call: _Call, policy: _FluxPolicy) -> Any:
     if isinstance(outcome, Response):
         return outcome
-    held: object = outcome
-    if isinstance(outcome, Success):
-        success: Success[Any] = outcome
-        held = success.value
-    if not isinstance(held, FluxResult):
+    held: object = outcome.value if holds_success(outcome) else outcome
+    if not is_batch(held):
         return _answer_failure(outcome, call.scope, {PROCESSING_TIME: str(call.milliseconds)})
-    flux: FluxResult[Any, Any] = held
-    status, body, headers = _flux_parts(flux, policy, call.milliseconds)
+    status, body, headers = _flux_parts(held, policy, call.milliseconds)
     call.response.status_code = status
     call.response.headers.update(headers)
     return body

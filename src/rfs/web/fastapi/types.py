@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeAlias, TypeGuard, TypeVar, get_args, get_origin
 
 from fastapi.dependencies.utils import get_typed_annotation
 from pydantic import BaseModel, TypeAdapter
@@ -97,12 +97,10 @@ class Served:
         return None if self.model is type(None) else self.model if _is_describable(self.model) else Any
 
     def _open(self, answer: Any) -> Any:
-        if isinstance(answer, Success):
-            success: Success[Any] = answer
-            return success.value
-        if isinstance(answer, Failure):
-            failure: Failure[Any] = answer
-            raise APIError.from_failure(failure.error)
+        if holds_success(answer):
+            return answer.value
+        if holds_failure(answer):
+            raise APIError.from_failure(answer.error)
         if isinstance(answer, MonoResult | FluxResult):
             raise TypeError("an undecorated endpoint's chain is run after serve_results(app) or install(app)")
         return answer
@@ -138,6 +136,29 @@ else:
         """``FluxResult[T, APIError]`` as an endpoint's return annotation."""
 
         _kind = "flux"
+
+
+# What anybody may return, narrowed for type checkers: `isinstance` alone leaves the parts unknown to them.
+
+
+def holds_success(answer: object) -> TypeGuard[Success[Any]]:
+    """Whether *answer* is a Success."""
+    return isinstance(answer, Success)
+
+
+def holds_failure(answer: object) -> TypeGuard[Failure[Any]]:
+    """Whether *answer* is a Failure."""
+    return isinstance(answer, Failure)
+
+
+def is_chain(answer: object) -> TypeGuard[MonoResult[Any, Any]]:
+    """Whether *answer* is a MonoResult."""
+    return isinstance(answer, MonoResult)
+
+
+def is_batch(answer: object) -> TypeGuard[FluxResult[Any, Any]]:
+    """Whether *answer* is a FluxResult."""
+    return isinstance(answer, FluxResult)
 
 
 def resolve(annotation: Any, function: Callable[..., Any]) -> Any:
