@@ -597,6 +597,15 @@ class TestAnswers:
         for name in ("../dashboard_api.py", "..%2fdashboard_api.py", "index.html", "page.js%00", "messages.json"):
             assert (await client.get(f"/assets/{name}")).status_code in (404, 422), name
 
+    async def test_address_without_the_slash(self, client: httpx.AsyncClient) -> None:
+        """
+        The prefix alone leads to the page, whose links are relative to the slash.
+        """
+        response = await client.get("http://test/monitoring")
+
+        assert response.status_code == 307
+        assert response.headers["location"] == "http://test/monitoring/"
+
     async def test_media_types(self, client: httpx.AsyncClient) -> None:
         """
         Each file has its type, without which a browser told ``nosniff`` runs nothing.

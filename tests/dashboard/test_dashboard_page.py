@@ -342,6 +342,7 @@ class TestLive:
         """
         A paused page asks for nothing, and shows what it missed when it goes on.
         """
+        visit.page.clock.install()
         page = visit.open()
         page.click("#pause")
         visit.until("document.querySelector('#connection').dataset.state === 'paused'")
@@ -349,7 +350,8 @@ class TestLive:
         asked = site.asked
 
         create_order("LATER")
-        page.wait_for_timeout(2500)
+        page.clock.fast_forward(60_000)
+        page.wait_for_load_state("networkidle")
         assert site.asked == asked
         page.click("#pause")
 
@@ -365,12 +367,57 @@ class TestLive:
         page.wait_for_selector("#banner:visible")
         assert "(500)" in page.inner_text("#banner")
         assert page.locator("#connection").get_attribute("data-state") == "disconnected"
+        assert page.inner_text("#health") == "unknown"
         assert visit.number("#vital-errors .figure data") == 0.05
 
         site.status = 0
         page.click("#retry")
         visit.until("document.querySelector('#connection').dataset.state === 'live'")
         assert page.locator("#banner").is_hidden()
+
+    def test_says_that_its_numbers_are_stale(self, visit: Visit) -> None:
+        """
+        While an answer does not come, the page says for how long, and no longer claims that the service is healthy.
+        """
+        visit.page.clock.install()
+        page = visit.open()
+        page.route("**/api/**", lambda route: None)
+
+        page.clock.fast_forward(1000)
+        page.clock.fast_forward(6000)
+
+        page.wait_for_selector("#connection[data-state=stale]")
+        assert page.inner_text("#connection").startswith("Stale: last answer")
+        assert page.inner_text("#health") == "unknown"
+
+    def test_rests_while_nobody_looks(self, visit: Visit, site: Site) -> None:
+        """
+        A hidden page asks for nothing, and asks at once when it is looked at again.
+        """
+        visit.page.clock.install()
+        page = visit.open()
+        hide = "Object.defineProperty(document, 'hidden', {{configurable: true, get: () => {}}});"
+        tell = "document.dispatchEvent(new Event('visibilitychange'));"
+
+        page.evaluate(hide.format("true") + tell)
+        page.wait_for_load_state("networkidle")
+        asked = site.asked
+        page.clock.fast_forward(60_000)
+        page.wait_for_load_state("networkidle")
+        assert site.asked == asked
+        page.evaluate(hide.format("false") + tell)
+
+        visit.until("document.querySelector('#connection').dataset.state === 'live'")
+        assert site.asked > asked
+
+    def test_forgets_the_token(self, visit: Visit, site: Site) -> None:
+        """
+        A token in the address is gone from it once the page is open; the id stays.
+        """
+        page = visit.open("?token=secret#id=table-1")
+
+        page.wait_for_selector(".trace-record")
+        assert page.url == site.url + "#id=table-1"
 
     def test_says_that_access_has_ended(self, visit: Visit, site: Site) -> None:
         """

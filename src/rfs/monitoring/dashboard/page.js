@@ -744,7 +744,12 @@ function showConnection() {
   const word = say(state, { ago: span(silent / 1000) });
   write($("connection-text"), answered && state !== "stale" ? `${word} · ${answered}` : word);
   mark($("connection"), "title", answered ? say("updated", { time: answered }) : "");
-  mark($("overview"), "data-stale", String(state === "disconnected" || state === "stale"));
+  const old = state === "disconnected" || state === "stale";
+  mark($("overview"), "data-stale", String(old));
+  if (old) {
+    mark($("health"), "data-state", "unknown"); // how a service is that does not answer, nobody knows
+    write($("health"), say("unknown"));
+  } else if (view.overview) showHealth(view.overview.health);
   if (announced !== state) {
     announced = state;
     write($("announce"), word);
@@ -840,6 +845,8 @@ function wire() {
   setInterval(showConnection, 1000);
 }
 
+// A one-time token has done its work; it belongs neither in the history nor in a copied link.
+if (location.search) history.replaceState(history.state, "", location.pathname + location.hash);
 applyTheme();
 translate();
 wire();
