@@ -35,6 +35,7 @@ _PREFIX = "rfs-table-order-"
 _SOCKET_NAME = ".s.PGSQL.5432"
 _SOCKET_PATH_LIMIT_BYTES = 107
 _POLL_SECONDS = 0.01
+_ORPHAN_SECONDS = 3.0
 _TETHER = Path(__file__).with_name("tethered.py")
 
 _SERVER_SETTINGS = {
@@ -109,19 +110,20 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresError("the embedded PostgreSQL was closed and its data removed; make a new one")
         if self.pid is not None:
             return
-        deadline = time.monotonic() + timeout_seconds
         if not (self._data / "PG_VERSION").exists():
             self._initialise(timeout_seconds)
+        began = time.monotonic()
         self.launch()
         while not self.ready():
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if self.pid is None and waited > _ORPHAN_SECONDS:
+                raise EmbeddedPostgresError(f"PostgreSQL does not start: {self._last_words()}")
+            if waited > timeout_seconds:
                 self.kill()
                 raise EmbeddedPostgresError(f"PostgreSQL did not start in {timeout_seconds:g} s: {self._last_words()}")
             if self.pid is None:
                 # After a kill its orphans hold the shared memory a moment longer.
                 time.sleep(10 * _POLL_SECONDS)
-                if time.monotonic() + 1 > deadline:
-                    raise EmbeddedPostgresError(f"PostgreSQL does not start: {self._last_words()}")
                 self.launch()
             time.sleep(_POLL_SECONDS)
 

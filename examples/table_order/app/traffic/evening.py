@@ -109,6 +109,20 @@ class Evening:
         seen every change, all streams are closed and the staff has logged out.
         """
         await self._open()
+        try:
+            await self._work()
+        finally:
+            # Nobody is left when it is broken off.
+            left = self._guests | self._cooks
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        for store in self._stores:
+            for token in (store.kitchen, store.manager):
+                await self._client.call("POST", LOGOUT, token=token)
+        return self.tally
+
+    async def _work(self) -> None:
         async with asyncio.TaskGroup() as staff:
             for store in self._stores:
                 staff.create_task(self._hold_stream(store))
@@ -117,10 +131,6 @@ class Evening:
             await self._receive_guests()
             await self._drain()
             self._staff_may_go.set()
-        for store in self._stores:
-            for token in (store.kitchen, store.manager):
-                await self._client.call("POST", LOGOUT, token=token)
-        return self.tally
 
     # The staff
 

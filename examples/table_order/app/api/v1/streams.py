@@ -107,7 +107,7 @@ def parse_last_event_id(text: str | None) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else -1
 
 
-@router.get("", response_class=EventStream, responses={200: {"content": {"text/event-stream": {}}}})
+@router.get("", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
 async def stream_orders(
     service: ServiceDep,
     caller: StaffDep,

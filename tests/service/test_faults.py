@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+from app.core.config import Settings
+from app.core.database import refusal_of
+from app.embedded_postgres import EmbeddedPostgres
+from app.services.refusals import Code
+from app.traffic.client import Client
+from app.traffic.evening import Evening
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from rfs.monitoring.monitor import default_monitor
+from tests.service.harness import API, PASSWORD, Running, eventually, make_settings, running, until
+
+pytestmark = [pytest.mark.postgres, pytest.mark.fault]
+
+ORDERS = f"{API}/stores/hanok/orders"
+ORDER = {"table_number": 1, "lines": [{"item_number": 1, "quantity": 1}]}
+INTERNALS = ("asyncpg", "sqlalchemy", "postgres", "socket", "/tmp", "errno", "traceback", "select", "insert", "update")
+
+
+@pytest.fixture
+def mortal() -> Generator[EmbeddedPostgres]:
+    """A PostgreSQL that the test may kill."""
+    with EmbeddedPostgres() as server:
+        yield server
+
+
+@asynccontextmanager
+async def served_by(server: EmbeddedPostgres, **overrides: Any) -> AsyncGenerator[Running]:
+    """A service on the server's first database."""
+    async with running(make_settings(server.url(), **overrides)) as service:
+        yield service
+
+
+async def timed(asking: Any) -> tuple[Any, float]:
+    """An answer and how many seconds it took."""
+    started = time.monotonic()
+    return await asking, time.monotonic() - started
+
+
+def assert_tells_nothing(body: str) -> None:
+    """No word of the machinery is in *body*."""
+    assert not [word for word in INTERNALS if word in body.lower()], body
+
+
+class TestDatabaseKilled:
+    async def test_while_traffic_runs(self, mortal: EmbeddedPostgres) -> None:
+        """
+        PostgreSQL dies in the middle of an evening: not ready within 2 s, alive all the while, orders refused with 503, an
+        id and no internals; when it comes back, everything goes on without a restart and no kitchen has missed an order.
+        """
+        async with served_by(mortal) as service, Client(service.address, retry_seconds=0.1) as client:
+            evening = Evening(client, password=PASSWORD, rate=30, seed=7, pace=0.02)
+            await service.token("hanok", "manager")
+            guests = asyncio.create_task(evening.run())
+            await until(lambda: evening.tally.orders["served"] >= 5)
+
+            mortal.kill()
+            ready, ready_seconds = await timed(service.http.get("/health/ready"))
+            alive = await service.http.get("/health/live")
+            order, order_seconds = await timed(service.call("POST", ORDERS, json=ORDER))
+
+            assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
+            assert ready_seconds < 2
+            assert_tells_nothing(ready.json()["checks"]["database"].replace("database", ""))
+            assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
+            assert order.status_code == 503
+            assert order_seconds < 2
+            assert order.json()["code"] in {"DATABASE_UNAVAILABLE", "DATABASE_BUSY"}
+            assert order.headers["X-Correlation-ID"] in order.text
+            assert_tells_nothing(order.json()["message"].replace("database", ""))
+
+            mortal.start()
+
+            async def readiness() -> int:
+                return (await service.http.get("/health/ready")).status_code
+
+            await eventually(readiness, 200, seconds=5)
+            served = evening.tally.orders["served"]
+            assert (await service.call("POST", ORDERS, json=ORDER)).status_code == 200
+            await until(lambda: evening.tally.orders["served"] > served + 5)
+            evening.close_doors()
+            tally = await asyncio.wait_for(guests, 30)
+
+            assert (tally.events_missed, tally.events_repeated, tally.unanswered) == (0, 0, 0)
+            assert tally.failures["DATABASE_UNAVAILABLE"] + tally.failures["DATABASE_BUSY"] > 0
+
+    async def test_between_two_orders_costs_none(self, mortal: EmbeddedPostgres) -> None:
+        """
+        A server that was killed and is back is used by the very next order: connections are tried before they are lent.
+        """
+        async with served_by(mortal) as service:
+            await asyncio.gather(*(service.place(table=table + 1) for table in range(5)))
+            mortal.kill()
+            mortal.start()
+
+            assert (await service.place())["status"] == "created"
+
+    async def test_an_order_is_committed_or_refused(self, mortal: EmbeddedPostgres) -> None:
+        """
+        Whoever was told 200 finds the order after the crash; who sends a refused one again under its key has it once.
+        """
+        async with served_by(mortal) as service:
+            await service.token("hanok", "manager")
+
+            async def order(number: int) -> tuple[int, int]:
+                headers = {"Idempotency-Key": f"order-number-{number}"}
+                return number, (await service.call("POST", ORDERS, json=ORDER, headers=headers)).status_code
+
+            placing = [asyncio.create_task(order(number)) for number in range(40)]
+            await asyncio.wait(placing, return_when=asyncio.FIRST_COMPLETED)
+            mortal.kill()
+            answers = await asyncio.gather(*placing)
+            mortal.start()
+
+            async def readiness() -> int:
+                return (await service.http.get("/health/ready")).status_code
+
+            await eventually(readiness, 200, seconds=5)
+            assert {status for _, status in answers} <= {200, 503}
+            again = [await order(number) for number, status in answers if status == 503]
+            listed = (await service.call("GET", ORDERS, params={"limit": 200})).json()
+
+            assert {status for _, status in again} <= {200}
+            assert len(listed) == 40
+
+    async def test_at_the_start_it_waits(self, mortal: EmbeddedPostgres) -> None:
+        """
+        A service without a database starts, says that it is not ready, and is when the database comes.
+        """
+        mortal.stop()
+        async with running(make_settings(mortal.url()), prepared=False) as service:
+            assert (await service.http.get("/health/live")).status_code == 200
+            assert (await service.http.get("/health/ready")).status_code == 503
+            body = {"store_id": "hanok", "username": "manager", "password": PASSWORD}
+            assert (await service.http.post(f"{API}/auth/login", json=body)).status_code == 503
+
+            mortal.start()
+
+            async def readiness() -> dict[str, Any]:
+                answer: dict[str, Any] = (await service.http.get("/health/ready")).json()
+                return answer
+
+            await eventually(readiness, {"status": "ready", "checks": {"database": "connected"}})
+            assert (await service.place())["status"] == "created"
+
+    async def test_streams_stay_and_go_on(self, mortal: EmbeddedPostgres) -> None:
+        """
+        A kitchen's stream lives through the crash, with heartbeats, and shows the next order.
+        """
+        async with served_by(mortal, SSE_HEARTBEAT_INTERVAL=0.1) as service, service.stream() as stream:
+            mortal.kill()
+            beats = [await stream.next() for _ in range(3)]
+            mortal.start()
+            order = await service.place()
+
+            assert beats == [{"": "heartbeat"}] * 3
+            assert (await stream.event())["order_id"] == order["id"]
+
+
+class TestBusyDatabase:
+    async def test_a_request_does_not_wait_for_ever(self, settings: Callable[..., Settings]) -> None:
+        """
+        With every connection taken, a request is told 503 and when to come back, within 2 s; then all is well again.
+        """
+        async with running(settings(DB_POOL_SIZE=1, DB_MAX_OVERFLOW=0)) as service:
+            await service.token("hanok", "manager")
+            await service.service.feed.read("hanok", 0)
+            async with service.service.database.session():
+                order, seconds = await timed(service.call("POST", ORDERS, json=ORDER))
+                ready, ready_seconds = await timed(service.http.get("/health/ready"))
+
+            assert (order.status_code, order.json()["code"]) == (503, "DATABASE_BUSY")
+            assert order.headers["Retry-After"] == "1"
+            assert seconds < 2
+            assert ready.status_code == 503
+            assert ready_seconds < 2
+            assert (await service.call("POST", ORDERS, json=ORDER)).status_code == 200
+
+    async def test_a_statement_does_not_run_for_ever(self, settings: Callable[..., Settings]) -> None:
+        """
+        An order that waits for a lock longer than the limit is told 503, within the limit and a little.
+        """
+        async with running(settings(DB_STATEMENT_TIMEOUT_SECONDS=0.3)) as service:
+            await service.token("hanok", "manager")
+            async with service.service.database.session() as holder:
+                await holder.execute(text("LOCK TABLE menu_items IN ACCESS EXCLUSIVE MODE"))
+
+                order, seconds = await timed(service.call("POST", ORDERS, json=ORDER))
+
+            assert (order.status_code, order.json()["code"]) == (503, "STATEMENT_TIMEOUT")
+            assert order.headers["Retry-After"] == "1"
+            assert 0.3 <= seconds < 2
+            assert (await service.call("POST", ORDERS, json=ORDER)).status_code == 200
+
+    async def test_deadlocks_are_tried_again(self, running_service: Running) -> None:
+        """
+        A transaction that PostgreSQL sacrifices is done again, with a WARNING, and the guest sees nothing of it.
+        """
+        database = running_service.service.database
+        attempts = 0
+
+        async def work(session: Any) -> Any:
+            nonlocal attempts
+            attempts += 1
+            if attempts < 3:
+                await session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; END $$"))
+            from rfs.core.result import Success
+
+            return Success(attempts)
+
+        result = await database.run(work)
+
+        assert result.unwrap() == 3
+        warnings = default_monitor().query.records(min_level=30)
+        assert [(record.level, record.message) for record in warnings] == [("WARNING", "Retrying a transaction")] * 2
+
+    async def test_a_fourth_time_is_one_too_many(self, running_service: Running) -> None:
+        """
+        After three attempts the fault is a refusal, and an ERROR.
+        """
+
+        async def work(session: Any) -> Any:
+            await session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40001'; END $$"))
+
+        result = await running_service.service.database.run(work)
+
+        assert result.unwrap_error().code is Code.DATABASE_UNAVAILABLE
+        assert default_monitor().query.records(min_level=40)[0].message == "Database fault"
+
+    async def test_slow_queries_are_written_down(self, settings: Callable[..., Settings]) -> None:
+        """
+        A query that takes longer than the limit is a WARNING with its text, and without its values.
+        """
+        async with running(settings(DB_SLOW_QUERY_SECONDS=0.05)) as service:
+            async with service.service.database.session() as session:
+                await session.execute(text("SELECT pg_sleep(0.06), :secret"), {"secret": "customer-0042"})
+
+            found = [record for record in default_monitor().query.records(min_level=30) if record.message == "Slow query"]
+
+        assert [record.level for record in found] == ["WARNING"]
+        assert "pg_sleep" in str(found[0].context["statement"])
+        assert "customer-0042" not in str(found[0].to_dict())
+
+
+class TestFaultsAsRefusals:
+    @pytest.mark.parametrize(
+        ("fault", "code"),
+        [
+            (ConnectionRefusedError("/tmp/secret"), Code.DATABASE_UNAVAILABLE),
+            (FileNotFoundError("/tmp/secret"), Code.DATABASE_UNAVAILABLE),
+            (TimeoutError(), Code.DATABASE_BUSY),
+            (asyncpg.TooManyConnectionsError("secret"), Code.DATABASE_BUSY),
+            (asyncpg.QueryCanceledError("secret"), Code.STATEMENT_TIMEOUT),
+            (asyncpg.CannotConnectNowError("secret"), Code.DATABASE_UNAVAILABLE),
+            (DBAPIError("SELECT secret", {}, asyncpg.QueryCanceledError("secret")), Code.STATEMENT_TIMEOUT),
+        ],
+    )
+    def test_each_kind_has_its_code_and_tells_nothing(self, fault: BaseException, code: Code) -> None:
+        """
+        What the driver says stays with us.
+        """
+        refusal = refusal_of(fault)
+
+        assert refusal.code is code
+        assert not refusal.expected
+        assert "secret" not in json.dumps([refusal.message, dict(refusal.details)])
