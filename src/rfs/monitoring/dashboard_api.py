@@ -234,6 +234,8 @@ class ErrorBody(TypedDict):
 
 
 class FailingOperation(TypedDict):
+    """An operation that failed at least once within the range."""
+
     operation_name: str
     total: int
     failed: int
@@ -256,6 +258,8 @@ class ResultPatternHealth(TypedDict):
 
 
 class Latency(TypedDict):
+    """How long requests or operations took, in milliseconds; null where none ended within the range."""
+
     mean_ms: float | None
     p50_ms: float | None
     p95_ms: float | None
@@ -281,21 +285,29 @@ class Traffic(Latency):
 
 
 class Requests(Traffic):
+    """All requests; ``client_errors`` were answered 4xx, ``streams`` are open now and in none of the other numbers."""
+
     client_errors: float | None
     client_error_ratio: float | None
     streams: float | None
 
 
 class OperationRow(Traffic):
+    """One operation."""
+
     operation: str
 
 
 class RouteRow(Traffic):
+    """One route by method and template; how many of its requests are active is not known."""
+
     method: str
     route: str
 
 
 class IndicatorBody(TypedDict):
+    """An `Indicator` and what it reads; ``watch`` means known and without a threshold."""
+
     key: str
     title: dict[str, str]
     metric: str
@@ -349,6 +361,8 @@ class Overview(TypedDict):
 
 
 class RecordsBody(TypedDict):
+    """Records as their JSON lines have them, each with its sequence."""
+
     records: list[dict[str, Any]]
 
 
@@ -731,7 +745,7 @@ async def _read(reading: Callable[[], _T]) -> _T:
 
 _Limit = Annotated[int, Query(ge=1, le=_MOST_RECORDS)]
 _Level = Annotated[int, Query(ge=0, le=_HIGHEST_LEVEL, description="as the standard library numbers them")]
-_TimeRange = Annotated[str, Query(max_length=40, description="30s, 15m, 1h, 7d: from 1 second to 30 days")]
+_TimeRange = Annotated[str, Query(description="30s, 15m, 1h, 7d: from 1 second to 30 days")]
 
 
 class _Dashboard:
