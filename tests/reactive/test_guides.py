@@ -159,7 +159,7 @@ class TestAncestorsGuide:
         """
         Map, filter, flat-map and reduce, then collect_results() awaited.
         """
-        pipeline_result = await (
+        pipeline_result: FluxResult[list[Any], str] = await (
             FluxResult.from_iterable_async(["user1", "user2", "user3"], fetch_user)
             .map_results(lambda user: user | {"quality": 0.9})
             .filter_results(lambda user: user["quality"] > 0.8)

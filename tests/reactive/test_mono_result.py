@@ -184,7 +184,7 @@ class TestSteps:
         A step after a Failure is called 0 times, and the same error arrives.
         """
         error = ["sold out"]
-        mono = (
+        mono: MonoResult[Any, Any] = (
             MonoResult.from_error(error)
             .map(never)
             .bind_result(never)
@@ -199,7 +199,7 @@ class TestSteps:
         """
         The error side is passed over as long as all goes well.
         """
-        mono = (
+        mono: MonoResult[Any, Any] = (
             MonoResult.from_value(1)
             .map_error(never)
             .recover(never)
@@ -284,8 +284,9 @@ class TestDefects:
         async def forgetful(_: int) -> Any:
             return 5
 
-        async_failed = await MonoResult.from_value(1).bind_async_result(forgetful)
-        failed = await MonoResult.from_value(1).bind_result(lambda _: None)  # type: ignore[arg-type, return-value]
+        start: MonoResult[Any, Any] = MonoResult.from_value(1)
+        async_failed: Any = await start.bind_async_result(forgetful)
+        failed: Any = await start.bind_result(lambda _: None)  # type: ignore[arg-type, return-value]
 
         assert str(async_failed.get_error()) == "the function given to forgetful must return a Result, not int"
         assert str(failed.get_error()) == "the function given to bind_result must return a Result, not NoneType"
@@ -301,6 +302,7 @@ class TestDefects:
             raise escaping
 
         start: Any = MonoResult.from_value(1)
+        mono: MonoResult[Any, Any]
         for mono in (
             MonoResult(leave),
             start.map(leave),
@@ -531,7 +533,7 @@ class TestShowing:
         assert repr(MonoResult(lambda: sold_out())) == "MonoResult(from_async_result())"
         named = (
             MonoResult.from_async_result(sold_out, "a")
-            .map(str, "b")
+            .map(abs, "b")
             .bind_result(Success, "c")
             .bind_async_result(doubled, "d")
         )

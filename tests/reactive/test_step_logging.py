@@ -199,7 +199,7 @@ class TestInsideOfOperators:
         async def source() -> Any:
             return outcomes.pop(0)
 
-        mono = MonoResult(source).log_step("call").retry(5).log_step("done").name("order")
+        mono: MonoResult[Any, Any] = MonoResult(source).log_step("call").retry(5).log_step("done").name("order")
         virtual(mono.to_result())
 
         assert observed.told() == [("call", "failed"), ("call", "failed"), ("call", "ok"), ("done", "ok")]

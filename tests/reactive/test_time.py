@@ -476,7 +476,7 @@ class TestCache:
             return outcome
 
         async def main() -> None:
-            mono = MonoResult(source).cache()
+            mono: MonoResult[Any, Any] = MonoResult(source).cache()
             torn = await asyncio.gather(mono.to_result(), mono.to_result(), return_exceptions=True)
 
             assert [type(outcome) for outcome in torn] == [Torn, Torn]
