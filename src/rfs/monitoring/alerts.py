@@ -686,8 +686,13 @@ Callback = Callable[[Alert], object]
 class Clock(Protocol):
     """The manager's two clocks."""
 
-    def time_ns(self) -> int: ...
-    def monotonic(self) -> float: ...
+    def time_ns(self) -> int:
+        """The wall clock, in nanoseconds since the epoch; dates what happened."""
+        ...
+
+    def monotonic(self) -> float:
+        """A clock that never goes back, in seconds; times what lasts."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
