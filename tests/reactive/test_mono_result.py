@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -267,6 +269,31 @@ class TestDefects:
         assert failed.is_defect
         assert type(failed.error) is ZeroDivisionError
         assert failed.error.__traceback__ is not None
+
+    async def test_defect_keeps_nothing_alive_but_itself(self) -> None:
+        """
+        When the Result of a raising step is let go, all it held goes at once, without the garbage collector.
+        """
+
+        class Row:
+            pass
+
+        alive: weakref.WeakSet[Row] = weakref.WeakSet()
+
+        async def raises(_: object) -> Result[int, str]:
+            row = Row()
+            alive.add(row)
+            raise ValueError
+
+        mono = MonoResult.from_value(1).bind_async_result(raises).map(str).retry(1).timeout(5).recover(divide_by_zero)
+        gc.disable()
+        try:
+            result = await mono
+            assert len(alive) > 0
+            del result
+            assert len(alive) == 0
+        finally:
+            gc.enable()
 
     async def test_declared_failure_is_no_defect(self) -> None:
         """

@@ -217,18 +217,16 @@ class Failure(_Result[Never, E_co]):
             """Whether an exception that nobody declared made this Failure."""
             ...
     else:
-        __slots__ = ("error", "is_defect")
+        __slots__ = ("error",)
+        is_defect = False
 
     def __init__(self, error: E_co) -> None:
         _set_error(self, error)
-        _set_is_defect(self, False)
 
     @staticmethod
     def from_exception(error: F) -> Failure[F]:
         """Make a defect: a Failure for an exception that nobody declared."""
-        defect = Failure(error)
-        _set_is_defect(defect, True)
-        return defect
+        return _Defect(error)
 
     def is_success(self) -> bool:
         """Return ``False``. ``is_success(result)``, the function, also narrows the type."""
@@ -321,10 +319,17 @@ class Failure(_Result[Never, E_co]):
         return (Failure.from_exception if self.is_defect else Failure), (self.error,)
 
 
+class _Defect(Failure[E_co]):
+    """A Failure in all, and a class of its own: so no declared failure has to be told that it is none."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ()
+        is_defect = True
+
+
 # The slots' own setters, taken once: they go past the __setattr__ that refuses.
 _set_value: Callable[[Success[Any], object], None] = vars(Success)["value"].__set__
 _set_error: Callable[[Failure[Any], object], None] = vars(Failure)["error"].__set__
-_set_is_defect: Callable[[Failure[Any], bool], None] = vars(Failure)["is_defect"].__set__
 
 if TYPE_CHECKING:
     Result: TypeAlias = Success[T] | Failure[E]

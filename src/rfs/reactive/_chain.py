@@ -80,47 +80,50 @@ class Run:
         self.interrupted = ""  # name of the step that a cancellation met
 
 
-async def execute(steps: Steps, run: Run | None = None) -> AnyResult:
-    """Run *steps* from the first to the last."""
+async def execute(steps: Steps, run: Run | None = None) -> Any:
+    """Run *steps* from the first to the last, and return the Result."""
     result = _NOTHING_YET
     ok = True
-    for kind, call in steps:
-        try:
-            if kind is ASYNC_BIND:
-                if not ok:
+    try:
+        for kind, call in steps:
+            try:
+                if kind is ASYNC_BIND:
+                    if not ok:
+                        continue
+                    result = await call(result.value)
+                elif kind is SOURCE:
+                    result = await call()
+                elif kind is BIND:
+                    if not ok:
+                        continue
+                    result = call(result.value)
+                elif kind is MAP:
+                    if not ok:
+                        continue
+                    result = Success(call(result.value))
+                elif kind is OPERATOR:
+                    result = call.run(result, run)
+                elif kind is ASYNC_OPERATOR:
+                    result = await call.run(result, run)
+                elif kind is GIVEN:
+                    result = call
+                else:
+                    run = run or Run(call)
                     continue
-                result = await call(result.value)
-            elif kind is SOURCE:
-                result = await call()
-            elif kind is BIND:
-                if not ok:
-                    continue
-                result = call(result.value)
-            elif kind is MAP:
-                if not ok:
-                    continue
-                result = Success(call(result.value))
-            elif kind is OPERATOR:
-                result = call.run(result, run)
-            elif kind is ASYNC_OPERATOR:
-                result = await call.run(result, run)
-            elif kind is GIVEN:
-                result = call
-            else:
-                run = run or Run(call)
-                continue
-        except Exception as error:  # noqa: BLE001 - what a step raises is its Result
-            result = _defect(error)
-        except BaseException:
-            # The innermost step is the first that gets here.
-            if run is not None and not run.interrupted:
-                run.interrupted = name_of(kind, call)
-            raise
-        ok = isinstance(result, Success)
-        if not ok and not isinstance(result, _FAILURE):
-            result = as_result(result, name_of(kind, call))
-    answer: AnyResult = result
-    return answer
+            except Exception as error:  # noqa: BLE001 - what a step raises is its Result
+                result = _defect(error)
+            except BaseException:
+                # The innermost step is the first that gets here.
+                if run is not None and not run.interrupted:
+                    run.interrupted = name_of(kind, call)
+                raise
+            ok = isinstance(result, Success)
+            if not ok and not isinstance(result, _FAILURE):
+                result = as_result(result, name_of(kind, call))
+        return result
+    finally:
+        # A defect's traceback holds this frame: without this, frame and Result would keep each other.
+        del result
 
 
 # --- names, and showing a chain -------------------------------------------------------
@@ -342,7 +345,7 @@ def retry(
             if run is not None:
                 run.attempts = attempt
                 run.failed = run.recovering = False
-            result = await execute(inner, run)
+            result: AnyResult = await execute(inner, run)
             if isinstance(result, Success) or attempt > max_retries or not chosen(result, wanted):
                 return result
             pause = min(backoff, max_backoff_seconds)
@@ -400,8 +403,9 @@ def joined(inner: Steps, others: tuple[Steps, ...]) -> Operator:
     async def run(_: AnyResult, run: Run | None) -> AnyResult:
         work = [execute(inner, run), *(execute(other) for other in others)]
         first, tasks = await together(work, lambda result: isinstance(result, Failure))
-        if isinstance(first.result(), Failure):
-            return first.result()
+        result: AnyResult = first.result()
+        if isinstance(result, Failure):
+            return result
         return Success(tuple(task.result().unwrap() for task in tasks))
 
     return Operator("zip", run, {"others": len(others)}, inner=inner)
@@ -413,8 +417,9 @@ def raced(inner: Steps, others: tuple[Steps, ...]) -> Operator:
     async def run(_: AnyResult, run: Run | None) -> AnyResult:
         work = [execute(inner, run), *(execute(other) for other in others)]
         first, tasks = await together(work, lambda result: isinstance(result, Success))
-        if isinstance(first.result(), Success):
-            return first.result()
+        result: AnyResult = first.result()
+        if isinstance(result, Success):
+            return result
         return Failure([task.result().unwrap_error() for task in tasks])
 
     return Operator("first_success", run, {"others": len(others)}, inner=inner)
