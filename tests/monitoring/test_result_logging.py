@@ -313,7 +313,7 @@ class TestOperation:
 
 
 class TestNeverTheHostsProblem:
-    @pytest.mark.parametrize("broken", ["log", "operation"])
+    @pytest.mark.parametrize("broken", ["keep", "operation"])
     def test_a_fault_of_ours_changes_nothing(
         self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch, broken: str
     ) -> None:

@@ -51,11 +51,11 @@ class RandomIds:
 
     def trace_id(self) -> str:
         """32 lower-case hexadecimal digits."""
-        return f"{self._bits(128) or 1:032x}"
+        return (self._bits(128) or 1).to_bytes(16, "big").hex()
 
     def span_id(self) -> str:
         """16 lower-case hexadecimal digits."""
-        return f"{self._bits(64) or 1:016x}"
+        return (self._bits(64) or 1).to_bytes(8, "big").hex()
 
 
 RANDOM_IDS = RandomIds()

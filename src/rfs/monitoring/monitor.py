@@ -30,7 +30,7 @@ from rfs.monitoring._store import Store
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.alerts import Alert, AlertManager, Rule, Sample, default_aggregation
 from rfs.monitoring.context import RANDOM_IDS, Context, Ids, RandomIds, current
-from rfs.monitoring.masking import Masker
+from rfs.monitoring.masking import ErrorInfo, JsonValue, Masker
 
 INFO = 20
 STOP_SECONDS = 2.0  # for everything together: leader, sinks, alert callbacks
@@ -285,49 +285,80 @@ class Monitor:
         try:
             if context is None:
                 context = current()
-            if context is None:
-                correlation_id = trace_id = span_id = parent_span_id = ""
-            else:
-                correlation_id, trace_id = context.correlation_id, context.trace_id
-                span_id, parent_span_id = context.span_id, context.parent_span_id
+            if context is not None:
                 if not operation:
                     operation = context.operation
                 if context.fields:
                     fields = {**context.fields, **fields} if fields else context.fields
-            time_ns = self.clock.time_ns()
-            flags = 0
-            info = None
-            if error is not None:
-                flags = HAS_ERROR
-                info = self.masker.error(error, stack=self.include_stack_trace, is_defect=is_defect)
-            payload = encode_record(
-                RecordData(
-                    time_ns,
-                    level,
-                    kind,
-                    logger,
-                    operation,
-                    step,
-                    self.masker.text(message),
-                    correlation_id,
-                    trace_id,
-                    span_id,
-                    parent_span_id,
-                    outcome,
-                    duration_seconds,
-                    self.masker.fields(fields) if fields else {},
-                    info,
-                )
+            masker = self.masker
+            self.keep(
+                context,
+                level,
+                kind,
+                logger,
+                operation,
+                step,
+                masker.text(message),
+                outcome,
+                duration_seconds,
+                masker.fields(fields) if fields else {},
+                None if error is None else masker.error(error, stack=self.include_stack_trace, is_defect=is_defect),
             )
-            self._produced.inc()
-            if len(payload) > _LARGEST_PAYLOAD:
-                self._dropped.inc(1, signal="records", reason="record_too_large")
-            elif not self.segments.append(
-                time_ns, level, flags, correlation_id.encode(), operation.encode()[:255], payload
-            ):
-                self._dropped.inc(1, signal="records", reason="level_shed")
         except Exception as failure:  # noqa: BLE001 - the host comes first; counted and shown
             self.internal_error("log", failure)
+
+    def keep(
+        self,
+        context: Context | None,
+        level: int,
+        kind: str,
+        logger: str,
+        operation: str,
+        step: str,
+        message: str,
+        outcome: str,
+        duration_seconds: float | None,
+        fields: dict[str, JsonValue],
+        error: ErrorInfo | None,
+    ) -> None:
+        """Keep one record in which nothing is left to mask. What RFS says itself comes here without `log`; may raise."""
+        if context is None:
+            correlation_id = trace_id = span_id = parent_span_id = ""
+        else:
+            correlation_id, trace_id = context.correlation_id, context.trace_id
+            span_id, parent_span_id = context.span_id, context.parent_span_id
+        time_ns = self.clock.time_ns()
+        payload = encode_record(
+            RecordData(
+                time_ns,
+                level,
+                kind,
+                logger,
+                operation,
+                step,
+                message,
+                correlation_id,
+                trace_id,
+                span_id,
+                parent_span_id,
+                outcome,
+                duration_seconds,
+                fields,
+                error,
+            )
+        )
+        self._produced.inc()
+        if len(payload) > _LARGEST_PAYLOAD:
+            self._dropped.inc(1, signal="records", reason="record_too_large")
+        elif not self.segments.append(
+            time_ns,
+            level,
+            HAS_ERROR if error is not None else 0,
+            correlation_id.encode(),
+            operation.encode()[:255],
+            payload,
+        ):
+            self._dropped.inc(1, signal="records", reason="level_shed")
 
     def measure_result(
         self, operation: str, succeeded: bool, duration_ms: float | None, labels: Mapping[str, str] | None = None
@@ -470,32 +501,32 @@ def _plain_text(error: BaseException) -> str:
 # One Monitor for the module functions
 
 _monitors: WeakSet[Monitor] = WeakSet()
-_default: Monitor | None = None
+default: Monitor | None = None  # read directly where a call to `default_monitor` would be felt
 
 
 def default_monitor() -> Monitor:
     """The Monitor that the module functions act on; made at the first call."""
-    return _default if _default is not None else _make_default()
+    return default if default is not None else _make_default()
 
 
 def _make_default() -> Monitor:
-    global _default  # noqa: PLW0603 - the one module-level convenience; tests replace it
+    global default  # noqa: PLW0603 - the one module-level convenience; tests replace it
     made = Monitor(service_name=os.environ.get("RFS_SERVICE_NAME", "rfs"))
-    if _default is None:
-        _default = made
-    return _default
+    if default is None:
+        default = made
+    return default
 
 
 @contextmanager
 def use_monitor(monitor: Monitor) -> Generator[Monitor]:
     """Make *monitor* the default one inside the ``with`` block. For tests; affects all threads."""
-    global _default  # noqa: PLW0603 - see _make_default
-    before = _default
-    _default = monitor
+    global default  # noqa: PLW0603 - see _make_default
+    before = default
+    default = monitor
     try:
         yield monitor
     finally:
-        _default = before
+        default = before
 
 
 def _after_fork() -> None:

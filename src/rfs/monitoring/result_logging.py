@@ -26,6 +26,7 @@ from typing import Any, ParamSpec, TextIO, TypeVar, cast
 import msgspec
 
 from rfs.core.result import Failure, Result, Success, error_code, is_expected
+from rfs.monitoring import monitor as _monitors
 from rfs.monitoring._capture.record import LogRecord, ResultLogEntry, read_record
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring.context import (
@@ -39,7 +40,7 @@ from rfs.monitoring.context import (
     start_context,
     with_correlation_id,
 )
-from rfs.monitoring.masking import ErrorInfo
+from rfs.monitoring.masking import ErrorInfo, JsonValue
 from rfs.monitoring.monitor import Monitor, OperationInstruments, default_monitor
 from rfs.reactive import FluxResult, MonoResult, StepEvent, set_step_observer
 
@@ -200,14 +201,14 @@ def log(level: LogLevel | str | int, message: str, /, **fields: object) -> None:
 
 def debug(message: str, /, **fields: object) -> None:
     """Record *message* at DEBUG."""
-    monitor = default_monitor()
+    monitor = _monitors.default or default_monitor()
     if monitor.level <= 10:
         monitor.log(10, message, fields=fields)
 
 
 def info(message: str, /, **fields: object) -> None:
     """Record *message* at INFO."""
-    monitor = default_monitor()
+    monitor = _monitors.default or default_monitor()
     if monitor.level <= 20:
         monitor.log(20, message, fields=fields)
 
@@ -380,7 +381,8 @@ class _Operation:
     ) -> None:
         self._name = name
         self._level = level
-        self._parameters = parameters
+        self._has_receiver = parameters[:1] in (("self",), ("cls",))
+        self._parameters = parameters[1:] if self._has_receiver else parameters
         self._include_args = include_args
         self._include_result = include_result
         self._logger = logger
@@ -388,7 +390,7 @@ class _Operation:
         self._expected = expected
 
     def begin(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> _Running | None:
-        monitor = default_monitor()
+        monitor = _monitors.default or default_monitor()
         previous = current()
         try:
             parent = previous if previous is not None else start_context(ids=monitor.ids)
@@ -398,15 +400,8 @@ class _Operation:
             activate(context)
             running.series.active.inc()
             if self._level >= monitor.level:
-                monitor.log(
-                    self._level,
-                    "Operation started",
-                    operation=self._name,
-                    logger=self._logger,
-                    kind="operation_start",
-                    fields=self._arguments(args, kwargs) if self._include_args else None,
-                    context=context,
-                )
+                given = self._arguments(args, kwargs) if self._include_args else {}
+                self._record(running, self._level, "operation_start", "Operation started", "", None, given)
         except Exception as failure:  # noqa: BLE001 - the host comes first; counted
             monitor.internal_error("operation_begin", failure)
             activate(previous)
@@ -422,7 +417,8 @@ class _Operation:
             seconds = monitor.clock.monotonic() - running.started
             running.series.active.dec()
             if isinstance(raised, CancelledError | GeneratorExit):
-                self._record(running, 20, "Operation cancelled", "cancelled", seconds)
+                if monitor.level <= 20:
+                    self._record(running, 20, "operation", "Operation cancelled", "cancelled", seconds, {})
                 return
             succeeded, held, is_defect = _outcome(result) if raised is None else (False, raised, True)
             if not running.measured:
@@ -435,22 +431,19 @@ class _Operation:
                 slow = self._threshold_seconds is not None and seconds > self._threshold_seconds
                 level = max(30, self._level) if slow else self._level
                 if level >= monitor.level:
-                    self._record(running, level, "Operation completed", "ok", seconds, self._described(result))
+                    self._record_success(running, level, seconds, result)
                 return
             code = error_code(held)
             if not running.measured:
                 count_error(monitor, self._name, held, code)
             expected = not is_defect and (is_expected(held) or code in self._expected)
-            self._record(
-                running,
-                self._level if expected else 40,
-                "Operation failed",
-                "failed",
-                seconds,
-                {"expected": True} if expected else None,
-                held if held is not None else "None",
-                is_defect,
-            )
+            level = self._level if expected else 40
+            if level >= monitor.level:
+                info = monitor.masker.error(
+                    held if held is not None else "None", stack=monitor.include_stack_trace, is_defect=is_defect
+                )
+                fields: dict[str, object] = {"expected": True} if expected else {}
+                self._record(running, level, "operation", "Operation failed", "failed", seconds, fields, info)
         except Exception as failure:  # noqa: BLE001 - the host comes first; counted
             monitor.internal_error("operation_end", failure)
 
@@ -458,47 +451,50 @@ class _Operation:
         self,
         running: _Running,
         level: int,
+        kind: str,
         message: str,
         outcome: str,
-        seconds: float,
-        fields: Mapping[str, object] | None = None,
-        held: object = None,
-        is_defect: bool = False,
+        seconds: float | None,
+        fields: dict[str, object],
+        error: ErrorInfo | None = None,
     ) -> None:
-        running.monitor.log(
-            level,
-            message,
-            operation=self._name,
-            logger=self._logger,
-            kind="operation",
-            outcome=outcome,
-            duration_seconds=seconds,
-            fields=fields,
-            error=held,
-            is_defect=is_defect,
-            context=running.context,
-        )
+        monitor, context = running.monitor, running.context
+        if context.fields:
+            fields = {**context.fields, **fields}
+        masked = monitor.masker.fields(fields) if fields else {}
+        monitor.keep(context, level, kind, self._logger, self._name, "", message, outcome, seconds, masked, error)
 
-    def _arguments(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-        fields = dict(zip(self._parameters, args, strict=False))
-        if len(args) > len(self._parameters):
-            fields["args"] = args[len(self._parameters) :]
-        fields.pop("self", None)
-        fields.pop("cls", None)
-        if kwargs:
-            fields.update(kwargs)
-        return fields
-
-    def _described(self, result: object) -> dict[str, object]:
+    def _record_success(self, running: _Running, level: int, seconds: float, result: object) -> None:
         value = cast("Success[object]", result).value if isinstance(result, Success) else result
         fields = describe_value(value)
         if self._include_result:
             fields["result"] = value
+        elif not running.context.fields:
+            # Type and size are our own words: nothing to mask.
+            monitor, kept = running.monitor, cast("dict[str, JsonValue]", fields)
+            monitor.keep(
+                running.context, level, "operation", self._logger, self._name, "",
+                "Operation completed", "ok", seconds, kept, None,
+            )  # fmt: skip
+            return
+        self._record(running, level, "operation", "Operation completed", "ok", seconds, fields)
+
+    def _arguments(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+        names = self._parameters
+        if self._has_receiver:
+            args = args[1:]
+        fields = dict(zip(names, args, strict=False))
+        if len(args) > len(names):
+            fields["args"] = args[len(names) :]
+        if kwargs:
+            fields.update(kwargs)
         return fields
 
 
 def _outcome(result: object) -> tuple[bool, object, bool]:
     """Whether an operation that returned *result* succeeded, else what its failure holds and whether that is a defect."""
+    if isinstance(result, Success):
+        return True, None, False
     if isinstance(result, FluxResult):
         batch = cast("FluxResult[object, object]", result)
         result = None if batch.count_success() else next(iter(batch), None)
@@ -517,13 +513,14 @@ def _parameter_names(function: Callable[..., object]) -> tuple[str, ...]:
     return tuple(parameter.name for parameter in parameters if parameter.kind in positional)
 
 
+_name_of: Callable[[type], str] = type.__dict__["__name__"].__get__  # past any metaclass that answers differently
 _SIZED = (str, bytes, list, tuple, dict, set, frozenset)
 
 
 def describe_value(value: object) -> dict[str, object]:
     """The type of a value, and the size of a built-in one (characters, bytes or items); never runs the value's own code."""
     kind = type(value)
-    fields: dict[str, object] = {"result_type": kind.__name__}
+    fields: dict[str, object] = {"result_type": _name_of(kind)}
     if kind in _SIZED:
         fields["result_size"] = len(cast("str", value))
     return fields
@@ -603,7 +600,7 @@ _STEP_MESSAGES = {
     "recovered": "Step recovered",
 }
 
-set_step_observer(_StepRecorder())
+set_step_observer(_StepRecorder(), is_enabled=lambda level: level >= default_monitor().level)
 
 _STATM = Path("/proc/self/statm")
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20 if hasattr(os, "sysconf") else 0.0

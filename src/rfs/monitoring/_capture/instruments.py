@@ -137,6 +137,12 @@ class BoundGauge:
 
     def inc(self, amount: float = 1, /) -> None:
         """Add *amount*, a finite int or float; else counted as rejected. An unset gauge starts from 0. Never raises."""
+        if amount is _ONE:
+            now = time()
+            cells, at = self._cells, self._at
+            cells[at] += 1.0
+            cells[at + 1] = now
+            return
         if (amount.__class__ is _INT or amount.__class__ is _FLOAT) and -_LARGEST <= amount <= _LARGEST:
             now = time()
             cells, at = self._cells, self._at
@@ -147,6 +153,12 @@ class BoundGauge:
 
     def dec(self, amount: float = 1, /) -> None:
         """Subtract *amount*; see `inc`."""
+        if amount is _ONE:
+            now = time()
+            cells, at = self._cells, self._at
+            cells[at] -= 1.0
+            cells[at + 1] = now
+            return
         if amount.__class__ is _INT or amount.__class__ is _FLOAT:
             self.inc(-amount)
         else:
