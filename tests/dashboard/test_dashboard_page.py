@@ -536,9 +536,12 @@ class TestHostileText:
                 site.monitor.log(30, payload, logger=payload, step=payload, fields=fields)
             site.monitor.counter("http_requests_total").inc(1, method="GET", route=payload, status="200")
 
+        site.monitor.service_name = "".join(PAYLOADS)
         page = visit.open()
         visit.until(f"document.querySelectorAll('#alerts .alert').length === {len(PAYLOADS)}")
 
+        assert page.locator("#service").text_content() == "".join(PAYLOADS)
+        assert page.title().startswith("<script>window.attacked=1</script>")
         assert set(PAYLOADS) <= set(visit.texts("#operations tbody th"))
         assert set(PAYLOADS) <= set(visit.texts("#alerts .name"))
         assert set(PAYLOADS) <= set(visit.texts("#indicators .title"))

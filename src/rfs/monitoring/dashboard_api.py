@@ -42,6 +42,7 @@ from rfs.monitoring.monitor import Monitor, default_monitor
 
 if TYPE_CHECKING:
     from rfs.monitoring._capture.record import LogRecord
+    from rfs.monitoring._query import Distribution
     from rfs.monitoring._query import Query as MonitorQuery
 
 __all__ = ["AlertConfiguration", "Indicator", "create_router", "router"]
@@ -461,10 +462,22 @@ def _step(window: str) -> float:
     return max(1.0, ceil(parse_time_range(window).seconds / _POINTS))
 
 
-def _latency(
-    query: MonitorQuery, metric: str, window: str, to_ms: float, labels: Mapping[str, str] | None = None
-) -> Latency:
-    seen = query.distribution(metric, window, labels)
+class _Moment:
+    """A Query at one moment; a distribution is added up once, however many of its figures are shown."""
+
+    def __init__(self, query: MonitorQuery) -> None:
+        self.query = query.settled()
+        self._distributions: dict[tuple[str, str, frozenset[tuple[str, str]]], Distribution | None] = {}
+
+    def distribution(self, metric: str, window: str, labels: Mapping[str, str]) -> Distribution | None:
+        key = (metric, window, frozenset(labels.items()))
+        if key not in self._distributions:
+            self._distributions[key] = self.query.distribution(metric, window, labels)
+        return self._distributions[key]
+
+
+def _latency(moment: _Moment, metric: str, window: str, to_ms: float, labels: Mapping[str, str]) -> Latency:
+    seen = moment.distribution(metric, window, labels)
     if seen is None or not seen.count:
         return Latency(mean_ms=None, p50_ms=None, p95_ms=None, p99_ms=None, max_ms=None)
     return Latency(
@@ -476,8 +489,8 @@ def _latency(
     )
 
 
-def _requests(query: MonitorQuery, window: str) -> Requests:
-    step = _step(window)
+def _requests(moment: _Moment, window: str) -> Requests:
+    query, step = moment.query, _step(window)
     total = query.increase("http_requests_total", window)
     by_status = query.increase_by("http_requests_total", "status", window) if total is not None else {}
     failed = None if total is None else _matching(by_status, "5*")
@@ -493,12 +506,12 @@ def _requests(query: MonitorQuery, window: str) -> Requests:
         streams=query.latest("http_streams_active"),
         points=_points(query, "http_requests_total", window, step, {}),
         failed_points=_points(query, "http_requests_total", window, step, {"status": "5*"}),
-        **_latency(query, "http_request_duration_seconds", window, 1000),
+        **_latency(moment, "http_request_duration_seconds", window, 1000, {}),
     )
 
 
-def _routes(query: MonitorQuery, window: str) -> tuple[list[RouteRow], int]:
-    step = _step(window)
+def _routes(moment: _Moment, window: str) -> tuple[list[RouteRow], int]:
+    query, step = moment.query, _step(window)
     counts = {
         (method, route): count
         for route in query.increase_by("http_requests_total", "route", window)
@@ -521,15 +534,15 @@ def _routes(query: MonitorQuery, window: str) -> tuple[list[RouteRow], int]:
                 active=None,
                 points=_points(query, "http_requests_total", window, step, labels) if rank < _MOST_TRENDS else [],
                 failed_points=[],
-                **_latency(query, "http_request_duration_seconds", window, 1000, labels),
+                **_latency(moment, "http_request_duration_seconds", window, 1000, labels),
             )
         )
     return rows, len(busiest)
 
 
-def _operations(query: MonitorQuery, window: str) -> tuple[list[OperationRow], int, Traffic]:
+def _operations(moment: _Moment, window: str) -> tuple[list[OperationRow], int, Traffic]:
     # By the counters and not by query.operations(), which also reads records: this is asked for every second.
-    step = _step(window)
+    query, step = moment.query, _step(window)
     succeeded, failed = _by_operation(query, SUCCESSES, window), _by_operation(query, FAILURES, window)
     recent = _added(_by_operation(query, SUCCESSES, _RATE_WINDOW), _by_operation(query, FAILURES, _RATE_WINDOW))
     totals = _added(succeeded, failed)
@@ -550,7 +563,7 @@ def _operations(query: MonitorQuery, window: str) -> tuple[list[OperationRow], i
                 active=active[name],
                 points=_sum_points([succeeded_points, failed_points]),
                 failed_points=failed_points,
-                **_latency(query, DURATIONS, window, 1, labels),
+                **_latency(moment, DURATIONS, window, 1, labels),
             )
         )
     known = [value for value in active.values() if value is not None]
@@ -563,7 +576,7 @@ def _operations(query: MonitorQuery, window: str) -> tuple[list[OperationRow], i
         active=sum(known) if known else None,
         points=_sum_points([_points(query, SUCCESSES, window, step, {}), failed_points]),
         failed_points=failed_points,
-        **_latency(query, DURATIONS, window, 1),
+        **_latency(moment, DURATIONS, window, 1, {}),
     )
     return rows, len(busiest), together
 
@@ -576,12 +589,12 @@ def _added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, fl
     return {name: one.get(name, 0) + other.get(name, 0) for name in {*one, *other}}
 
 
-def _indicator(query: MonitorQuery, indicator: Indicator) -> IndicatorBody:
-    metric, window, labels = indicator.metric, indicator.window, indicator.labels
+def _indicator(moment: _Moment, indicator: Indicator) -> IndicatorBody:
+    query, metric, window, labels = moment.query, indicator.metric, indicator.window, indicator.labels
     value: float | None
     points: Points
     if indicator.kind in {"mean", "p95", "p99"}:
-        seen = query.distribution(metric, window, labels)
+        seen = moment.distribution(metric, window, labels)
         points = []  # the road keeps no percentile per step
         if seen is None or not seen.count:
             value = None
@@ -850,10 +863,11 @@ class _Dashboard:
 
         def reading() -> Overview:
             monitor = self._monitor()
-            query = monitor.query.settled()
+            moment = _Moment(monitor.query)
+            query = moment.query
             seconds = parse_time_range(time_range).seconds
-            operations, operations_known, together = _operations(query, time_range)
-            routes, routes_known = _routes(query, time_range)
+            operations, operations_known, together = _operations(moment, time_range)
+            routes, routes_known = _routes(moment, time_range)
             return Overview(
                 service=monitor.service_name,
                 timestamp=_now(monitor),
@@ -861,7 +875,7 @@ class _Dashboard:
                 range_seconds=seconds,
                 step_seconds=_step(time_range),
                 health=_health(monitor),
-                requests=_requests(query, time_range),
+                requests=_requests(moment, time_range),
                 operations_total=together,
                 operations=operations,
                 operations_known=operations_known,
@@ -870,7 +884,7 @@ class _Dashboard:
                 errors=_top_errors(query, 10, time_range),
                 alerts=[dict(alert) for alert in monitor.alerts.active()],
                 alert_rules=len(monitor.alerts.rules()),
-                indicators=[_indicator(query, indicator) for indicator in self._indicators],
+                indicators=[_indicator(moment, indicator) for indicator in self._indicators],
                 records=[_record_row(record) for record in query.records(limit=limit, min_level=min_level)],
                 books=query.books(),
             )
