@@ -29,7 +29,7 @@ lint: ## Check style, types and the direction of imports
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m basedpyright
+	$(PYTHON) -m basedpyright --pythonpath $(PYTHON)
 	.venv/bin/lint-imports
 
 docs: ## Build the documentation into site/

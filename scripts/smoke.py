@@ -28,7 +28,7 @@ from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
 
-import prepare
+from scripts import prepare
 
 COLD_SECONDS = 180.0
 WARM_SECONDS = 30.0

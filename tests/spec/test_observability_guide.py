@@ -243,7 +243,7 @@ class TestResultMetrics:
 
         async def monitored_operation(source: Callable[[Any], Any]) -> Result[Any, Any]:
             started = time.perf_counter()
-            result = await MonoResult.from_async_result(lambda: source(1)).timeout(5.0).to_result()
+            result: Result[Any, Any] = await MonoResult.from_async_result(lambda: source(1)).timeout(5.0).to_result()
             collect_result_metric("user_processing", result, (time.perf_counter() - started) * 1000)
             return result
 

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
 from app.api.v1 import health, metrics
 from app.core.config import PROFILES, Settings, SettingsError, load_settings
 from app.core.database import get_database, get_db
@@ -24,9 +27,6 @@ from app.core.metrics import ApplicationMetrics
 from app.main import create_app
 from app.middleware.error_handler import ErrorHandlerMiddleware
 from app.middleware.logging_middleware import RequestLoggingMiddleware
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
-
 from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.result_logging import LogRecord, query_logs_by_correlation_id
 
@@ -346,19 +346,22 @@ class TestEnvironmentFiles:
         lines = (folder / ".env.example").read_text(encoding="utf-8").splitlines()
         template = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
-        assert template.items() >= {
-            "APP_NAME": "Table Order Service",
-            "DEBUG": "false",
-            "LOG_LEVEL": "INFO",
-            "DATABASE_URL": DATABASE_URL,
-            "DB_POOL_SIZE": "5",
-            "DB_MAX_OVERFLOW": "10",
-            "SECRET_KEY": "your-secret-key-here-change-in-production",
-            "ACCESS_TOKEN_EXPIRE_HOURS": "16",
-            "CORS_ORIGINS": "http://localhost:3000",
-            "SSE_HEARTBEAT_INTERVAL": "30",
-            "SSE_MAX_CONNECTIONS_PER_STORE": "100",
-        }.items()
+        assert (
+            template.items()
+            >= {
+                "APP_NAME": "Table Order Service",
+                "DEBUG": "false",
+                "LOG_LEVEL": "INFO",
+                "DATABASE_URL": DATABASE_URL,
+                "DB_POOL_SIZE": "5",
+                "DB_MAX_OVERFLOW": "10",
+                "SECRET_KEY": "your-secret-key-here-change-in-production",
+                "ACCESS_TOKEN_EXPIRE_HOURS": "16",
+                "CORS_ORIGINS": "http://localhost:3000",
+                "SSE_HEARTBEAT_INTERVAL": "30",
+                "SSE_MAX_CONNECTIONS_PER_STORE": "100",
+            }.items()
+        )
 
     def test_three_environments(self) -> None:
         """
