@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from rfs.core.result import Failure, Result, Success
 from rfs.monitoring import debug, error, info, log, warning
 from rfs.monitoring._capture.record import LogRecord
 from rfs.monitoring.context import CorrelationContext, bind, current
+from rfs.monitoring.masking import Sensitive
 from rfs.monitoring.metrics import collect_result_metric
 from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.result_logging import (
@@ -276,6 +277,21 @@ class TestOperation:
         assert end.logger == "auth"
         assert end.level == "WARNING"
         assert end.context["result"] == {"user": "kim", "password": "[masked:key]"}
+
+    def test_sensitive_parameters_are_never_shown(self, monitor: Monitor) -> None:
+        """
+        An argument whose annotation says that it is sensitive is recorded as masked, whatever its name and value.
+        """
+
+        @log_result_operation("visit")
+        def visit(patient: Annotated[str, Sensitive], ward: str) -> None:
+            return None
+
+        visit("Kim", ward="3")
+        visit(patient="Kim", ward="3")
+
+        started = [one.context for one in records(monitor) if one.kind == "operation_start"]
+        assert started == [{"patient": "[masked:type]", "ward": "3"}] * 2
 
     def test_below_the_level_nothing_is_recorded_but_all_is_counted(self, monitor: Monitor) -> None:
         """

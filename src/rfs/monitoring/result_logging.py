@@ -40,7 +40,7 @@ from rfs.monitoring.context import (
     start_context,
     with_correlation_id,
 )
-from rfs.monitoring.masking import ErrorInfo, JsonValue
+from rfs.monitoring.masking import ErrorInfo, JsonValue, is_sensitive
 from rfs.monitoring.monitor import Monitor, OperationInstruments, default_monitor
 from rfs.reactive import FluxResult, MonoResult, StepEvent, set_step_observer
 
@@ -294,7 +294,8 @@ def log_result_operation(
     Args:
         operation_name: Low in number: it becomes a label.
         log_level: Of the start and the success. A failure is recorded at ERROR, an expected one at *log_level*.
-        include_args: Whether the arguments are recorded, masked; ``self`` and ``cls`` never are.
+        include_args: Whether the arguments are recorded, masked; ``self`` and ``cls`` never are, and of one annotated
+            ``Annotated[..., Sensitive]`` only that it was there.
         include_result: Whether the value of a Success is recorded, masked; its type and size are in any case.
         logger_name: The ``logger`` of the records.
         performance_threshold_ms: A success slower than this is recorded at WARNING.
@@ -316,6 +317,7 @@ def log_result_operation(
         operation = _Operation(
             operation_name, level, names, include_args, include_result, logger_name, threshold, expected_codes
         )
+        operation.sensitive = _sensitive_parameters(function)
         begin, end = operation.begin, operation.end
 
         if inspect.iscoroutinefunction(function):
@@ -388,6 +390,7 @@ class _Operation:
         self._logger = logger
         self._threshold_seconds = threshold_seconds
         self._expected = expected
+        self.sensitive: frozenset[str] = frozenset()  # parameters annotated as Sensitive
 
     def begin(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> _Running | None:
         monitor = _monitors.default or default_monitor()
@@ -398,10 +401,10 @@ class _Operation:
             running = _Running(monitor, context, previous, monitor.operation(self._name), monitor.clock.monotonic())
             context.state = running
             activate(context)
-            running.series.active.inc()
             if self._level >= monitor.level:
                 given = self._arguments(args, kwargs) if self._include_args else {}
                 self._record(running, self._level, "operation_start", "Operation started", "", None, given)
+            running.series.active.inc()  # last: what fails above is not running
         except Exception as failure:  # noqa: BLE001 - the host comes first; counted
             monitor.internal_error("operation_begin", failure)
             activate(previous)
@@ -411,7 +414,8 @@ class _Operation:
     def end(self, running: _Running | None, result: object, raised: BaseException | None) -> None:
         if running is None:
             return
-        monitor = running.monitor
+        monitor, context = running.monitor, running.context
+        context.state = None  # no cycle is left to the garbage collector
         activate(running.previous)
         try:
             seconds = monitor.clock.monotonic() - running.started
@@ -488,6 +492,9 @@ class _Operation:
             fields["args"] = args[len(names) :]
         if kwargs:
             fields.update(kwargs)
+        for name in self.sensitive:
+            if name in fields:
+                fields[name] = _SENSITIVE
         return fields
 
 
@@ -512,6 +519,15 @@ def _parameter_names(function: Callable[..., object]) -> tuple[str, ...]:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return tuple(parameter.name for parameter in parameters if parameter.kind in positional)
 
+
+def _sensitive_parameters(function: Callable[..., object]) -> frozenset[str]:
+    """The parameters whose annotation carries `rfs.monitoring.masking.Sensitive`."""
+    annotations = getattr(function, "__annotations__", {})
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    return frozenset(name for name, annotation in annotations.items() if is_sensitive(annotation, module))
+
+
+_SENSITIVE = "[masked:type]"  # as the masker marks what its type says is secret
 
 _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__  # past any metaclass that answers differently
 _SIZED = (str, bytes, list, tuple, dict, set, frozenset)
