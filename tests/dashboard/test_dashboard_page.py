@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -109,12 +110,15 @@ def site() -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Debian's Chromium; module-wide, because Playwright's loop must not meet that of an async test."""
-    if CHROMIUM is None:
-        reason = "no Chromium: apt-get install --no-install-recommends chromium"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
+    reason = None if CHROMIUM else "no Chromium: apt-get install --no-install-recommends chromium"
+    if find_spec("playwright") is None:
+        reason = "no playwright: pip install playwright"
+    if reason and os.environ.get("CI"):
+        pytest.fail(reason)
+    elif reason:
         pytest.skip(reason)
-    sync_api = pytest.importorskip("playwright.sync_api")
+    from playwright import sync_api  # noqa: PLC0415 - the other tests do without
+
     with sync_api.sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched
