@@ -117,7 +117,7 @@ def browser() -> Iterator[Any]:
         pytest.fail(reason)
     elif reason:
         pytest.skip(reason)
-    from playwright import sync_api  # noqa: PLC0415 - the other tests do without
+    from playwright import sync_api
 
     with sync_api.sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
