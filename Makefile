@@ -37,11 +37,12 @@ docs: ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 	@echo "rfs: the documentation is in site/index.html"
 
-lock: ## Renew requirements/*.lock from pyproject.toml
+lock: ## Renew requirements/*.lock from pyproject.toml, and those of the benchmarks' peers
 	@scripts/prepare dev
 	@$(UV_COMPILE) --group dev --upgrade -o requirements/dev.lock
 	@for group in run test; do $(UV_COMPILE) --group $$group -c requirements/dev.lock -o requirements/$$group.lock; done
+	@$(PYTHON) -m benchmarks.environments
 
 clean: ## Remove what the other targets made
-	rm -rf .venv .state site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* .state site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("install", "run", "test", "bench", "lint", "docs", "clean")
-LOCKS = ("run", "test", "dev")
+LOCKS = sorted([*ROOT.glob("requirements/*.lock"), *ROOT.glob("benchmarks/peers/*.lock")])
 
 
 def read(name: str) -> str:
@@ -55,22 +55,22 @@ class TestMakefile:
 
 
 class TestLocks:
-    @pytest.mark.parametrize("group", LOCKS)
-    def test_every_pin_has_hashes(self, group: str) -> None:
+    @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+    def test_every_pin_has_hashes(self, lock: Path) -> None:
         """
         Nothing is installed whose content is not known beforehand.
         """
-        pins = re.split(r"\n(?=\S)", read(f"requirements/{group}.lock").strip())
+        pins = re.split(r"\n(?=\S)", lock.read_text().strip())
 
-        assert len(pins) > 20
+        assert pins
         assert [pin for pin in pins if "--hash=sha256:" not in pin] == []
 
-    @pytest.mark.parametrize("group", LOCKS)
-    def test_no_host_and_no_path(self, group: str) -> None:
+    @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+    def test_no_host_and_no_path(self, lock: Path) -> None:
         """
         A lock says what, never from where.
         """
-        assert re.findall(r"://|file:|/|@", read(f"requirements/{group}.lock")) == []
+        assert re.findall(r"://|file:|/|@", lock.read_text()) == []
 
     @pytest.mark.parametrize(("smaller", "larger"), [("run", "test"), ("test", "dev")])
     def test_each_contains_the_one_before(self, smaller: str, larger: str) -> None:
