@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from threading import Thread
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ class TestRoundTrip:
         for time_ns, level, flags, identifier, operation, payload in records:
             assert segments.append(time_ns, level, flags, identifier.encode(), operation.encode(), payload)
 
-        assert [tuple(frame) for frame in segments.drain()] == sorted(records, key=lambda record: record[0])
+        assert [msgspec.structs.astuple(frame) for frame in segments.drain()] == sorted(records, key=lambda record: record[0])
         assert segments.drain() == []
 
     def test_an_empty_record_is_a_record(self) -> None:

@@ -18,8 +18,9 @@ import mmap
 from collections import deque
 from struct import Struct
 from threading import Lock, Thread, current_thread, local
-from typing import NamedTuple
 from zlib import crc32
+
+import msgspec
 
 SEGMENT_BYTES = 16 << 20  # pages that were never used cost nothing
 BLOCK_BYTES = 128 << 10
@@ -33,8 +34,12 @@ HAS_ERROR = 1  # flag: the record describes a failure
 _SHED_BELOW = ((10, 0.5), (20, 0.25), (30, 0.125))
 
 
-class Frame(NamedTuple):
-    """One committed record, its payload not yet decoded."""
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """
+    One committed record, its payload not yet decoded.
+
+    Not seen by the garbage collector: a store holds tens of thousands of them, and none can be part of a cycle.
+    """
 
     time_ns: int
     level: int
@@ -158,28 +163,28 @@ class Segments:
         return frames
 
     def _read(self, writer: _Writer, frames: list[Frame]) -> None:
-        at, lengths, view = writer.read, self._lengths, self._view
-        while at + _HEADER_BYTES <= writer.limit:
+        at, limit, lengths, view, unpack = writer.read, writer.limit, self._lengths, self._view, _HEADER.unpack_from
+        while at + _HEADER_BYTES <= limit:
             committed = lengths[at >> 2]
             if not committed:
                 break
-            size = committed - 1
-            crc, time_ns, level, flags, id_bytes, operation_bytes = _HEADER.unpack_from(self._memory, at + 4)
+            crc, time_ns, level, flags, id_bytes, operation_bytes = unpack(view, at + 4)
             start = at + _HEADER_BYTES
-            body = bytes(view[start : start + size])
-            at += (_HEADER_BYTES + size + 7) & ~7
-            if crc32(body) != crc:
+            end = start + committed - 1
+            at = (end + 7) & ~7
+            if crc32(view[start:end]) != crc:
                 self.corrupt_frames += 1
                 continue
-            operation_end = id_bytes + operation_bytes
+            operation_start = start + id_bytes
+            payload_start = operation_start + operation_bytes
             frames.append(
                 Frame(
                     time_ns,
                     level,
                     flags,
-                    body[:id_bytes].decode("utf-8", "replace"),
-                    body[id_bytes:operation_end].decode("utf-8", "replace"),
-                    body[operation_end:],
+                    str(view[start:operation_start], "utf-8", "replace"),
+                    str(view[operation_start:payload_start], "utf-8", "replace"),
+                    bytes(view[payload_start:end]),
                 )
             )
         writer.read = at

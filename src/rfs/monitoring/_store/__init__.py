@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from rfs.monitoring._capture.instruments import SeriesKey
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._capture.sketch import Sketch
 
 
-class StoredRecord(NamedTuple):
+class StoredRecord(msgspec.Struct, frozen=True, gc=False):
     """A record in a store; ``sequence`` rises in the order in which the store took the records."""
 
     sequence: int

@@ -143,7 +143,7 @@ class MemoryStore:
         self._max_sketch_points = max_sketch_points
         self._lock = Lock()
         self._records: deque[StoredRecord] = deque()
-        self._by_id: dict[str, deque[StoredRecord]] = {}
+        self._by_id: dict[str, list[StoredRecord]] = {}
         self._record_bytes = 0
         self._evicted = 0
         self._sequence = 0
@@ -161,14 +161,18 @@ class MemoryStore:
             if batch.sequence <= self._batches.get(batch.process, -1):
                 return False
             self._batches[batch.process] = batch.sequence
-            for frame in batch.records:
-                self._sequence += 1
-                record = StoredRecord(self._sequence, frame)
+            by_id = self._by_id
+            for sequence, frame in enumerate(batch.records, self._sequence + 1):
+                record = StoredRecord(sequence, frame)
                 self._records.append(record)
                 self._record_bytes += len(frame.payload)
-                if frame.correlation_id:
-                    self._by_id.setdefault(frame.correlation_id, deque()).append(record)
-            while len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
+                correlation_id = frame.correlation_id
+                if correlation_id in by_id:
+                    by_id[correlation_id].append(record)
+                elif correlation_id:
+                    by_id[correlation_id] = [record]
+            self._sequence += len(batch.records)
+            if len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
                 self._evict_oldest()
             window = batch.window
             if window is not None:
@@ -187,14 +191,22 @@ class MemoryStore:
             return True
 
     def _evict_oldest(self) -> None:
-        oldest = self._records.popleft()
-        self._record_bytes -= len(oldest.frame.payload)
-        self._evicted += 1
-        same_id = self._by_id.get(oldest.frame.correlation_id)
-        if same_id:
-            same_id.popleft()
-            if not same_id:
-                del self._by_id[oldest.frame.correlation_id]
+        # Some more than needed at once, so that an id with very many records is cut seldom.
+        records = self._max_records - self._max_records // 64
+        size = self._max_record_bytes - self._max_record_bytes // 64
+        evicted: dict[str, int] = {}
+        while len(self._records) > records or self._record_bytes > size:
+            frame = self._records.popleft().frame
+            self._record_bytes -= len(frame.payload)
+            self._evicted += 1
+            if frame.correlation_id:
+                evicted[frame.correlation_id] = evicted.get(frame.correlation_id, 0) + 1
+        for correlation_id, count in evicted.items():
+            same_id = self._by_id[correlation_id]
+            if count == len(same_id):
+                del self._by_id[correlation_id]
+            else:
+                del same_id[:count]
 
     def _put(self, key: SeriesKey, second: int, value: float, *, add: bool) -> None:
         series = self._values.setdefault(key.name, {}).get(key)
