@@ -140,6 +140,7 @@ def main(variant: str, profiled: bool) -> None:
     """Serve *variant* on a free port of the loopback interface until standard input ends."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen(128)  # from here on connections wait for the server, should they be earlier
     config = uvicorn.Config(make_app(variant), loop="uvloop", http="httptools", access_log=False, log_level="warning")
     server = uvicorn.Server(config)
 

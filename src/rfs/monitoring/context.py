@@ -109,9 +109,11 @@ def start_context(correlation_id: str | None = None, traceparent: str | None = N
 
     An absent or invalid *correlation_id* is replaced by a new one of 128 bits, an invalid *traceparent* by a new trace.
     """
-    from rfs.monitoring.traces import parse_traceparent
+    inbound = None
+    if traceparent:
+        from rfs.monitoring.traces import parse_traceparent
 
-    inbound = parse_traceparent(traceparent) if traceparent else None
+        inbound = parse_traceparent(traceparent)
     trace_id, parent, sampled = inbound or (ids.trace_id(), "", True)
     if correlation_id is None or not is_valid_correlation_id(correlation_id):
         correlation_id = trace_id if inbound is None else ids.trace_id()

@@ -426,21 +426,20 @@ class _Operation:
                 return
             succeeded, held, is_defect = _outcome(result) if raised is None else (False, raised, True)
             if not running.measured:
-                if succeeded:
-                    running.series.successes.inc()
-                else:
-                    running.series.failures.inc()
                 running.series.durations_ms.observe(seconds * 1000)
             if succeeded:
+                if not running.measured:
+                    running.series.successes.inc()
                 slow = self._threshold_seconds is not None and seconds > self._threshold_seconds
                 level = max(30, self._level) if slow else self._level
                 if level >= monitor.level:
                     self._record_success(running, level, seconds, result)
                 return
             code = error_code(held)
-            if not running.measured:
-                count_error(monitor, self._name, held, code)
             expected = not is_defect and (is_expected(held) or code in self._expected)
+            if not running.measured:
+                running.series.count_failure(expected=expected)
+                count_error(monitor, self._name, held, code)
             level = self._level if expected else 40
             if level >= monitor.level:
                 info = monitor.masker.error(
@@ -487,7 +486,7 @@ class _Operation:
         names = self._parameters
         if self._has_receiver:
             args = args[1:]
-        fields = dict(zip(names, args, strict=False))
+        fields = dict(zip(names, args))  # noqa: B905 - saying strict=False costs as much as the rest of the line
         if len(args) > len(names):
             fields["args"] = args[len(names) :]
         if kwargs:
