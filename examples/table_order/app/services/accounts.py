@@ -16,7 +16,7 @@ from app.models.tables import AccessToken, Account, DiningTable, Role
 from app.services.refusals import Code, Refusal
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring import result_logging
-from rfs.monitoring.result_logging import log_result_operation
+from rfs.monitoring.result_logging import LogLevel, log_result_operation
 
 REVOKED_CHANNEL: Final = "token_revoked"
 
@@ -57,6 +57,7 @@ class Accounts:
             self._tokens.principal(subject, Role.TABLE, store_id=store_id, table_number=table_number)
         )
 
+    @log_result_operation("accounts.authenticate", log_level=LogLevel.DEBUG, include_args=False)
     async def authenticate(self, token: str) -> Result[Principal, Refusal]:
         """Tell who holds *token*: signature and expiry first, then whether it still opens anything."""
         claimed = self._tokens.read(token)

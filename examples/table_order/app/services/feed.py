@@ -31,6 +31,7 @@ from app.services.orders import EVENTS_CHANNEL
 from app.services.refusals import Code, Refusal
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring import result_logging
+from rfs.monitoring.result_logging import log_result_operation
 
 _TAIL: Final = 1000  # events of a store that are kept in memory
 _PAGE: Final = 200
@@ -153,6 +154,7 @@ class Feed:
         """Streams open in this process."""
         return sum(len(channel.streams) for channel in self._channels.values())
 
+    @log_result_operation("feed.subscribe", include_args=False)
     async def subscribe(
         self, principal: Principal, store_id: str, last_event_id: int | None
     ) -> Result[Subscription, Refusal]:

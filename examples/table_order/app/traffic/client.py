@@ -16,6 +16,9 @@ from app.traffic.tally import Tally
 
 API: Final = "/api/v1"
 _ATTEMPTS: Final = 8
+# Waiting for a connection of our own is no answer of the service, so it has no limit.
+_TIMEOUT: Final = httpx.Timeout(10, pool=None)
+_GREETING: Final = ": from "
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Client:
         self.tally = Tally()
         self._retry_seconds = retry_seconds
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=40)
-        self._http = httpx.AsyncClient(base_url=base_url, limits=limits, timeout=10, trust_env=False)
+        self._http = httpx.AsyncClient(base_url=base_url, limits=limits, timeout=_TIMEOUT, trust_env=False)
 
     async def call(
         self,
@@ -99,7 +102,7 @@ class Client:
         self, route: str, *, token: str, last_event_id: int | None, **path: object
     ) -> AsyncIterator[StreamEvent]:
         """
-        Hold a stream and yield its events until it ends.
+        Hold a stream and yield its events until it ends; the first is ``open``, with the number it goes on from.
 
         Raises:
             httpx.TransportError: the service went away.
@@ -107,7 +110,7 @@ class Client:
         headers = {"Authorization": f"Bearer {token}"}
         if last_event_id is not None:
             headers["Last-Event-ID"] = str(last_event_id)
-        timeout = httpx.Timeout(10, read=None)
+        timeout = httpx.Timeout(connect=10, read=None, write=10, pool=None)
         async with self._http.stream("GET", route.format(**path), headers=headers, timeout=timeout) as response:
             if response.status_code != 200:
                 reply = Reply(response.status_code, _json(await response.aread()))
@@ -117,7 +120,9 @@ class Client:
             fields: dict[str, str] = {}
             async for line in response.aiter_lines():
                 name, _, value = line.partition(": ")
-                if line and name:
+                if line.startswith(_GREETING):
+                    yield StreamEvent(int(line.removeprefix(_GREETING)), "open", {})
+                elif line and name:
                     fields[name] = value
                 elif not line:
                     if "event" in fields:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from random import Random
@@ -39,6 +40,7 @@ _TABLES: Final = 12
 _ORDERS_PER_ARRIVAL: Final = 3.3  # mean, over bursts of tables and their rounds
 _WAVE_SECONDS: Final = 600.0
 _MAX_PARTIES: Final = 200
+_OPENING_SECONDS: Final = 30.0
 _SPECIAL: Final = "특선"
 
 
@@ -55,6 +57,7 @@ class _Store:
     last_event: int | None = None
     seen: int = 0  # events that the kitchen got
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    listening: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Evening:
@@ -84,6 +87,7 @@ class Evening:
         self._password = password
         self._rate = rate
         self._seed = seed
+        self._evening = secrets.token_hex(4)  # another evening of the same seed brings other orders
         self._pace = pace
         self._parties = parties
         self._stores: list[_Store] = []
@@ -128,6 +132,10 @@ class Evening:
                 staff.create_task(self._hold_stream(store))
                 staff.create_task(self._manage(store))
             staff.create_task(self._administrate())
+            for store in self._stores:
+                # A kitchen that came late would never hear of the first orders.
+                if not await _wait(store.listening, _OPENING_SECONDS):
+                    raise RuntimeError(f"the kitchen of {store.id} gets no stream")
             await self._receive_guests()
             await self._drain()
             self._staff_may_go.set()
@@ -179,10 +187,12 @@ class Evening:
                     STREAM, token=store.kitchen, last_event_id=store.last_event, store_id=store.id
                 )
                 async for event in events:
-                    self.tally.events[event.kind] += 1
+                    if event.kind != "open":
+                        self.tally.events[event.kind] += 1
                     if event.kind == "order":
                         self._see(store, event.sequence, event.data)
                     store.last_event = event.sequence
+                    store.listening.set()
             except httpx.TransportError:
                 self.tally.unanswered += 1
             await asyncio.sleep(0.5)
@@ -262,7 +272,7 @@ class Evening:
         for drinks in range(chance.choice((1, 1, 2, 3))):
             if drinks:
                 await self._while_away(chance.uniform(5, 40))
-            await self._order_round(store, table, chance, f"{self._seed}-{party}-{drinks}")
+            await self._order_round(store, table, chance, f"{self._evening}-{party}-{drinks}")
         if chance.random() < 0.3:
             await self._client.call("GET", ORDERS, token=store.tables[table], store_id=store.id)
 
