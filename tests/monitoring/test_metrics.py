@@ -316,6 +316,28 @@ class TestAlerts:
         assert len(monitor.alerts.rules()) == 3
         assert monitor.alerts.active() == []
 
+    def test_an_evening_of_expected_failures_is_healthy(self, monitor: Monitor) -> None:
+        """
+        Failures that belong to normal business are counted and alert nobody; as many unexpected ones do.
+        """
+
+        class SoldOutError(Exception):
+            expected = True
+
+        setup_default_alerts()
+        for _ in range(20):
+            collect_result_metric("order", Failure(SoldOutError()), 10.0)
+            collect_result_metric("order", Failure(SoldOutError()), 10.0, labels={"store": "a"})
+        monitor.tick()
+        assert monitor.alerts.active() == []
+        assert monitor.query.increase("result_failure_total") == 40
+
+        for _ in range(11):
+            collect_result_metric("order", Failure(ValueError()), 10.0)
+        monitor.tick()
+
+        assert [alert["rule_name"] for alert in monitor.alerts.active()] == ["high_failure_count"]
+
 
 class TestAncestorsClasses:
     def test_join_the_default_monitor(self, monitor: Monitor) -> None:

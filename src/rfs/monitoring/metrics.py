@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from rfs.core.result import Failure, Result, error_code
+from rfs.core.result import Failure, Result, error_code, is_expected
 from rfs.errors import MetricDefinitionError
 from rfs.monitoring._capture.instruments import (
     BoundCounter,
@@ -114,9 +114,12 @@ def collect_result_metric(
     """
     monitor = default_monitor()
     try:
-        monitor.measure_result(operation, not isinstance(result, Failure), duration_ms, labels)
         if isinstance(result, Failure):
+            expected = not result.is_defect and is_expected(result.error)
+            monitor.measure_result(operation, duration_ms, labels, failed=True, expected=expected)
             count_error(monitor, operation, result.error, error_code(result.error))
+        else:
+            monitor.measure_result(operation, duration_ms, labels, failed=False)
         operation_is_measured(operation)
     except Exception as error:  # noqa: BLE001 - the host comes first; counted
         monitor.internal_error("collect_result_metric", error)
@@ -222,9 +225,16 @@ def create_alert_rule(
 
 
 def setup_default_alerts() -> list[Rule]:
-    """Set the three rules every service can start with: failures > 10, p95 > 5,000 ms, batch success rate < 0.8."""
+    """
+    Set the three rules every service can start with: failures > 10, p95 > 5,000 ms, batch success rate < 0.8.
+
+    Expected failures (a dish is sold out) do not count for the first: they belong to a healthy evening.
+    """
+    unexpected = {"expected": ""}
     return [
-        create_alert_rule("high_failure_count", "result_failure_total", AlertCondition.GREATER_THAN, 10.0),
+        create_alert_rule(
+            "high_failure_count", "result_failure_total", AlertCondition.GREATER_THAN, 10.0, labels=unexpected
+        ),
         create_alert_rule("slow_operations", "result_duration_ms", AlertCondition.GREATER_THAN, 5000.0),
         create_alert_rule("low_batch_success_rate", "flux_result_success_rate", AlertCondition.LESS_THAN, 0.8),
     ]

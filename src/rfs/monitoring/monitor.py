@@ -65,13 +65,22 @@ SYSTEM_CLOCK = SystemClock()
 class OperationInstruments:
     """The series of one operation, bound once: what `log_result_operation` and `collect_result_metric` measure with."""
 
-    __slots__ = ("active", "durations_ms", "failures", "successes")
+    __slots__ = ("_monitor", "_operation", "active", "durations_ms", "failures", "successes")
 
     def __init__(self, monitor: Monitor, operation: str) -> None:
+        self._monitor = monitor
+        self._operation = operation
         self.successes = monitor.successes.labels(operation=operation)
         self.failures = monitor.failures.labels(operation=operation)
         self.durations_ms = monitor.durations_ms.labels(operation=operation)
         self.active = monitor.active.labels(operation=operation)
+
+    def count_failure(self, *, expected: bool) -> None:
+        """Count one failure; one that belongs to normal business is a series of its own."""
+        if expected:
+            self._monitor.failures.inc(1, operation=self._operation, expected="true")
+        else:
+            self.failures.inc()
 
 
 class Monitor:
@@ -361,19 +370,28 @@ class Monitor:
             self._dropped.inc(1, signal="records", reason="level_shed")
 
     def measure_result(
-        self, operation: str, succeeded: bool, duration_ms: float | None, labels: Mapping[str, str] | None = None
+        self,
+        operation: str,
+        duration_ms: float,
+        labels: Mapping[str, str] | None = None,
+        *,
+        failed: bool,
+        expected: bool = False,
     ) -> None:
         """Count one finished operation and its duration. Never raises."""
         if labels:
             everything = {"operation": operation, **labels}
-            (self.successes if succeeded else self.failures).inc(1, **everything)
-            if duration_ms is not None:
-                self.durations_ms.observe(duration_ms, **everything)
+            self.durations_ms.observe(duration_ms, **everything)
+            if expected:
+                everything["expected"] = "true"
+            (self.failures if failed else self.successes).inc(1, **everything)
             return
         instruments = self.operation(operation)
-        (instruments.successes if succeeded else instruments.failures).inc()
-        if duration_ms is not None:
-            instruments.durations_ms.observe(duration_ms)
+        instruments.durations_ms.observe(duration_ms)
+        if failed:
+            instruments.count_failure(expected=expected)
+        else:
+            instruments.successes.inc()
 
     def count_error(self, operation: str, error_type: str, code: str) -> None:
         """
