@@ -114,6 +114,8 @@ class TestRecords:
         assert times(correlation_id="nobody") == []
         assert times(flags=HAS_ERROR, operation="op") == [2]
         assert times(since_ns=2) == [3, 2]
+        assert times(flags=HAS_ERROR, correlation_id="a") == [2]
+        assert times(min_level=30, flags=HAS_ERROR) == [3, 2]
 
 
 class TestCounters:
@@ -242,8 +244,22 @@ class TestBounds:
 
         assert [one.frame.time_ns for one in store.records(limit=9)] == [14, 13, 12]
         assert store.records(limit=9, correlation_id="id10") == []
+        assert store.records(limit=9, min_level=40) == []
         assert store.statistics()["evicted_records"] == 2
         assert len(small.records(limit=9)) == 2
+
+    def test_evicted_errors_are_gone(self) -> None:
+        """
+        An error that left the ring is in no answer any more, whichever filter asks for it.
+        """
+        store = MemoryStore(max_records=2)
+
+        for sequence in range(4):
+            error = frame(sequence, level=40, flags=HAS_ERROR)
+            store.append(Batch("p", sequence, [error], None))
+
+        assert [one.frame.time_ns for one in store.records(limit=9, min_level=40)] == [3, 2]
+        assert [one.frame.time_ns for one in store.records(limit=9, flags=HAS_ERROR)] == [3, 2]
 
     def test_points_are_bounded_and_sums_stay_right(self) -> None:
         """

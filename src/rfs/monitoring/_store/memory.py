@@ -2,7 +2,7 @@
 The store in memory: bounded, lost at the end of the process.
 
 Records are a ring with an index by correlation id. A series is a list of points, one per second in which it changed;
-older points are thinned out to one per 10 s after 5 minutes and one per minute after an hour, and forgotten after a day, or
+older points are thinned out to one per 10 s after a minute and one per minute after an hour, and forgotten after a day, or
 earlier if there are so many series that the bound of points would be passed (`statistics` says how far back the store reaches).
 Counters keep running totals, so an increase is one subtraction whatever the range; histograms keep packed differences.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from threading import Lock
 
@@ -26,7 +26,8 @@ MAX_POINTS = 400_000  # of counters and gauges, 16 bytes each
 MAX_SKETCH_POINTS = 40_000  # of histograms, about 300 bytes each
 
 DAY = 86_400
-_TIERS = ((300, 1), (3_600, 10), (DAY, 60))  # up to this age in seconds: one point per so many seconds
+_TIERS = ((60, 1), (3_600, 10), (DAY, 60))  # up to this age in seconds: one point per so many seconds
+_NOTABLE_LEVEL = 30
 _COMPACT_EVERY = 64  # appended points
 
 
@@ -144,6 +145,9 @@ class MemoryStore:
         self._lock = Lock()
         self._records: deque[StoredRecord] = deque()
         self._by_id: dict[str, list[StoredRecord]] = {}
+        self._notable: deque[StoredRecord] = (
+            deque()
+        )  # those of WARNING and above, or with a flag: few, and often asked for
         self._record_bytes = 0
         self._evicted = 0
         self._sequence = 0
@@ -171,6 +175,8 @@ class MemoryStore:
                     by_id[correlation_id].append(record)
                 elif correlation_id:
                     by_id[correlation_id] = [record]
+                if frame.level >= _NOTABLE_LEVEL or frame.flags:
+                    self._notable.append(record)
             self._sequence += len(batch.records)
             if len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
                 self._evict_oldest()
@@ -201,6 +207,9 @@ class MemoryStore:
             self._evicted += 1
             if frame.correlation_id:
                 evicted[frame.correlation_id] = evicted.get(frame.correlation_id, 0) + 1
+        oldest = self._records[0].sequence if self._records else self._sequence + 1
+        while self._notable and self._notable[0].sequence < oldest:
+            self._notable.popleft()
         for correlation_id, count in evicted.items():
             same_id = self._by_id[correlation_id]
             if count == len(same_id):
@@ -263,12 +272,12 @@ class MemoryStore:
     ) -> list[StoredRecord]:
         found: list[StoredRecord] = []
         with self._lock:
-            source: Iterable[StoredRecord]
-            if correlation_id is None:
-                source = reversed(self._records)
-            else:
-                source = reversed(self._by_id.get(correlation_id, ()))
-            for record in source:
+            source: Sequence[StoredRecord] = self._records
+            if correlation_id is not None:
+                source = self._by_id.get(correlation_id, ())
+            elif min_level >= _NOTABLE_LEVEL or flags:
+                source = self._notable
+            for record in reversed(source):
                 frame = record.frame
                 if len(found) >= limit:
                     break
