@@ -138,6 +138,24 @@ class TestHealth:
             ("INFO", "Readiness check passes again", "database"),
         ]
 
+    async def test_telemetry_that_is_broken(self) -> None:
+        """
+        A Monitor that cannot record or mask costs the details, not the answer.
+        """
+
+        def no_monitor() -> Monitor:
+            raise RuntimeError("no monitor")
+
+        async def allowed(request: object) -> bool:
+            return True
+
+        app = FastAPI()
+        app.include_router(health_router({"database": broken}, allows=allowed, monitor=no_monitor))
+
+        answer = await get(app, "/health/ready")
+
+        assert (answer.status, answer.json()["checks"]) == (503, {"database": "error: [masked:error]"})
+
     async def test_not_observed(self, monitor: Monitor) -> None:
         """
         Probes are neither measured nor, while all is well, recorded.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -940,6 +942,49 @@ class TestContextInside:
         assert created.message == "order created"
         assert created.context == {"store": "A"}
         assert started.trace_id == created.trace_id == done.trace_id
+
+    async def test_nothing_is_left_to_the_garbage_collector(self) -> None:
+        """
+        When a request is over, all of it is gone: a server holds the scope, and nothing in the scope holds the server.
+        """
+
+        class Server:
+            def __init__(self) -> None:
+                self.scope = scope_of("GET", "/orders/7")
+
+            async def receive(self) -> Message:
+                return {"type": "http.request", "body": b""}
+
+            async def send(self, message: Message) -> None: ...
+
+        app = service()
+        await get(app, "/orders/7")
+        gc.collect()
+        gc.disable()
+        try:
+            server = Server()
+            gone = weakref.ref(server)
+            await app(server.scope, server.receive, server.send)
+            del server
+
+            assert gone() is None
+        finally:
+            gc.enable()
+
+    async def test_a_word_after_the_end(self) -> None:
+        """
+        What an app sends after it has returned goes nowhere, and harms nobody.
+        """
+        late: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            late.append(send)
+            await PlainTextResponse("ok")(scope, receive, send)
+
+        answer = await get(RequestMiddleware(app), "/")
+        await late[0]({"type": "http.response.body", "body": b"late"})
+
+        assert answer.text == "ok"
 
     async def test_an_outer_context_comes_back(self) -> None:
         """
