@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse
 
 from rfs.core.result import Failure, Result, Success
 from rfs.errors import AlertRuleError, MetricDefinitionError, TimeRangeError
+from rfs.monitoring.context import CorrelationContext
 from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.result_logging import log_result_operation
 from rfs.reactive import FluxResult, MonoResult
@@ -360,6 +361,25 @@ class TestHandleResult:
 
         assert (answer.status, answer.json()["details"]) == (400, {})
         assert monitor.query.increase("telemetry_internal_errors_total", labels={"where": "web.error_details"}) == 1
+
+    async def test_without_any_middleware(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Without middleware the id is the current context's; where even that cannot be asked, the body goes without.
+        """
+        app = FastAPI()
+        app.add_api_route("/users/{user_id}", decorated)
+
+        with CorrelationContext("req-1"):
+            quoted = await get(app, "/users/raise")
+
+        def no_context() -> None:
+            raise RuntimeError("no context")
+
+        monkeypatch.setattr("rfs.web.fastapi._exchange.current", no_context)
+        unquoted = await get(app, "/users/raise")
+
+        assert quoted.json()["details"] == {"correlation_id": "req-1"}
+        assert (unquoted.status, unquoted.json()["details"]) == (500, {})
 
     @pytest.mark.parametrize(
         ("exc", "field"),
