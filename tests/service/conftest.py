@@ -9,9 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+
 from app.core.config import Settings
 from app.embedded_postgres import EmbeddedPostgres
-
 from rfs.monitoring.monitor import Monitor, use_monitor
 from tests.service.harness import Running, make_settings, running
 

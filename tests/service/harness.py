@@ -12,10 +12,11 @@ from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
+
 from app.core.config import Settings
 from app.core.dependencies import Service
 from app.main import create_app
-from fastapi import FastAPI
 
 PASSWORD = "correct horse battery"
 SECRET_KEY = "a-secret-key-of-the-tests-0123456789abcdef"

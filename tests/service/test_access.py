@@ -8,12 +8,12 @@ from uuid import uuid4
 
 import jwt
 import pytest
-from app.core.config import Settings
-from app.core.security import Passwords, Principal, Tokens
-from app.models.tables import Role
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.config import Settings
+from app.core.security import Passwords, Principal, Tokens
+from app.models.tables import Role
 from rfs.core.result import Failure, Success
 from rfs.monitoring.monitor import default_monitor
 from tests.service.harness import API, PASSWORD, SECRET_KEY, Running, eventually, running
@@ -123,7 +123,12 @@ class TestPasswords:
 class TestLogin:
     @pytest.mark.parametrize(
         "wrong",
-        [{"password": "not-this-9f3a"}, {"username": "nobody"}, {"store_id": "pocha", "username": "admin"}, {"store_id": "x"}],
+        [
+            {"password": "not-this-9f3a"},
+            {"username": "nobody"},
+            {"store_id": "pocha", "username": "admin"},
+            {"store_id": "x"},
+        ],
     )
     async def test_refusals_do_not_tell_what_was_wrong(self, running_service: Running, wrong: dict[str, str]) -> None:
         """
@@ -257,7 +262,9 @@ class TestStoresAreApart:
 
         kept = await running_service.call("GET", f"{path}/orders", store="pocha")
         assert [(one["id"], one["status"]) for one in kept.json()] == [(order["id"], "created")]
-        refused = [record for record in default_monitor().query.records(limit=1000) if record.message == "Access refused"]
+        refused = [
+            record for record in default_monitor().query.records(limit=1000) if record.message == "Access refused"
+        ]
         assert len(refused) == len(callers) * len(doors)
 
     async def test_an_order_cannot_be_reached_through_the_own_store(self, running_service: Running) -> None:

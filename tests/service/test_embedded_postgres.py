@@ -10,12 +10,12 @@ from collections.abc import Generator
 from pathlib import Path
 from tempfile import mkdtemp
 
-import app.embedded_postgres as embedded
 import asyncpg
 import psutil
 import pytest
-from app.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 
+import app.embedded_postgres as embedded
+from app.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from tests.service.harness import FAR_SECONDS
 
 pytestmark = pytest.mark.postgres
@@ -202,7 +202,7 @@ class TestRefusals:
         deep = short / ("d" * 90)
         deep.mkdir()
 
-        with pytest.raises(EmbeddedPostgresError, match="too long for a Unix socket. Set DATABASE_URL"):
+        with pytest.raises(EmbeddedPostgresError, match=r"too long for a Unix socket\. Set DATABASE_URL"):
             EmbeddedPostgres(parent=deep)
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as somebody else")

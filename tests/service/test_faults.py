@@ -9,15 +9,15 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
 from app.core.config import Settings
 from app.core.database import refusal_of
 from app.embedded_postgres import EmbeddedPostgres
 from app.services.refusals import Code
 from app.traffic.client import Client
 from app.traffic.evening import Evening
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-
 from rfs.monitoring.monitor import default_monitor
 from tests.service.harness import API, PASSWORD, Running, eventually, make_settings, running, until
 
@@ -246,7 +246,9 @@ class TestBusyDatabase:
             async with service.service.database.session() as session:
                 await session.execute(text("SELECT pg_sleep(0.06), :secret"), {"secret": "customer-0042"})
 
-            found = [record for record in default_monitor().query.records(min_level=30) if record.message == "Slow query"]
+            found = [
+                record for record in default_monitor().query.records(min_level=30) if record.message == "Slow query"
+            ]
 
         assert [record.level for record in found] == ["WARNING"]
         assert "pg_sleep" in str(found[0].context["statement"])

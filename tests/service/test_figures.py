@@ -5,6 +5,12 @@ import logging
 from collections.abc import Callable
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
 from app.core.config import Settings
 from app.core.logging import JSONFormatter, setup_logging
 from app.core.metrics import ApplicationMetrics
@@ -12,12 +18,6 @@ from app.main import INDICATORS
 from app.middleware.error_handler import ErrorHandlerMiddleware
 from app.middleware.logging_middleware import RequestLoggingMiddleware
 from app.models.tables import OrderStatus
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-from starlette.testclient import TestClient
-
 from rfs.monitoring.monitor import Monitor, default_monitor
 from tests.service.harness import API, Running, running
 

@@ -5,9 +5,9 @@ from itertools import pairwise, product
 from uuid import uuid4
 
 import pytest
+
 from app.models.tables import OrderStatus
 from app.services.orders import TRANSITIONS
-
 from rfs.monitoring.monitor import default_monitor
 from tests.service.harness import API, Running
 
@@ -62,7 +62,7 @@ class TestPlacing:
         assert await stock(running_service, 2) == 400
         query = default_monitor().query
         assert query.increase_by("result_error_by_type_total", "error_code", "1h") == {code: 1}
-        assert not [record for record in query.records(min_level=40)]
+        assert not query.records(min_level=40)
 
     async def test_sold_out_says_how_many_are_left(self, running_service: Running) -> None:
         """

@@ -8,15 +8,15 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import text
+
 from app.api.v1.streams import EventStream, parse_last_event_id, render
 from app.core.config import Settings
 from app.core.metrics import ApplicationMetrics
 from app.models.schemas import EventView
 from app.models.tables import OrderStatus
-from hypothesis import given
-from hypothesis import strategies as st
-from sqlalchemy import text
-
 from rfs.monitoring.monitor import default_monitor
 from tests.service.harness import API, Running, eventually, running, until
 
@@ -143,8 +143,7 @@ class TestResuming:
             seen: list[int] = []
             while len(seen) < wanted:
                 async with running_service.stream(last_event_id=str(len(seen))) as stream:
-                    for _ in range(min(7, wanted - len(seen))):
-                        seen.append((await stream.event())["id"])
+                    seen.extend([(await stream.event())["id"] for _ in range(min(7, wanted - len(seen)))])
             return seen
 
         async def guests() -> None:
@@ -249,7 +248,8 @@ class FakeSubscription:
 
     def __init__(self, *batches: list[EventView]) -> None:
         self.batches = list(batches)
-        self.cursor, self.reset, self.ended, self.closed = 0, False, None, False
+        self.cursor, self.reset, self.closed = 0, False, False
+        self.ended: Any = None
         self._over = asyncio.Event()
 
     async def next(self, _: float) -> list[EventView] | None:

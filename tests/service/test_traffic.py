@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
-import app.traffic as traffic_package
 import httpx
 import pytest
 import pytest_asyncio
+
+import app.traffic as traffic_package
 from app.core.config import Settings
 from app.traffic.client import Client
 from app.traffic.evening import LOGIN, ORDERS, STATUS, STREAM, Evening
-
 from rfs.monitoring.monitor import default_monitor
 from tests.service.harness import FAR_SECONDS, PASSWORD, Running, eventually, running, until
 
@@ -130,7 +130,7 @@ class TestEvening:
         Without the right password it ends with a sentence.
         """
         async with Client(running_service.address) as client:
-            with pytest.raises(RuntimeError, match="cannot log in: is DEMO_PASSWORD the service's?"):
+            with pytest.raises(RuntimeError, match=r"cannot log in: is DEMO_PASSWORD the service's\?"):
                 await Evening(client, password="not-this-one").run()
 
 

@@ -92,7 +92,11 @@ class EmbeddedPostgres:
     @property
     def pid(self) -> int | None:
         """Process id of the server, None when it does not run."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
+        return self._process.pid if self._process is not None and self.running() else None
+
+    def running(self) -> bool:
+        """Whether the server's process lives."""
+        return self._process is not None and self._process.poll() is None
 
     def url(self, database: str = "postgres") -> str:
         """Return the connection string of *database*, as ``DATABASE_URL`` takes it."""
@@ -108,7 +112,7 @@ class EmbeddedPostgres:
         """
         if self._closed:
             raise EmbeddedPostgresError("the embedded PostgreSQL was closed and its data removed; make a new one")
-        if self.pid is not None:
+        if self.running():
             return
         if not (self._data / "PG_VERSION").exists():
             self._initialise(timeout_seconds)
@@ -116,12 +120,12 @@ class EmbeddedPostgres:
         self.launch()
         while not self.ready():
             waited = time.monotonic() - began
-            if self.pid is None and waited > _ORPHAN_SECONDS:
+            if not self.running() and waited > _ORPHAN_SECONDS:
                 raise EmbeddedPostgresError(f"PostgreSQL does not start: {self._last_words()}")
             if waited > timeout_seconds:
                 self.kill()
                 raise EmbeddedPostgresError(f"PostgreSQL did not start in {timeout_seconds:g} s: {self._last_words()}")
-            if self.pid is None:
+            if not self.running():
                 # After a kill its orphans hold the shared memory a moment longer.
                 time.sleep(10 * _POLL_SECONDS)
                 self.launch()
@@ -147,7 +151,7 @@ class EmbeddedPostgres:
 
     def ready(self) -> bool:
         """Whether the server says that it takes connections."""
-        if self.pid is None:
+        if not self.running():
             return False
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()

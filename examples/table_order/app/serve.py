@@ -104,7 +104,7 @@ async def _keep_alive(postgres: EmbeddedPostgres) -> None:
     """Start PostgreSQL again when it died; from this thread, because it ends with the thread that starts it."""
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
-        if postgres.pid is None:
+        if not postgres.running():
             print("PostgreSQL is gone; starting it again", file=sys.stderr, flush=True)
             postgres.launch()
 
