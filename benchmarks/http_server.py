@@ -34,7 +34,7 @@ def _rfs_printed(app: FastAPI) -> None:
 
 
 def _access_log(app: FastAPI) -> None:
-    """structlog with orjson, one line per request with its correlation id, as a pure ASGI middleware."""
+    """Structlog with orjson, one line per request with its correlation id, as a pure ASGI middleware."""
     from time import perf_counter
 
     import orjson

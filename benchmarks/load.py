@@ -18,10 +18,10 @@ def main(port: int, connections: int, seconds: float) -> None:
     """Ask as fast as the answers come, for *seconds*."""
     selector = selectors.DefaultSelector()
     for _ in range(connections):
-        client = socket.create_connection(("127.0.0.1", port))
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        selector.register(client, selectors.EVENT_READ)
-        client.sendall(REQUEST)
+        opened = socket.create_connection(("127.0.0.1", port))
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        selector.register(opened, selectors.EVENT_READ)
+        opened.sendall(REQUEST)
     answers = 0
     started = time.perf_counter()
     while time.perf_counter() - started < seconds:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from benchmarks.worker import timed_async
 from rfs.core.result import Failure, Result, Success
 from rfs.reactive.mono_result import MonoResult
-
-from benchmarks.worker import timed_async
 
 
 async def _add_one(value: int) -> Result[int, str]:

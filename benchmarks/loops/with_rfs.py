@@ -46,7 +46,12 @@ def _record(count: int) -> None:
     with CorrelationContext(CORRELATION_ID):
         for number in range(count):
             info(
-                "Order placed", order_id=ORDER_IDS[number & RING], table="T12", items=3, amount_won=12500, takeaway=False
+                "Order placed",
+                order_id=ORDER_IDS[number & RING],
+                table="T12",
+                items=3,
+                amount_won=12500,
+                takeaway=False,
             )
 
 
@@ -56,8 +61,8 @@ def _record_and_collect(count: int) -> None:
 
 
 def _record_below_level(count: int) -> None:
-    for number in range(count):
-        debug("Order placed", order_id=ORDER_IDS[number & RING], table="T12", items=3, amount_won=12500, takeaway=False)
+    for _ in range(count):
+        debug("Menu looked up", table="T12", hit=True)
 
 
 @log_result_operation("order.place")

@@ -50,7 +50,14 @@ async def _place_order(order_id: str, table: str) -> str:
         started = perf_counter()
         context = span.get_span_context()
         trace_id, span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
-        _log.info("Operation started", operation="order.place", trace_id=trace_id, span_id=span_id, order_id=order_id, table=table)
+        _log.info(
+            "Operation started",
+            operation="order.place",
+            trace_id=trace_id,
+            span_id=span_id,
+            order_id=order_id,
+            table=table,
+        )
         try:
             result = order_id
         except Exception:
