@@ -103,8 +103,8 @@ def module(environment: str, name: str, *arguments: str) -> list[str]:
 
 
 def process_environment() -> dict[str, str]:
-    """Return this process' variables without those that change what RFS does."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("RFS_", "OTEL_", "PYTHONPATH"))}
+    """Return this process' variables without those that change what is measured, such as whether modules stay compiled."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "PYTHON", "RFS_"))}
 
 
 class Worker:

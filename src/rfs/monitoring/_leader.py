@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from secrets import token_hex
 from threading import Event, Lock, Thread
 from typing import Protocol
 
@@ -70,7 +69,7 @@ class Leader:
         self._lock = Lock()
         self._thread: Thread | None = None
         self._stopping = Event()
-        self._process = f"{os.getpid()}-{token_hex(4)}"
+        self._process = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._sequence = 0
 
     @property
