@@ -350,6 +350,23 @@ class TestNeverTheHostsProblem:
         assert current() is None
         assert (counted(monitor, "telemetry_internal_errors_total") or 0) >= 1
 
+    @pytest.mark.parametrize("broken", ["current", "start_context", "activate", "default_monitor"])
+    def test_not_even_without_a_context(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+        """
+        Whatever of ours an operation reaches for first may be broken: its result is unchanged.
+        """
+
+        def fail(*_args: object, **_kwargs: object) -> None:
+            raise RuntimeError("ours")
+
+        @log_result_operation("order")
+        def order() -> Result[int, str]:
+            return Success(1)
+
+        monkeypatch.setattr(f"rfs.monitoring.result_logging.{broken}", fail)
+
+        assert order() == Success(1)
+
     def test_a_fault_while_encoding_is_counted(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         A record that could not be made is a counted fault, and nothing is raised.

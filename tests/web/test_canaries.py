@@ -53,8 +53,9 @@ class Journey:
                 answer = client.get(path, headers=headers)
                 assert answer.status_code == 200, (path, answer.text)
                 self.outputs[path] = answer.text
-            for record in json.loads(self.outputs["/monitoring/api/records?limit=1000"])["records"]:
-                path = f"/monitoring/api/records/{record['correlation_id']}"
+            listed = json.loads(self.outputs["/monitoring/api/records?limit=1000"])["records"]
+            for correlation_id in {record["correlation_id"] for record in listed if "correlation_id" in record}:
+                path = f"/monitoring/api/records/{correlation_id}"
                 self.outputs[path] = client.get(path, headers=headers).text
             self.outputs["unauthorised"] = client.get("/monitoring/api/overview").text
         self.outputs["stdout"] = self.stdout.getvalue()

@@ -18,6 +18,7 @@ import sys
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from threading import Condition, Thread
@@ -351,6 +352,12 @@ def log_result_operation(
     return decorate
 
 
+def report_internal_error(where: str, failure: BaseException) -> None:
+    """Count a fault of RFS on the default Monitor, if that much still works. Never raises."""
+    with suppress(Exception):
+        default_monitor().internal_error(where, failure)
+
+
 class _Running:
     """One call of an operation, from its start to its end."""
 
@@ -365,6 +372,11 @@ class _Running:
         self.series = series
         self.started = started
         self.measured = False  # by collect_result_metric, inside the call
+
+    def leave(self) -> None:
+        """Go back to the context that the call came from."""
+        self.context.state = None  # no cycle is left to the garbage collector
+        activate(self.previous)
 
 
 class _Operation:
@@ -393,9 +405,10 @@ class _Operation:
         self.sensitive: frozenset[str] = frozenset()  # parameters annotated as Sensitive
 
     def begin(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> _Running | None:
-        monitor = _monitors.default or default_monitor()
-        previous = current()
+        running = None
         try:
+            monitor = _monitors.default or default_monitor()
+            previous = current()
             parent = previous if previous is not None else start_context(ids=monitor.ids)
             context = parent.child(self._name, monitor.ids.span_id())
             running = _Running(monitor, context, previous, monitor.operation(self._name), monitor.clock.monotonic())
@@ -406,18 +419,19 @@ class _Operation:
                 self._record(running, self._level, "operation_start", "Operation started", "", None, given)
             running.series.active.inc()  # last: what fails above is not running
         except Exception as failure:  # noqa: BLE001 - the host comes first; counted
-            monitor.internal_error("operation_begin", failure)
-            activate(previous)
+            report_internal_error("operation_begin", failure)
+            with suppress(Exception):
+                if running is not None:
+                    running.leave()
             return None
         return running
 
     def end(self, running: _Running | None, result: object, raised: BaseException | None) -> None:
         if running is None:
             return
-        monitor, context = running.monitor, running.context
-        context.state = None  # no cycle is left to the garbage collector
-        activate(running.previous)
+        monitor = running.monitor
         try:
+            running.leave()
             seconds = monitor.clock.monotonic() - running.started
             running.series.active.dec()
             if isinstance(raised, CancelledError | GeneratorExit):
@@ -448,7 +462,7 @@ class _Operation:
                 fields: dict[str, object] = {"expected": True} if expected else {}
                 self._record(running, level, "operation", "Operation failed", "failed", seconds, fields, info)
         except Exception as failure:  # noqa: BLE001 - the host comes first; counted
-            monitor.internal_error("operation_end", failure)
+            report_internal_error("operation_end", failure)
 
     def _record(
         self,
