@@ -25,7 +25,7 @@ FAR_SECONDS = 20.0
 
 
 def make_settings(database_url: str, **overrides: Any) -> Settings:
-    """Settings of a quiet service that looks often, so that tests need not wait."""
+    """Settings of a quiet service that looks often and, on a slow machine, is patient."""
     values: dict[str, Any] = {
         "DATABASE_URL": database_url,
         "SECRET_KEY": SECRET_KEY,
@@ -33,6 +33,8 @@ def make_settings(database_url: str, **overrides: Any) -> Settings:
         "LOG_STDOUT": False,
         "SSE_POLL_SECONDS": 0.1,
         "DB_POOL_SIZE": 10,
+        "DB_REQUEST_WAIT_SECONDS": 30,
+        "DB_STATEMENT_TIMEOUT_SECONDS": 30,
         **overrides,
     }
     return Settings(_env_file=None, **values)

@@ -19,7 +19,7 @@ from app.services.refusals import Code
 from app.traffic.client import Client
 from app.traffic.evening import Evening
 from rfs.monitoring.monitor import default_monitor
-from tests.service.harness import API, PASSWORD, Running, eventually, make_settings, running, until
+from tests.service.harness import API, FAR_SECONDS, PASSWORD, Running, eventually, make_settings, running, until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.fault]
 
@@ -38,7 +38,8 @@ def mortal() -> Generator[EmbeddedPostgres]:
 @asynccontextmanager
 async def served_by(server: EmbeddedPostgres, **overrides: Any) -> AsyncGenerator[Running]:
     """A service on the server's first database."""
-    async with running(make_settings(server.url(), **overrides)) as service:
+    limits = {"DB_REQUEST_WAIT_SECONDS": 1.5, "DB_STATEMENT_TIMEOUT_SECONDS": 2}
+    async with running(make_settings(server.url(), **{**limits, **overrides})) as service:
         yield service
 
 
@@ -60,10 +61,10 @@ class TestDatabaseKilled:
         id and no internals; when it comes back, everything goes on without a restart and no kitchen has missed an order.
         """
         async with served_by(mortal) as service, Client(service.address, retry_seconds=0.1) as client:
-            evening = Evening(client, password=PASSWORD, rate=30, seed=7, pace=0.02)
+            evening = Evening(client, password=PASSWORD, rate=10, seed=7, pace=0.02)
             await service.token("hanok", "manager")
             guests = asyncio.create_task(evening.run())
-            await until(lambda: evening.tally.orders["served"] >= 5)
+            await until(lambda: evening.tally.orders["served"] >= 3)
 
             mortal.kill()
             ready, ready_seconds = await timed(service.http.get("/health/ready"))
@@ -80,6 +81,8 @@ class TestDatabaseKilled:
             assert order.headers["X-Correlation-ID"] in order.text
             assert_tells_nothing(order.json()["message"].replace("database", ""))
 
+            away = ("DATABASE_UNAVAILABLE", "DATABASE_BUSY")
+            await until(lambda: any(evening.tally.failures[code] for code in away))
             mortal.start()
 
             async def readiness() -> int:
@@ -88,12 +91,11 @@ class TestDatabaseKilled:
             await eventually(readiness, 200, seconds=5)
             served = evening.tally.orders["served"]
             assert (await service.call("POST", ORDERS, json=ORDER)).status_code == 200
-            await until(lambda: evening.tally.orders["served"] > served + 5)
+            await until(lambda: evening.tally.orders["served"] > served + 3)
             evening.close_doors()
-            tally = await asyncio.wait_for(guests, 30)
+            tally = await asyncio.wait_for(guests, FAR_SECONDS)
 
             assert (tally.events_missed, tally.events_repeated, tally.unanswered) == (0, 0, 0)
-            assert tally.failures["DATABASE_UNAVAILABLE"] + tally.failures["DATABASE_BUSY"] > 0
 
     async def test_between_two_orders_costs_none(self, mortal: EmbeddedPostgres) -> None:
         """
@@ -117,7 +119,7 @@ class TestDatabaseKilled:
                 headers = {"Idempotency-Key": f"order-number-{number}"}
                 return number, (await service.call("POST", ORDERS, json=ORDER, headers=headers)).status_code
 
-            placing = [asyncio.create_task(order(number)) for number in range(40)]
+            placing = [asyncio.create_task(order(number)) for number in range(20)]
             await asyncio.wait(placing, return_when=asyncio.FIRST_COMPLETED)
             mortal.kill()
             answers = await asyncio.gather(*placing)
@@ -132,7 +134,7 @@ class TestDatabaseKilled:
             listed = (await service.call("GET", ORDERS, params={"limit": 200})).json()
 
             assert {status for _, status in again} <= {200}
-            assert len(listed) == 40
+            assert len(listed) == 20
 
     async def test_at_the_start_it_waits(self, mortal: EmbeddedPostgres) -> None:
         """
@@ -173,7 +175,7 @@ class TestBusyDatabase:
         """
         With every connection taken, a request is told 503 and when to come back, within 2 s; then all is well again.
         """
-        async with running(settings(DB_POOL_SIZE=1, DB_MAX_OVERFLOW=0)) as service:
+        async with running(settings(DB_POOL_SIZE=1, DB_MAX_OVERFLOW=0, DB_REQUEST_WAIT_SECONDS=0.5)) as service:
             await service.token("hanok", "manager")
             await service.service.feed.read("hanok", 0)
             async with service.service.database.session():

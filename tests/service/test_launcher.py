@@ -191,7 +191,7 @@ class TestRun:
 
     def test_killed_outright_it_takes_all_with_it(self) -> None:
         """
-        After SIGKILL of the launcher neither PostgreSQL nor the traffic lives on, and the next run clears their files away.
+        After SIGKILL of the launcher neither PostgreSQL nor the traffic lives on.
         """
         with launched() as run:
             eventually(lambda: any("app.traffic" in " ".join(one.cmdline()) for one in run.family()))
@@ -201,8 +201,6 @@ class TestRun:
             run.process.wait(FAR_SECONDS)
 
             eventually(lambda: gone(family))
-            with launched(TMPDIR=str(run.home), TRAFFIC="0"):
-                assert len(list(run.home.glob("rfs-table-order-*"))) == 1
 
     def test_a_port_that_is_taken_is_named(self) -> None:
         """

@@ -7,42 +7,32 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 
 import app.traffic as traffic_package
-from app.core.config import Settings
 from app.traffic.client import Client
 from app.traffic.evening import LOGIN, ORDERS, STATUS, STREAM, Evening
 from rfs.monitoring.monitor import default_monitor
-from tests.service.harness import FAR_SECONDS, PASSWORD, Running, eventually, running, until
+from tests.service.harness import FAR_SECONDS, PASSWORD, Running, eventually, until
 
 HOME = Path(traffic_package.__file__).parents[2]
 
 
-@pytest_asyncio.fixture
-async def running_service(settings: Callable[..., Settings]) -> AsyncGenerator[Running]:
-    """A service that lets guests wait on a slow machine, instead of sending them away."""
-    async with running(settings(DB_REQUEST_WAIT_SECONDS=30, DB_STATEMENT_TIMEOUT_SECONDS=30)) as service:
-        yield service
-
-
 @pytest.mark.postgres
 class TestEvening:
-    @pytest.mark.parametrize("seed", [1, 20])
-    async def test_the_page_shows_exactly_what_was_sent(self, running_service: Running, seed: int) -> None:
+    async def test_the_page_shows_exactly_what_was_sent(self, running_service: Running) -> None:
         """
         When the evening has drained, the page's figures are the generator's own counts: requests by method, route and
         status, orders by status, failures by code, and events of the streams.
         """
         async with Client(running_service.address) as client:
-            tally = await Evening(client, password=PASSWORD, rate=25, seed=seed, pace=0.01, parties=25).run()
+            tally = await Evening(client, password=PASSWORD, rate=25, seed=18, pace=0.01, parties=14).run()
         assert tally.unanswered == 0
+        assert len(tally.failures) >= 2, "an evening without refusals proves nothing"
 
         page = Page(running_service)
         await eventually(page.requests, dict(tally.requests))
@@ -58,10 +48,10 @@ class TestEvening:
         Every order ends served or cancelled; there are refusals of every kind that life brings, and nobody stays logged in.
         """
         async with Client(running_service.address) as client:
-            tally = await Evening(client, password=PASSWORD, rate=25, seed=3, pace=0.01, parties=50).run()
+            tally = await Evening(client, password=PASSWORD, rate=25, seed=4, pace=0.01, parties=14).run()
 
         orders = tally.orders
-        assert orders["created"] == orders["served"] + orders["cancelled"] > 50
+        assert orders["created"] == orders["served"] + orders["cancelled"] > 14
         assert orders["cancelled"] + tally.failures["INVALID_STATUS_TRANSITION"] > 0
         assert {"SOLD_OUT", "UNKNOWN_TABLE"} <= set(tally.failures)
         assert set(tally.failures) <= {"SOLD_OUT", "UNKNOWN_TABLE", "INVALID_STATUS_TRANSITION", "INVALID_CREDENTIALS"}
@@ -85,7 +75,7 @@ class TestEvening:
 
             async with Client(running_service.address) as client:
                 client._http.event_hooks["request"].append(note)
-                await Evening(client, password=PASSWORD, rate=25, seed=seed, pace=0.001, parties=6).run()
+                await Evening(client, password=PASSWORD, rate=25, seed=seed, pace=0.001, parties=3).run()
             return sorted(wanted)
 
         first = await first_orders(5)
@@ -100,7 +90,7 @@ class TestEvening:
         async with Client(running_service.address) as client:
             evening = Evening(client, password=PASSWORD, rate=25, seed=2, pace=0.005)
             dining = asyncio.create_task(evening.run())
-            while evening.tally.orders["served"] < 10:
+            while evening.tally.orders["served"] < 3:
                 await asyncio.sleep(0.01)
             evening.close_doors()
             tally = await asyncio.wait_for(dining, FAR_SECONDS)
