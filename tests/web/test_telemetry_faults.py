@@ -47,9 +47,6 @@ TELEMETRY: tuple[ModuleType, ...] = (
 # Part of the host's own program: what it calls by itself, and what only shapes its functions when they are declared.
 DECLARATIONS = {"log_result_operation", "use_monitor", "propagate", "create_logging_mono"}
 
-# One lookup each. The decorator of operations begins and ends with them, so they are broken for the web layer alone.
-LOOKUPS = {"activate", "current", "default_monitor"}
-
 ID = "req-1"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 REQUESTS = [
@@ -180,8 +177,7 @@ def inject(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[No
     if not isinstance(owner, ModuleType):
         monkeypatch.setattr(owner, name, broken)
         return called
-    prefix = "rfs.web." if name in LOOKUPS else "rfs."
-    for module in [module for key, module in sys.modules.items() if key.startswith(prefix)]:
+    for module in [module for key, module in sys.modules.items() if key.startswith("rfs.")]:
         for attribute, value in list(vars(module).items()):
             if value is original:
                 monkeypatch.setattr(module, attribute, broken)

@@ -352,7 +352,7 @@ def log_result_operation(
     return decorate
 
 
-def report_internal_error(where: str, failure: BaseException) -> None:
+def internal_error(where: str, failure: BaseException) -> None:
     """Count a fault of RFS on the default Monitor, if that much still works. Never raises."""
     with suppress(Exception):
         default_monitor().internal_error(where, failure)
@@ -419,7 +419,7 @@ class _Operation:
                 self._record(running, self._level, "operation_start", "Operation started", "", None, given)
             running.series.active.inc()  # last: what fails above is not running
         except Exception as failure:  # noqa: BLE001 - the host comes first; counted
-            report_internal_error("operation_begin", failure)
+            internal_error("operation_begin", failure)
             with suppress(Exception):
                 if running is not None:
                     running.leave()
@@ -462,7 +462,7 @@ class _Operation:
                 fields: dict[str, object] = {"expected": True} if expected else {}
                 self._record(running, level, "operation", "Operation failed", "failed", seconds, fields, info)
         except Exception as failure:  # noqa: BLE001 - the host comes first; counted
-            report_internal_error("operation_end", failure)
+            internal_error("operation_end", failure)
 
     def _record(
         self,
