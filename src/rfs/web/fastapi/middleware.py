@@ -246,6 +246,7 @@ class _Visit(Exchange):
         "_ended",
         "_measured",
         "_quiet",
+        "_said",
         "_scope",
         "_send",
         "_series",
@@ -282,6 +283,7 @@ class _Visit(Exchange):
         self._scope = scope
         self._send = send
         self._quiet = quiet
+        self._said: dict[str, JsonValue] | None = None  # masked, for both records
         self._slow_seconds = slow_seconds
         self._series = series
         self._status = 0
@@ -330,9 +332,8 @@ class _Visit(Exchange):
                 series.requests_active.inc()
                 self._measured = True
             if self.duties & _LOG and not self._quiet and monitor.level <= logging.INFO:
-                self._record(
-                    monitor, logging.INFO, "request_start", "Request started", "", "", None, self._said(monitor)
-                )
+                said = self._said = self._what_it_says(monitor)
+                self._record(monitor, logging.INFO, "request_start", "Request started", "", "", None, said)
         except Exception as exc:  # noqa: BLE001 - telemetry may fail, the answer may not
             count_internal_error("web.arrive", exc, monitor)
 
@@ -457,7 +458,7 @@ class _Visit(Exchange):
                 level, outcome = logging.WARNING if slow else logging.INFO, outcome or "ok"
             if level < monitor.level:
                 return
-            fields = self._said(monitor)
+            fields = self._said or self._what_it_says(monitor)
             fields["route"] = route
             fields["status_code"] = status
             fields["response_bytes"] = self._bytes
@@ -468,7 +469,7 @@ class _Visit(Exchange):
         except Exception as exc:  # noqa: BLE001 - telemetry may fail, the answer may not
             count_internal_error("web.complete", exc, monitor)
 
-    def _said(self, monitor: Monitor) -> dict[str, JsonValue]:
+    def _what_it_says(self, monitor: Monitor) -> dict[str, JsonValue]:
         """What the request itself says, masked; a request id that is the correlation id, too, is on the record anyway."""
         scope, masked = self._scope, monitor.masker.text
         client, request_id = scope.get("client"), self.request_id
