@@ -3,15 +3,22 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from typing import Annotated
 
+import httpx
 import pytest
+from fastapi import Depends, FastAPI
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from app.api.v1.metrics import calculate_percentile
 from app.core.config import Settings
+from app.core.database import get_db
 from app.core.logging import JSONFormatter, setup_logging
 from app.core.metrics import ApplicationMetrics
 from app.main import INDICATORS
@@ -40,8 +47,9 @@ class TestApplicationMetrics:
         assert metrics.total_requests == 3
         assert metrics.requests_by_endpoint == {"/orders": 2, "/menu": 1}
         assert metrics.requests_by_status == {200: 2, 404: 1}
-        assert metrics.avg_response_time_ms == pytest.approx(20)
-        assert metrics.response_time_percentile_ms(99) == pytest.approx(30, rel=0.02)
+        assert metrics.response_times is not None
+        assert metrics.response_times.mean == pytest.approx(0.020)
+        assert calculate_percentile(metrics.response_times, 99) == pytest.approx(30, rel=0.02)
         assert metrics.active_sse_connections == 3
         assert metrics.total_sse_events_sent == 5
         assert metrics.orders_created == 1
@@ -55,8 +63,8 @@ class TestApplicationMetrics:
         metrics.declare()
 
         assert (metrics.total_requests, metrics.orders_created, metrics.active_sse_connections) == (0, 0, 0)
-        assert metrics.avg_response_time_ms is None
-        assert metrics.response_time_percentile_ms(95) is None
+        assert metrics.response_times is None
+        assert calculate_percentile(metrics.response_times, 95) is None
         assert default_monitor().query.increase("orders_created_total") == 0
 
     def test_may_have_a_monitor_of_its_own(self) -> None:
@@ -130,6 +138,23 @@ class TestIndicators:
         assert shown["error_rate"]["value"] == 0
         assert shown["avg_response_time"]["value"] > 0
         assert all(indicator["title"]["ko"] and indicator["title"]["en"] for indicator in shown.values())
+
+
+@pytest.mark.postgres
+class TestDependencies:
+    async def test_an_endpoint_may_have_a_session(self, running_service: Running) -> None:
+        """
+        ``Depends(get_db)`` lends a session for the length of a request, as the document's readiness check uses it.
+        """
+        app = FastAPI()
+        app.state.service = running_service.service
+
+        @app.get("/stores")
+        async def count(db: Annotated[AsyncSession, Depends(get_db)]) -> int:
+            return int((await db.execute(text("SELECT count(*) FROM stores"))).scalar_one())
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            assert (await client.get("/stores")).json() == 3
 
 
 @pytest.mark.postgres

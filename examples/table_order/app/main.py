@@ -24,7 +24,7 @@ from app.core.config import Settings, load_settings
 from app.core.database import Database
 from app.core.dependencies import Service
 from app.core.logging import setup_logging
-from app.core.metrics import ApplicationMetrics
+from app.core.metrics import metrics as figures
 from app.core.security import Passwords, Tokens
 from app.models.tables import Role
 from app.services.accounts import Accounts
@@ -125,7 +125,6 @@ def create_app(settings: Settings) -> FastAPI:
 
 def build_service(settings: Settings) -> Service:
     """Make the service's parts and hand them to one another."""
-    figures = ApplicationMetrics()
     database = Database(settings)
     tokens = Tokens(settings.SECRET_KEY, timedelta(hours=settings.ACCESS_TOKEN_EXPIRE_HOURS))
     passwords = Passwords()

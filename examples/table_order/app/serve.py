@@ -38,7 +38,7 @@ _WATCH_SECONDS: Final = 0.5
 def serve(run: RunSettings, settings: Settings, listener: socket.socket, postgres: EmbeddedPostgres | None) -> None:
     """Serve on *listener* until SIGINT, SIGTERM or SIGHUP; from here on these signals are ours."""
     app = create_app(settings)
-    address = f"http://{run.HOST}:{listener.getsockname()[1]}"
+    address = _address(run.HOST, listener.getsockname()[1])
     traffic = _Traffic(run, address) if run.TRAFFIC and settings.DEMO_PASSWORD is not None else None
     server = _Server(app, traffic)
 
@@ -69,6 +69,13 @@ def serve(run: RunSettings, settings: Settings, listener: socket.socket, postgre
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, server.handle_exit)
         runner.run(everything())
+
+
+def _address(host: str, port: int) -> str:
+    """Where a browser on this machine finds the service."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only recognised, never bound to unasked
+    shown = everywhere.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
 class _Server(uvicorn.Server):

@@ -9,13 +9,22 @@ ones that did not come over HTTP.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from app.models.tables import OrderStatus
 from rfs.monitoring.monitor import Monitor, default_monitor
 
 SINCE_START: Final = "30d"  # the longest range there is; this process is younger
 _NOT_HTTP: Final = "_OTHER"
+
+
+class Times(Protocol):
+    """What is known of many durations without keeping each: exact to 1 %."""
+
+    @property
+    def mean(self) -> float: ...
+
+    def quantile(self, q: float, /) -> float: ...
 
 
 class ApplicationMetrics:
@@ -93,15 +102,10 @@ class ApplicationMetrics:
         return {int(status): count for status, count in self._by("http_requests_total", "status").items()}
 
     @property
-    def avg_response_time_ms(self) -> float | None:
-        """Mean time to answer; None before the first request. Streams are not in it."""
+    def response_times(self) -> Times | None:
+        """How long the requests took, in seconds, streams left out; None before the first."""
         times = self._monitor.query.distribution("http_request_duration_seconds", SINCE_START)
-        return None if times is None or times.count == 0 else round(times.mean * 1000, 2)
-
-    def response_time_percentile_ms(self, percentile: float) -> float | None:
-        """The time within which *percentile* percent of the requests were answered, exact to 1 %; None before the first."""
-        times = self._monitor.query.distribution("http_request_duration_seconds", SINCE_START)
-        return None if times is None or times.count == 0 else round(times.quantile(percentile / 100) * 1000, 2)
+        return None if times is None or times.count == 0 else times
 
     @property
     def active_sse_connections(self) -> int:

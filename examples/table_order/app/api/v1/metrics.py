@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from app.core.dependencies import ServiceDep, get_current_admin
+from app.core.metrics import Times
 
 router = APIRouter(tags=["Metrics"])
 
@@ -15,6 +16,7 @@ router = APIRouter(tags=["Metrics"])
 async def get_metrics(service: ServiceDep) -> dict[str, Any]:
     """애플리케이션 메트릭 조회 (관리자 전용) - since the process started; a time nobody measured yet is null."""
     metrics = service.metrics
+    times = metrics.response_times
     return {
         "requests": {
             "total": metrics.total_requests,
@@ -22,9 +24,9 @@ async def get_metrics(service: ServiceDep) -> dict[str, Any]:
             "by_status": metrics.requests_by_status,
         },
         "performance": {
-            "avg_response_time_ms": metrics.avg_response_time_ms,
-            "p95_response_time_ms": metrics.response_time_percentile_ms(95),
-            "p99_response_time_ms": metrics.response_time_percentile_ms(99),
+            "avg_response_time_ms": None if times is None else round(times.mean * 1000, 2),
+            "p95_response_time_ms": calculate_percentile(times, 95),
+            "p99_response_time_ms": calculate_percentile(times, 99),
         },
         "sse": {
             "active_connections": metrics.active_sse_connections,
@@ -35,3 +37,8 @@ async def get_metrics(service: ServiceDep) -> dict[str, Any]:
             "orders_by_status": metrics.orders_by_status,
         },
     }
+
+
+def calculate_percentile(data: Times | None, percentile: float) -> float | None:
+    """The milliseconds within which *percentile* percent of the requests were answered; None if there were none."""
+    return None if data is None else round(data.quantile(percentile / 100) * 1000, 2)
