@@ -257,6 +257,20 @@ class TestBusyDatabase:
         assert "customer-0042" not in str(found[0].to_dict())
 
 
+class TestDebug:
+    @pytest.mark.parametrize(("debug", "told"), [(True, True), (False, False)])
+    async def test_tells_every_query(self, settings: Callable[..., Settings], debug: bool, told: bool) -> None:
+        """
+        With DEBUG each query is a record at level DEBUG, without its values; without it, none is.
+        """
+        async with running(settings(DEBUG=debug, LOG_LEVEL="DEBUG")) as service:
+            await service.place()
+            queries = [record for record in default_monitor().query.records(limit=1000) if record.message == "Query"]
+
+        assert bool(queries) is told
+        assert {record.level for record in queries} <= {"DEBUG"}
+
+
 class TestFaultsAsRefusals:
     @pytest.mark.parametrize(
         ("fault", "code"),

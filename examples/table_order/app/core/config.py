@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     )
     APP_NAME: str = Field("Table Order Service", min_length=1, max_length=100)
     APP_VERSION: str = "1.0.0"
-    DEBUG: bool = False
+    DEBUG: bool = Field(False, description="Whether every query is recorded, at level DEBUG")
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     LOG_STDOUT: bool = Field(True, description="Whether records are also printed, as JSON lines")
 
@@ -87,9 +87,12 @@ class Settings(BaseSettings):
     DATABASE_URL: str = Field(repr=False)
     DB_POOL_SIZE: int = Field(5, ge=1, le=100)
     DB_MAX_OVERFLOW: int = Field(10, ge=0, le=100)
-    DB_POOL_TIMEOUT: int = Field(30, ge=1, le=300, description="Seconds that background work waits for a connection")
+    DB_POOL_TIMEOUT: int = Field(30, ge=1, le=300, description="Seconds that the pool lets anybody wait")
     DB_REQUEST_WAIT_SECONDS: float = Field(
-        1.5, ge=0.05, le=30, description="How long a request waits for a connection before it is answered 503"
+        1.5,
+        ge=0.05,
+        le=30,
+        description="How long work waits for a connection, if the pool lets it, before it is told 503",
     )
     DB_STATEMENT_TIMEOUT_SECONDS: float = Field(2.0, ge=0.05, le=60)
     DB_SLOW_QUERY_SECONDS: float = Field(0.2, ge=0.001, le=60, description="Slower queries are logged at WARNING")

@@ -49,6 +49,7 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self._request_wait_seconds = settings.DB_REQUEST_WAIT_SECONDS
         self._slow_query_seconds = settings.DB_SLOW_QUERY_SECONDS
+        self._tells_queries = settings.DEBUG
         statement_seconds = settings.DB_STATEMENT_TIMEOUT_SECONDS
         self._engine = create_async_engine(
             settings.DATABASE_URL.replace("postgresql://", "postgresql+asyncpg://", 1),
@@ -192,6 +193,8 @@ class Database:
             seconds = time.monotonic() - connection.info[_STARTED]
             if seconds >= self._slow_query_seconds:
                 result_logging.warning("Slow query", statement=statement, duration_ms=round(seconds * 1000, 1))
+            elif self._tells_queries:
+                result_logging.debug("Query", statement=statement, duration_ms=round(seconds * 1000, 1))
 
         event.listen(engine, "before_cursor_execute", before)
         event.listen(engine, "after_cursor_execute", after)
