@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 import app
+from app.serve import _address
 from tests.service.harness import API, FAR_SECONDS
 
 pytestmark = [pytest.mark.postgres, pytest.mark.fault]
@@ -129,6 +130,23 @@ def _read(source: Iterable[str], lines: Queue[str]) -> None:
 def _without_settings() -> dict[str, str]:
     keys = {"DATABASE_URL", "SECRET_KEY", "DEMO_PASSWORD", "RATE", "SEED", "TRAFFIC", "HOST", "PORT", "APP_ENV"}
     return {key: value for key, value in os.environ.items() if key not in keys}
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("host", "told"),
+        [
+            ("127.0.0.1", "http://127.0.0.1:80"),
+            ("0.0.0.0", "http://127.0.0.1:80"),
+            ("::", "http://[::1]:80"),
+            ("shop.example", "http://shop.example:80"),
+        ],
+    )
+    def test_is_one_that_a_browser_here_can_open(self, host: str, told: str) -> None:
+        """
+        Listening everywhere is no address; what is shown leads here.
+        """
+        assert _address(host, 80) == told
 
 
 class TestRun:
