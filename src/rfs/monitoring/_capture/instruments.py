@@ -41,6 +41,7 @@ _BUCKETS = float(BUCKETS_PER_OCTAVE)  # multiplied with a float, a float is quic
 
 # Larger magnitudes would make a float sum infinite; comparing is exact also for Python's unbounded integers.
 _LARGEST = 1.7e308
+_LOWEST = -1.7e308
 # Below the smallest normal float the logarithm loses its precision: counted as zero.
 _SMALLEST = 2.3e-308
 
@@ -127,7 +128,7 @@ class BoundGauge:
 
     def set(self, value: float, /) -> None:
         """Set to *value*, an int or float (NaN and the infinities too); else counted as rejected. Never raises."""
-        if value.__class__ is _FLOAT or (value.__class__ is _INT and -_LARGEST <= value <= _LARGEST):
+        if value.__class__ is _FLOAT or (value.__class__ is _INT and _LOWEST <= value <= _LARGEST):
             now = time()
             cells, at = self._cells, self._at
             cells[at] = value
@@ -143,7 +144,7 @@ class BoundGauge:
             cells[at] += 1.0
             cells[at + 1] = now
             return
-        if (amount.__class__ is _INT or amount.__class__ is _FLOAT) and -_LARGEST <= amount <= _LARGEST:
+        if (amount.__class__ is _INT or amount.__class__ is _FLOAT) and _LOWEST <= amount <= _LARGEST:
             now = time()
             cells, at = self._cells, self._at
             cells[at] += amount
@@ -195,17 +196,18 @@ class BoundHistogram:
 
     def observe(self, value: float, /) -> None:
         """Count one measurement, a finite int or float in the metric's unit; else counted as rejected. Never raises."""
-        if not (value.__class__ is _FLOAT or value.__class__ is _INT) or not -_LARGEST <= value <= _LARGEST:
-            self._owner.reject("invalid_value")
-            return
-        if value > _SMALLEST:
+        octaves: _Octaves | None
+        if value.__class__ is _FLOAT and _SMALLEST < value <= _LARGEST:  # nearly always
             index = ceil(log2(value) * _BUCKETS)
             octaves = self._positive
-        elif value < -_SMALLEST:
-            index = ceil(log2(-value) * _BUCKETS)
-            octaves = self._negative
-        else:
+        elif not (value.__class__ is _FLOAT or value.__class__ is _INT) or not _LOWEST <= value <= _LARGEST:
+            self._owner.reject("invalid_value")
+            return
+        elif -_SMALLEST <= value <= _SMALLEST:
             index, octaves = 0, None
+        else:
+            index = ceil(log2(abs(value)) * _BUCKETS)
+            octaves = self._positive if value > 0 else self._negative
         if octaves is None:
             buckets, at = self._cells, self._at + 2
         else:
@@ -220,7 +222,7 @@ class BoundHistogram:
         # From here on no call is made: a reader sees all of this measurement or nothing.
         cells, head = self._cells, self._at
         total = cells[head + 1] + value
-        if -_LARGEST <= total <= _LARGEST:
+        if _LOWEST <= total <= _LARGEST:
             cells[head + 1] = total
         buckets[at] += 1.0
         cells[head] += 1.0
