@@ -437,6 +437,13 @@ def machine() -> str:
     )
 
 
+def revision() -> str:
+    """Return the commit that was measured."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "an unknown commit"
+
+
 def peers_named(environments: list[str]) -> str:
     """Return the measured packages with their versions."""
     measured = []
@@ -459,7 +466,7 @@ def report(lines: list[Line], notes: list[str], environments: list[str], load: f
     client = "wrk" if shutil.which("wrk") else "a client of our own"
     measured = (
         f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by `make bench` on: {machine()}. "
-        f"Load average of the machine at the start: {load:.2f}. RFS {version('rfs')}, "
+        f"Load average of the machine at the start: {load:.2f}. RFS at {revision()} with "
         f"msgspec {version('msgspec')}, google-re2 {version('google-re2')}."
     )
     how = (

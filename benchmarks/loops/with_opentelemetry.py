@@ -5,7 +5,7 @@ from __future__ import annotations
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from benchmarks.corpus import RING, SECONDS
+from benchmarks.corpus import durations
 from benchmarks.worker import timed, timed_in_threads
 
 _meter = MeterProvider([InMemoryMetricReader()]).get_meter("bench")
@@ -29,8 +29,8 @@ def _count_labelled(count: int) -> None:
 
 def _observe_bound(count: int) -> None:
     record = _waits.record
-    for number in range(count):
-        record(SECONDS[number & RING], _METHOD)
+    for seconds in durations(count):
+        record(seconds, _METHOD)
 
 
 LOOPS = {

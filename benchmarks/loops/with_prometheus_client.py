@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from benchmarks.corpus import RING, SECONDS
+from benchmarks.corpus import durations
 from benchmarks.worker import timed, timed_in_threads
 
 _registry = CollectorRegistry()
@@ -27,8 +27,8 @@ def _count_labelled(count: int) -> None:
 
 def _observe_bound(count: int) -> None:
     observe = _waits.observe
-    for number in range(count):
-        observe(SECONDS[number & RING])
+    for seconds in durations(count):
+        observe(seconds)
 
 
 LOOPS = {

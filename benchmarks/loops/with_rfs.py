@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.corpus import CORRELATION_ID, ORDER_IDS, RING, SECONDS
+from benchmarks.corpus import CORRELATION_ID, ORDER_IDS, RING, durations
 from benchmarks.worker import Loop, timed, timed_async, timed_in_threads
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring import (
@@ -38,8 +38,8 @@ def _count_labelled(count: int) -> None:
 
 def _observe_bound(count: int) -> None:
     observe = _waits.observe
-    for number in range(count):
-        observe(SECONDS[number & RING])
+    for seconds in durations(count):
+        observe(seconds)
 
 
 def _record(count: int) -> None:
