@@ -17,18 +17,26 @@ async def _fail(value: int) -> Result[int, str]:  # noqa: ARG001 - a step's sign
 
 async def _chain_that_succeeds(count: int) -> None:
     for number in range(count):
-        mono: MonoResult[int, str] = MonoResult.from_value(number)
-        for step in (_add_one, _add_one, _add_one, _add_one, _add_one):
-            mono = mono.bind_async_result(step)
-        await mono
+        await (
+            MonoResult.from_value(number)
+            .bind_async_result(_add_one)
+            .bind_async_result(_add_one)
+            .bind_async_result(_add_one)
+            .bind_async_result(_add_one)
+            .bind_async_result(_add_one)
+        )
 
 
 async def _chain_that_fails(count: int) -> None:
     for number in range(count):
-        mono: MonoResult[int, str] = MonoResult.from_value(number)
-        for step in (_fail, _add_one, _add_one, _add_one, _add_one):
-            mono = mono.bind_async_result(step)
-        await mono
+        await (
+            MonoResult.from_value(number)
+            .bind_async_result(_fail)
+            .bind_async_result(_add_one)
+            .bind_async_result(_add_one)
+            .bind_async_result(_add_one)
+            .bind_async_result(_add_one)
+        )
 
 
 LOOPS = {"mono_success": timed_async(_chain_that_succeeds), "mono_failure": timed_async(_chain_that_fails)}

@@ -25,19 +25,15 @@ def _fail_later(value: int) -> FutureResult[int, str]:
 
 
 async def _chain_that_succeeds(count: int) -> None:
+    f = _add_one_later
     for number in range(count):
-        future: FutureResult[int, str] = FutureResult.from_value(number)
-        for step in (_add_one_later, _add_one_later, _add_one_later, _add_one_later, _add_one_later):
-            future = future.bind(step)
-        await future
+        await FutureResult.from_value(number).bind(f).bind(f).bind(f).bind(f).bind(f)
 
 
 async def _chain_that_fails(count: int) -> None:
+    f = _add_one_later
     for number in range(count):
-        future: FutureResult[int, str] = FutureResult.from_value(number)
-        for step in (_fail_later, _add_one_later, _add_one_later, _add_one_later, _add_one_later):
-            future = future.bind(step)
-        await future
+        await FutureResult.from_value(number).bind(_fail_later).bind(f).bind(f).bind(f).bind(f)
 
 
 LOOPS = {"mono_success": timed_async(_chain_that_succeeds), "mono_failure": timed_async(_chain_that_fails)}

@@ -91,6 +91,8 @@ async def execute(steps: Steps, run: Run | None = None) -> Any:
                     if not ok:
                         continue
                     result = await call(result.value)
+                elif kind is GIVEN:
+                    result = call
                 elif kind is SOURCE:
                     result = await call()
                 elif kind is BIND:
@@ -105,8 +107,6 @@ async def execute(steps: Steps, run: Run | None = None) -> Any:
                     result = call.run(result, run)
                 elif kind is ASYNC_OPERATOR:
                     result = await call.run(result, run)
-                elif kind is GIVEN:
-                    result = call
                 else:
                     run = run or Run(call)
                     continue

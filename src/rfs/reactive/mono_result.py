@@ -130,7 +130,9 @@ class MonoResult(Generic[T_co, E_co]):
     @classmethod
     def from_value(cls, value: U) -> MonoResult[U, Never]:
         """Begin with ``Success(value)``."""
-        return cls._begin(GIVEN, Success(value))
+        mono: MonoResult[U, Never] = _new(cls)
+        mono._steps = ((GIVEN, Success(value)),)
+        return mono
 
     @classmethod
     def from_error(cls, error: F) -> MonoResult[Never, F]:
