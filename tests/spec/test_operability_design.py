@@ -208,7 +208,8 @@ class TestApplicationMetrics:
         assert figures.total_requests == 3
         assert figures.requests_by_endpoint == {"/orders": 2, "/menu": 1}
         assert figures.requests_by_status == {200: 1, 201: 1, 409: 1}
-        assert figures.avg_response_time_ms == pytest.approx(10.0, rel=0.01)
+        assert figures.response_times is not None
+        assert figures.response_times.mean == pytest.approx(0.010, rel=0.01)
 
     def test_other_figures_start_at_nothing(self, monitor: Monitor) -> None:
         """
@@ -217,6 +218,7 @@ class TestApplicationMetrics:
         figures = ApplicationMetrics()
         figures.declare()
 
+        assert figures.response_times is None
         assert figures.active_sse_connections == 0
         assert figures.total_sse_events_sent == 0
         assert figures.orders_created == 0
@@ -249,6 +251,13 @@ class TestMetricsEndpoint:
         assert body["performance"]["avg_response_time_ms"] == pytest.approx(50.5, rel=0.01)
         assert body["performance"]["p95_response_time_ms"] == pytest.approx(95, rel=0.02)
         assert body["performance"]["p99_response_time_ms"] == pytest.approx(99, rel=0.02)
+        assert body["performance"]["p99_response_time_ms"] == metrics.calculate_percentile(figures.response_times, 99)
+
+    def test_nothing_measured_is_unknown(self) -> None:
+        """
+        A percentile of no requests is not 0 but unknown.
+        """
+        assert metrics.calculate_percentile(None, 95) is None
 
 
 class TestSettings:
