@@ -30,7 +30,6 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-import json
 import linecache
 import pathlib
 import re
@@ -578,6 +577,8 @@ def _shown(text: str) -> str:
 
 def _secret_forms(value: str) -> set[str]:
     """Return *value* as it is written in URLs, JSON, Python, hexadecimal and base64, there also inside other bytes."""
+    import json  # here, since few services register a secret
+
     value = _shown(value)
     raw = value.encode()
     quoted = {urllib.parse.quote(value, safe=""), urllib.parse.quote(value), urllib.parse.quote_plus(value)}
