@@ -11,10 +11,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from app.core.config import Settings
 from app.run import RunSettings
+from rfs.monitoring.metrics import collect_flux_result_metric
 from rfs.monitoring.monitor import Monitor, use_monitor
+from rfs.reactive.flux_result import FluxResult
+from rfs.web.fastapi import install
 from tests.docs.snippets import ROOT, Snippet, pages, snippets
 
 ALL = [snippet for page in pages() for snippet in snippets(page)]
@@ -120,3 +125,22 @@ class TestSettingsPage:
 
         known = {*Settings.model_fields, *RunSettings.model_fields, "RFS_SERVICE_NAME", "RFS_DASHBOARD_TOKEN"}
         assert described == known
+
+
+class TestMetricsPage:
+    def test_every_metric_that_exists_by_itself_is_described(self) -> None:
+        """
+        Whatever RFS measures unasked is in the reference.
+        """
+        page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+        app = FastAPI()
+
+        with use_monitor(Monitor()) as monitor:
+            install(app)
+            with TestClient(app) as client:
+                client.get("/nowhere")
+            collect_flux_result_metric("batch", FluxResult.from_values([1]), 1.0)
+
+        names = {metric.name for metric in monitor.registry.metrics()}
+        assert len(names) > 15
+        assert sorted(name for name in names if f"`{name}`" not in page) == []
