@@ -10,7 +10,8 @@ from fastapi import FastAPI
 
 from rfs.monitoring.dashboard_api import create_router
 from rfs.monitoring.monitor import Monitor, use_monitor
-from tests.dashboard.workload import INDICATORS, ManualClock, work
+from tests.dashboard.workload import INDICATORS, work
+from tests.monitoring.conftest import ManualClock
 
 
 @pytest.fixture

@@ -16,10 +16,9 @@ from pydantic import TypeAdapter
 from rfs.errors import MetricDefinitionError, TimeRangeError
 from rfs.monitoring import dashboard_api
 from rfs.monitoring.alerts import Alert, AlertCondition, Rule
-from rfs.monitoring.dashboard_api import Indicator
+from rfs.monitoring.dashboard_api import SECURITY_HEADERS, Indicator
 from rfs.monitoring.monitor import Monitor, use_monitor
-from rfs.web.fastapi.access import SECURITY_HEADERS
-from tests.dashboard.workload import ManualClock
+from tests.monitoring.conftest import ManualClock
 
 pytestmark = pytest.mark.filterwarnings("error")
 

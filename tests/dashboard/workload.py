@@ -6,25 +6,7 @@ from rfs.core.result import Failure, Result, Success
 from rfs.monitoring.dashboard_api import Indicator
 from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.result_logging import CorrelationContext, log_result_operation
-
-
-class ManualClock:
-    """A clock that stands still until it is moved; wall clock and monotonic clock move together."""
-
-    def __init__(self, start_seconds: float = 1_800_000_000.0) -> None:
-        self.now_ns = int(start_seconds * 1e9)
-
-    def time_ns(self) -> int:
-        """Wall clock."""
-        return self.now_ns
-
-    def monotonic(self) -> float:
-        """Seconds."""
-        return self.now_ns / 1e9
-
-    def advance(self, seconds: float) -> None:
-        """Move it."""
-        self.now_ns += round(seconds * 1e9)
+from tests.monitoring.conftest import ManualClock
 
 
 class OrderError(Exception):

@@ -8,9 +8,10 @@ import pytest
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import PlainTextResponse
 
+from rfs.monitoring.dashboard_api import SECURITY_HEADERS
 from rfs.monitoring.monitor import Monitor
 from rfs.web.fastapi import DashboardAccess, install
-from rfs.web.fastapi.access import MAX_SESSIONS, SECURITY_HEADERS, SESSION_IDLE_SECONDS, SESSION_SECONDS
+from rfs.web.fastapi.access import MAX_SESSIONS, SESSION_IDLE_SECONDS, SESSION_SECONDS
 from tests.web.asgi import Answer, get, request, websocket
 from tests.web.conftest import ManualClock
 

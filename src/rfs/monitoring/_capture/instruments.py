@@ -13,6 +13,7 @@ labelled ``rfs_overflow="true"``, so sums stay right.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -322,7 +323,7 @@ def _bucket_increases(now: dict[int, list[float]], before: dict[int, list[float]
 Child = TypeVar("Child", BoundCounter, BoundGauge, BoundHistogram)
 
 
-class Instrument(Generic[Child]):
+class Instrument(ABC, Generic[Child]):
     """What counters, gauges and histograms share: a name, and a child per label set."""
 
     type: MetricType
@@ -407,8 +408,9 @@ class Instrument(Generic[Child]):
             child = self._overflow = self._series.setdefault(key, self._make(SeriesKey(self.name, key), block))
         return child
 
+    @abstractmethod
     def _make(self, key: SeriesKey, block: Block) -> Child:
-        raise NotImplementedError
+        """A child of this kind of instrument, on its cells."""
 
 
 class Counter(Instrument[BoundCounter]):

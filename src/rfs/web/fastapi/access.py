@@ -23,25 +23,13 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rfs.monitoring.dashboard_api import SECURITY_HEADERS
 from rfs.monitoring.monitor import SYSTEM_CLOCK, Clock
 from rfs.web.fastapi._exchange import count_internal_error
 
-__all__ = ["LOOPBACK_HOSTS", "SECURITY_HEADERS", "DashboardAccess"]
+__all__ = ["LOOPBACK_HOSTS", "DashboardAccess"]
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
-
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "accelerometer=(), camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "Cache-Control": "no-store",
-}
 
 SESSION_COOKIE = "rfs_session"
 SESSION_IDLE_SECONDS = 30 * 60.0
