@@ -430,7 +430,10 @@ def machine() -> str:
         platform.machine(),
     )
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    release = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    try:
+        release = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):  # a system that does not say
+        release = platform.system()
     return (
         f"{cpu}, {os.cpu_count()} cores, {gib:.0f} GiB; {release}, Linux {platform.release()}; "
         f"{platform.python_implementation()} {platform.python_version()}"
@@ -439,6 +442,8 @@ def machine() -> str:
 
 def revision() -> str:
     """Return the commit that was measured."""
+    if shutil.which("git") is None:
+        return "an unknown commit"
     command = ["git", "describe", "--always", "--dirty"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "an unknown commit"
