@@ -53,6 +53,7 @@ def spent_by_function(profile: cProfile.Profile, counted: str) -> str:
     owners = ", ".join(f"{owner} {own / count * 1e6:.1f}" for owner, own in by_owner.most_common(6))
     lines = [f"µs per operation, under cProfile, {count} operations: {owners}", f"{'own µs':>8} {'calls':>6}"]
     largest = sorted(rows.items(), key=lambda item: item[1][2], reverse=True)
+    largest = [item for item in largest if item[1][2] / count >= 1e-8]
     ours = [item for item in largest if _owner(item[0][0]) == "RFS"]
     for (file, line, name), (_, calls, own, _, _) in (ours if len(ours) >= FUNCTIONS else largest)[:FUNCTIONS]:
         lines.append(f"{own / count * 1e6:8.2f} {calls / count:6.1f}  {_place(file, line, name)}")
