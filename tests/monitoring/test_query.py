@@ -100,6 +100,8 @@ class TestSummary:
         empty = summary["histograms"]["result_duration_ms"]
         assert empty["count"] == 0
         assert math.isnan(empty["p95"])
+        with pytest.raises(KeyError):
+            summary["histograms"]["nobody_declared_this"]
 
     def test_gauges_show_the_last_write(self, monitor: Monitor, clock: ManualClock) -> None:
         """

@@ -485,6 +485,22 @@ class TestChains:
         assert found.error is not None
         assert found.error.code == "SOLD_OUT"
 
+    async def test_a_failed_step_does_not_claim_success(self, monitor: Monitor) -> None:
+        """
+        What the caller says of a step is said when it went well; a failed or skipped one says that.
+        """
+
+        async def fail() -> Result[int, str]:
+            return Failure("no")
+
+        chain = create_logging_mono(fail).log_step("store", "주문 저장 완료").log_step("send", "주문 전송 완료")
+        await chain.to_result()
+
+        assert [(one.step, one.outcome, one.message) for one in records(monitor)] == [
+            ("store", "failed", "Step failed"),
+            ("send", "skipped", "Step skipped"),
+        ]
+
     async def test_levels_and_details_of_steps(self, monitor: Monitor) -> None:
         """
         A step may bring details or a level; below the Monitor's level it is no record.

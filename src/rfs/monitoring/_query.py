@@ -285,8 +285,7 @@ class Query:
         start, end = parsed.bounds(now)
         counters: dict[str, float] = {}
         gauges: dict[str, float] = {}
-        histograms: dict[str, dict[str, float]] = _Measured()
-        timers: dict[str, dict[str, float]] = _Measured()
+        histograms, timers = _Measured(), _Measured()
         for metric in self._registry.metrics():
             name = metric.name
             if metric.type is MetricType.COUNTER:
@@ -298,9 +297,11 @@ class Query:
                 if value is not None:
                     gauges[name] = _whole(value)
             else:
+                section = timers if metric.type is MetricType.TIMER else histograms
+                section.declared.add(name)
                 sketch = self._sum(name, None, start, end)
                 if sketch.count:
-                    (timers if metric.type is MetricType.TIMER else histograms)[name] = _figures(sketch)
+                    section[name] = _figures(sketch)
         return {
             "counters": counters,
             "gauges": gauges,
@@ -502,7 +503,13 @@ class _Measured(dict[str, dict[str, float]]):
     by name its count is 0 and the rest NaN, so that a reader of the documents' keys needs no special case.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.declared: set[str] = set()
+
     def __missing__(self, name: str) -> dict[str, float]:
+        if name not in self.declared:
+            raise KeyError(name)
         return _figures(Sketch())
 
 

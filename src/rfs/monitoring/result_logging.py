@@ -601,13 +601,15 @@ class _StepRecorder:
             fields["chain"] = event.chain
         if event.details:
             fields.update(event.details)
-        if not failed and event.outcome != "skipped":
+        succeeded = event.outcome in ("ok", "recovered")
+        if succeeded:
             fields.update(describe_value(event.value))
         if event.kind == "performance" and monitor.include_performance_data:
             fields["memory_usage_mb"] = memory_usage_mb()
         monitor.log(
             level,
-            event.message or _STEP_MESSAGES[event.outcome],
+            # What the caller says of the step is true of one that went well only.
+            event.message if event.message and succeeded else _STEP_MESSAGES[event.outcome],
             logger="rfs.step",
             kind=event.kind,
             step=event.step,
