@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rfs.monitoring._capture.instruments import Histogram, MetricType, Registry
 from rfs.monitoring._capture.sketch import Sketch
 
-finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
+finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e292, max_value=1e292)
 
 
 def new_histogram() -> Histogram:
@@ -72,6 +72,22 @@ class TestExactParts:
         sketch = sketch_of(values)
 
         assert (sketch.count, sketch.min, sketch.max) == (len(values), min(values), max(values))
+
+    @pytest.mark.parametrize("value", [1.1e292, -1.1e292, 10**400])
+    def test_no_sum_can_overflow(self, value: float) -> None:
+        """
+        A measurement so large that their sum could become infinite is rejected.
+        """
+        rejected: list[tuple[str, str]] = []
+        metric = Registry(lambda *seen: rejected.append(seen), lambda text: text).declare(
+            MetricType.HISTOGRAM, "wait_seconds"
+        )
+        assert isinstance(metric, Histogram)
+
+        metric.observe(value)
+
+        assert metric.labels().count == 0
+        assert rejected == [("wait_seconds", "invalid_value")]
 
     def test_nothing_measured_is_unknown(self) -> None:
         """

@@ -43,6 +43,8 @@ _BUCKETS = float(BUCKETS_PER_OCTAVE)  # multiplied with a float, a float is quic
 # Larger magnitudes would make a float sum infinite; comparing is exact also for Python's unbounded integers.
 _LARGEST = 1.7e308
 _LOWEST = -1.7e308
+# Of a histogram's measurements: 2**53 of them, as many as a cell can count, add up to less than `_LARGEST`.
+_LARGEST_MEASUREMENT = 1e292
 # Below the smallest normal float the logarithm loses its precision: counted as zero.
 _SMALLEST = 2.3e-308
 
@@ -196,12 +198,18 @@ class BoundHistogram:
         self.sampled: SketchReading | None = None
 
     def observe(self, value: float, /) -> None:
-        """Count one measurement, a finite int or float in the metric's unit; else counted as rejected. Never raises."""
+        """
+        Count one measurement in the metric's unit: an int or float, at most 1e292 in size; else counted as rejected.
+
+        Never raises. Safe from any thread.
+        """
         octaves: _Octaves | None
-        if value.__class__ is _FLOAT and _SMALLEST < value <= _LARGEST:  # nearly always
+        if value.__class__ is _FLOAT and _SMALLEST < value <= _LARGEST_MEASUREMENT:  # nearly always
             index = ceil(log2(value) * _BUCKETS)
             octaves = self._positive
-        elif not (value.__class__ is _FLOAT or value.__class__ is _INT) or not _LOWEST <= value <= _LARGEST:
+        elif not (value.__class__ is _FLOAT or value.__class__ is _INT) or not (
+            -_LARGEST_MEASUREMENT <= value <= _LARGEST_MEASUREMENT
+        ):
             self._owner.reject("invalid_value")
             return
         elif -_SMALLEST <= value <= _SMALLEST:
@@ -222,9 +230,7 @@ class BoundHistogram:
             at = first + (index & 63)
         # From here on no call is made: a reader sees all of this measurement or nothing.
         cells, head = self._cells, self._at
-        total = cells[head + 1] + value
-        if _LOWEST <= total <= _LARGEST:
-            cells[head + 1] = total
+        cells[head + 1] += value
         buckets[at] += 1.0
         cells[head] += 1.0
         if value < self._least:
