@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from decimal import Decimal
 from threading import Thread
 from typing import Any
@@ -105,15 +103,6 @@ class TestCells:
         made.allocate(REGION_CELLS)
 
         assert made.allocate(1) is None
-        assert made.allocated_bytes == REGION_CELLS * 8
-
-
-@pytest.fixture
-def switching_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 class TestCounting:

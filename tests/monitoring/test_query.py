@@ -304,6 +304,20 @@ class TestRecords:
 
 
 class TestBooks:
+    def test_a_damaged_record_is_in_the_books(self, monitor: Monitor) -> None:
+        """
+        A record that was damaged in memory is counted as dropped for that, and the books balance all the same.
+        """
+        monitor.log(20, "first")
+        monitor.log(20, "damaged")
+        at = bytes(monitor.segments._view).index(b"damaged")
+        monitor.segments._view[at] = 0
+
+        books = monitor.query.books()["records"]
+
+        assert (books["produced"], books["delivered"], books["dropped_corrupt_frame"]) == (2, 1, 1)
+        assert books["in_flight"] == 0
+
     def test_balance(self, monitor: Monitor) -> None:
         """
         What was produced is delivered or dropped with a reason; nothing is left over.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
-from collections.abc import Iterator
 from threading import Thread
 
 import msgspec
@@ -134,14 +132,6 @@ class TestDamage:
         put(segments, b"after")
 
         assert [frame.payload for frame in segments.drain()] == [b"before"]
-
-
-@pytest.fixture
-def switching_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 class TestConcurrency:

@@ -144,7 +144,6 @@ class TestCounters:
         """
         assert store.increase(ORDERS, 0, NOW) is None
         assert store.sketch(WAITS, 0, NOW) is None
-        assert store.last(OPEN) is None
         assert store.points(ORDERS, NOW, NOW + 2, 1) == [Point(NOW, None), Point(NOW + 1, None)]
         assert store.series("orders_total") == []
 
@@ -177,7 +176,7 @@ class TestGaugesAndHistograms:
         store.append(Batch("p", 0, [], Window(NOW, gauges={OPEN: 3})))
         store.append(Batch("p", 1, [], Window(NOW + 1, gauges={OPEN: 2})))
 
-        assert store.last(OPEN) == (NOW + 1, 2.0)
+        assert store.points(OPEN, NOW, NOW + 2, 1) == [Point(NOW, 3.0), Point(NOW + 1, 2.0)]
 
     def test_distributions_add_up_over_a_range(self, store: Store) -> None:
         """

@@ -20,10 +20,9 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from rfs.errors import MetricDefinitionError
 from rfs.monitoring._capture.instruments import Counter, Gauge, Histogram, MetricType, Registry
-from rfs.monitoring._capture.record import RecordData, encode_record, level_name
-from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES, Frame, Segments
+from rfs.monitoring._capture.record import RecordData, encode_record
+from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES, Segments
 from rfs.monitoring._leader import Leader, Sink
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query
 from rfs.monitoring._store import Store
@@ -494,6 +493,8 @@ class Monitor:
             for child in self._dropped.series()
             if dict(child.key.labels).get("signal") == "records"
         }
+        if self.segments.corrupt_frames:
+            dropped["corrupt_frame"] = self.segments.corrupt_frames
         produced, delivered = self._produced.value, self._delivered.value
         return {
             "records": {
@@ -557,12 +558,9 @@ os.register_at_fork(after_in_child=_after_fork)
 __all__ = [
     "SYSTEM_CLOCK",
     "Clock",
-    "Frame",
-    "MetricDefinitionError",
     "Monitor",
     "OperationInstruments",
     "SystemClock",
     "default_monitor",
-    "level_name",
     "use_monitor",
 ]

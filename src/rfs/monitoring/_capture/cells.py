@@ -60,11 +60,6 @@ class Cells:
                 self._region, self._next = fresh, 0
                 self._regions.append(fresh)
 
-    @property
-    def allocated_bytes(self) -> int:
-        """Address space taken so far; untouched pages of it are not resident."""
-        return len(self._regions) * REGION_CELLS * CELL_BYTES
-
 
 def _anonymous_region() -> memoryview[float]:
     # MAP_PRIVATE: after a fork the child's additions are its own.

@@ -561,11 +561,6 @@ class Registry:
         """How many series there are, over all metrics."""
         return sum(len(metric.series()) for metric in self.metrics())
 
-    @property
-    def allocated_bytes(self) -> int:
-        """Address space taken by cells."""
-        return self._collector.cells.allocated_bytes
-
 
 def name_fault(name: object) -> str | None:
     """What is wrong with a metric name, or None."""

@@ -93,10 +93,6 @@ class Store(Protocol):
         """The distribution of what histogram *key* measured; None if it is not known at all."""
         ...
 
-    def last(self, key: SeriesKey) -> tuple[int, float] | None:
-        """When (unix second) and to what gauge *key* was last set; None if never."""
-        ...
-
     def points(self, key: SeriesKey, start: float, end: float, step_seconds: float) -> list[Point]:
         """Per step the increase of a counter, the last value of a gauge, the count of a histogram; None in a gap."""
         ...

@@ -305,11 +305,6 @@ class MemoryStore:
             series = self._sketches.get(key.name, {}).get(key)
             return None if series is None else series.sum(start, end)
 
-    def last(self, key: SeriesKey) -> tuple[int, float] | None:
-        with self._lock:
-            series = self._values.get(key.name, {}).get(key)
-            return (series.times[-1], series.values[-1]) if series is not None and series.times else None
-
     def points(self, key: SeriesKey, start: float, end: float, step_seconds: float) -> list[Point]:
         with self._lock:
             read = self._step_reader(key)
