@@ -12,6 +12,7 @@ from rfs.core.result import Failure, Success
 from rfs.errors import TimeRangeError
 from rfs.monitoring._capture.instruments import MetricType
 from rfs.monitoring._query import parse_time_range
+from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.metrics import collect_metric, collect_result_metric, counter, gauge, histogram
 from rfs.monitoring.monitor import Monitor
 from tests.monitoring.conftest import ManualClock
@@ -331,4 +332,17 @@ class TestBooks:
         assert books["produced"] == 11
         assert books["in_flight"] == 0
         assert books["produced"] == books["delivered"] + sum(v for k, v in books.items() if k.startswith("dropped_"))
-        assert monitor.query.store_statistics()["records"] == books["delivered"]
+        assert len(monitor.query.records(limit=100)) == books["delivered"]
+
+    def test_what_the_store_forgot_is_in_the_books(self, clock: ManualClock) -> None:
+        """
+        A full store forgets its oldest records, and says how many; before that it says nothing.
+        """
+        monitor = Monitor(clock=clock, store=MemoryStore(max_records=3))
+        monitor.log(20, "one")
+        assert "evicted" not in monitor.query.books()["records"]
+
+        for _ in range(4):
+            monitor.log(20, "more")
+
+        assert monitor.query.books()["records"]["evicted"] == 2

@@ -474,13 +474,17 @@ class Query:
         return (read_record(record.sequence, record.frame.payload, service_name) for record in stored)
 
     def books(self) -> dict[str, dict[str, float]]:
-        """Per signal what was produced, and where it went: produced = delivered + the dropped, exactly."""
-        self._collect()
-        return {signal: dict(entries) for signal, entries in self._statistics().items()}
+        """
+        Per signal what was produced, and where it went: produced = delivered + the dropped, exactly.
 
-    def store_statistics(self) -> dict[str, float]:
-        """Sizes, bounds and losses of the store; see `Store.statistics`."""
-        return dict(self._store.statistics())
+        ``evicted`` are those of the delivered records that the store has had to forget since, its bound being reached.
+        """
+        self._collect()
+        books = {signal: dict(entries) for signal, entries in self._statistics().items()}
+        evicted = self._store.statistics()["evicted_records"]
+        if evicted:
+            books["records"]["evicted"] = evicted
+        return books
 
 
 def _nothing() -> None:
