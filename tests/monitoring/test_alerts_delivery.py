@@ -424,12 +424,13 @@ class TestZoo:
         A coroutine callback that blocks, as one with `time.sleep` does, costs its loop. What waits in that loop is
         cut off, what had not begun goes out by a new one, and only the culprit is not called again.
         """
-        release, waiting = threading.Event(), threading.Event()
+        release, waiting, blocking = threading.Event(), threading.Event(), threading.Event()
         got: list[str] = []
 
         async def blocks(_: Alert) -> None:
             got.append("blocks")
             await asyncio.to_thread(waiting.wait, PATIENCE_SECONDS)
+            blocking.set()
             release.wait(PATIENCE_SECONDS)
 
         async def waits(alert: Alert) -> None:
@@ -445,7 +446,8 @@ class TestZoo:
         world.watch(blocks, "bad")
         world.watch(waits, "waits")
         world.fire()
-        assert waiting.wait(PATIENCE_SECONDS)
+        # Else the others could be told by the loop that is about to be blocked.
+        assert blocking.wait(PATIENCE_SECONDS)
         world.watch(late, "late")
         world.watch(lambda _: got.append("thread"), "thread")
 
