@@ -8,6 +8,8 @@ What RFS raises on purpose.
      ├─ TimeRangeError         (ValueError)    a time range that cannot be read
      ├─ AlertRuleError         (ValueError)    an alert rule that cannot be watched
      ├─ MaskingError           (ValueError)    a pattern, key or secret that cannot be used
+ ├─ LiveFileError          (ValueError)    a file of the live directory that cannot be read
+ ├─ LiveDirectoryError     (OSError)       a live directory that cannot be used
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
      └─ UnwrapError            (ValueError)    the other kind of Result was asked for
 
@@ -20,6 +22,8 @@ from __future__ import annotations
 
 __all__ = [
     "AlertRuleError",
+    "LiveDirectoryError",
+    "LiveFileError",
     "MaskingError",
     "MetricDefinitionError",
     "RfsError",
@@ -131,3 +135,27 @@ class UnwrapError(RfsError, ValueError):
         except Exception:  # noqa: BLE001 - a broken repr must not hide which call failed
             held = f"<{type(self.held).__name__}>"
         return f"{self.method}() on {kind}({held})"
+
+
+class LiveFileError(RfsError, ValueError):
+    """A file of the live directory cannot be read; *fault* says why and what to do."""
+
+    def __init__(self, name: str, fault: str) -> None:
+        super().__init__(name, fault)
+        self.name = name
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"live file {self.name}: {self.fault}"
+
+
+class LiveDirectoryError(RfsError, OSError):
+    """A directory cannot hold live files; *fault* says why and what to do."""
+
+    def __init__(self, path: str, fault: str) -> None:
+        super().__init__(path, fault)
+        self.path = path
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"live directory {self.path}: {self.fault}"
