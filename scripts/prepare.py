@@ -157,11 +157,21 @@ def install(group: str) -> None:
         (venv / f".installed-{contained}").write_text(stamp_of(contained))
 
 
+# What the tests drive beside Python: a program that tells whether it is there, its Debian package, what needs it.
+PEERS = (
+    ("chromium", "chromium", "the browser tests"),
+    ("gcc", "gcc", "the fault tests"),
+    ("fusermount3", "fuse3", "the fault tests"),
+    ("strace", "strace", "the fault tests"),
+)
+C_HEADER = Path("/usr/include/dlfcn.h")
+
+
 def missing_test_peers() -> dict[str, str]:
-    """Return what the browser tests miss on this machine: Debian package to what it is for."""
-    missing = {}
-    if shutil.which("chromium") is None:
-        missing["chromium"] = "the browser tests"
+    """Return what the tests miss on this machine: Debian package to what it is for."""
+    missing = {package: purpose for program, package, purpose in PEERS if shutil.which(program) is None}
+    if not C_HEADER.exists():
+        missing["libc6-dev"] = "the fault tests"  # gcc only recommends it
     fonts = (
         subprocess.run(["fc-list", ":lang=ko"], capture_output=True, check=False) if shutil.which("fc-list") else None
     )

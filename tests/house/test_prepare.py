@@ -85,6 +85,17 @@ class TestMissingPrograms:
 
         assert "chromium" in capsys.readouterr().out
 
+    def test_what_the_machine_lacks_is_found(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """
+        On a bare machine each program, the C headers and the Korean font are missed by their packages' names.
+        """
+        monkeypatch.setattr(prepare, "C_HEADER", tmp_path / "dlfcn.h")
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+        missing = set(prepare.missing_test_peers())
+
+        assert missing == {package for _, package, _ in prepare.PEERS} | {"libc6-dev", "fonts-nanum"}
+
     def test_a_failure_under_ci(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         With `CI` set, nothing may be skipped for want of a program.
