@@ -24,10 +24,13 @@ ENVIRONMENTS = ROOT / ".venv-bench"
 PEERS = {
     "ancestor": ["rfs-framework==4.6.6"],
     "logfire": ["logfire"],
+    "loguru": ["loguru"],
     "opentelemetry": ["opentelemetry-sdk"],
     "picologging": ["picologging", "orjson"],
     "prometheus_client": ["prometheus-client"],
+    "python_json_logger": ["python-json-logger"],
     "returns": ["returns"],
+    "sentry": ["sentry-sdk"],
     "stack": [
         "asgi-correlation-id",
         "fastapi",
