@@ -1,0 +1,165 @@
+/* Preloaded into a process under test: moves its wall clock, and lets chosen calls on chosen files fail.
+
+   RFS_SHIM names the control file, which the test maps too: a table of int64, in this order
+
+       offset of CLOCK_REALTIME in ns · times it was asked
+       per call of enum call: the error to fail with (0: none) · how often it still may (negative: always) · how often it failed
+
+   RFS_SHIM_PATH limits the failures to files whose path contains it. The monotonic clock is never touched. */
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+enum call { FALLOCATE, MMAP, OPEN, WRITE, RENAME, FTRUNCATE, MKDIR, CALLS };
+
+static int64_t nothing[2 + 3 * CALLS];
+static volatile int64_t *table = nothing;
+static const char *part = "";
+
+__attribute__((constructor)) static void begin(void) {
+    const char *name = getenv("RFS_SHIM"), *wanted = getenv("RFS_SHIM_PATH");
+    int file = name ? (int)syscall(SYS_openat, AT_FDCWD, name, O_RDWR | O_CLOEXEC) : -1;
+    if (wanted) part = wanted;
+    if (file < 0) return;
+    /* The bare system call: our own mmap below must not count this one. */
+    void *mapped = (void *)syscall(SYS_mmap, 0, sizeof nothing, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0L);
+    if (mapped != MAP_FAILED) table = mapped;
+    syscall(SYS_close, file);
+}
+
+static int fails(enum call call, const char *path) {
+    volatile int64_t *entry = table + 2 + 3 * call;
+    if (!entry[0] || !entry[1] || !path || !strstr(path, part)) return 0;
+    if (entry[1] > 0) __sync_fetch_and_sub(entry + 1, 1);
+    __sync_fetch_and_add(entry + 2, 1);
+    return (int)entry[0];
+}
+
+static int fails_at(enum call call, int folder, const char *name) {
+    char link[64], path[8192];
+    if (!table[2 + 3 * call]) return 0;
+    if (folder == AT_FDCWD || name[0] == '/') return fails(call, name);
+    snprintf(link, sizeof link, "/proc/self/fd/%d", folder);
+    ssize_t length = syscall(SYS_readlink, link, path, 4095);
+    if (length < 0) return 0;
+    snprintf(path + length, sizeof path - length, *name ? "/%s" : "%s", name);
+    return fails(call, path);
+}
+
+static int fails_file(enum call call, int file) { return fails_at(call, file, ""); }
+
+#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    static __typeof__(&clock_gettime) next;
+    if (!next) next = NEXT(clock_gettime);
+    int done = next(clock, time);
+    if (!done && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
+        int64_t now = time->tv_sec * 1000000000LL + time->tv_nsec + table[0];
+        __sync_fetch_and_add(table + 1, 1);
+        time->tv_sec = now / 1000000000LL;
+        time->tv_nsec = now % 1000000000LL;
+    }
+    return done;
+}
+
+int gettimeofday(struct timeval *restrict time, void *restrict zone) {
+    struct timespec now;
+    (void)zone;
+    if (clock_gettime(CLOCK_REALTIME, &now)) return -1;
+    time->tv_sec = now.tv_sec;
+    time->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *result) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (result) *result = now.tv_sec;
+    return now.tv_sec;
+}
+
+#define FAIL(error) do { int found = (error); if (found) { errno = found; return -1; } } while (0)
+
+int posix_fallocate(int file, off_t offset, off_t size) {
+    int error = fails_file(FALLOCATE, file);
+    return error ? error : NEXT(posix_fallocate)(file, offset, size); /* returns its error */
+}
+int posix_fallocate64(int, off_t, off_t) __attribute__((alias("posix_fallocate")));
+
+int fallocate(int file, int mode, off_t offset, off_t size) {
+    FAIL(fails_file(FALLOCATE, file));
+    return NEXT(fallocate)(file, mode, offset, size);
+}
+int fallocate64(int, int, off_t, off_t) __attribute__((alias("fallocate")));
+
+void *mmap(void *address, size_t size, int protection, int flags, int file, off_t offset) {
+    int error = flags & MAP_ANONYMOUS ? 0 : fails_file(MMAP, file);
+    if (error) {
+        errno = error;
+        return MAP_FAILED;
+    }
+    return (void *)syscall(SYS_mmap, address, size, protection, flags, file, offset);
+}
+void *mmap64(void *, size_t, int, int, int, off_t) __attribute__((alias("mmap")));
+
+static int opened(int folder, const char *path, int flags, va_list more) {
+    mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, mode_t) : 0;
+    FAIL(fails_at(OPEN, folder, path));
+    return (int)syscall(SYS_openat, folder, path, flags, mode);
+}
+int open(const char *path, int flags, ...) {
+    va_list more;
+    va_start(more, flags);
+    int file = opened(AT_FDCWD, path, flags, more);
+    va_end(more);
+    return file;
+}
+int open64(const char *, int, ...) __attribute__((alias("open")));
+int openat(int folder, const char *path, int flags, ...) {
+    va_list more;
+    va_start(more, flags);
+    int file = opened(folder, path, flags, more);
+    va_end(more);
+    return file;
+}
+int openat64(int, const char *, int, ...) __attribute__((alias("openat")));
+
+ssize_t write(int file, const void *data, size_t size) {
+    FAIL(fails_file(WRITE, file));
+    return NEXT(write)(file, data, size);
+}
+int rename(const char *from, const char *to) {
+    FAIL(fails(RENAME, to));
+    return NEXT(rename)(from, to);
+}
+int renameat(int folder, const char *from, int target, const char *to) {
+    FAIL(fails_at(RENAME, target, to));
+    return NEXT(renameat)(folder, from, target, to);
+}
+int ftruncate(int file, off_t size) {
+    FAIL(fails_file(FTRUNCATE, file));
+    return NEXT(ftruncate)(file, size);
+}
+int ftruncate64(int, off_t) __attribute__((alias("ftruncate")));
+int mkdir(const char *path, mode_t mode) {
+    FAIL(fails(MKDIR, path));
+    return NEXT(mkdir)(path, mode);
+}
+int mkdirat(int folder, const char *path, mode_t mode) {
+    FAIL(fails_at(MKDIR, folder, path));
+    return NEXT(mkdirat)(folder, path, mode);
+}
