@@ -21,8 +21,9 @@ that bears none of these marks is not found.
 
 All patterns run on RE2, in time linear in the text. One search with all of
 them asks first whether anything is there at all, and text found clean is
-remembered for a while, so most records need no search. Nothing here reads a
-clock or logs; the one I/O is reading the source lines that a traceback shows.
+remembered for a while, so most records need no search. Nothing here logs; the
+one I/O is reading the source lines that a traceback shows, the one clock times
+the checks of patterns that are not ours.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from threading import Lock
+from time import perf_counter
 from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType, TracebackType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
@@ -73,6 +75,11 @@ MAX_FRAMES: Final = 32
 MAX_LINKED_ERRORS: Final = 16
 # Candidates looked at in one text by one rule; all text after the last of them is masked.
 _MAX_CANDIDATES: Final = 512
+# Of a stranger's check; after so many it is asked no more.
+_MAX_CHECK_FAULTS: Final = 5
+_SLOW_CHECK_SECONDS: Final = 0.01
+# A longer number tells only how long it is: all its digits would take milliseconds.
+_MAX_INT_BITS: Final = 1 << 18
 # A number outside may be a card or a resident number, infinite, or too wide for JSON's readers.
 _PLAIN_NUMBER: Final = 1_000_000_000_000
 _CLEAN_TEXTS: Final = 2048
@@ -116,7 +123,10 @@ class Pattern(NamedTuple):
             In RE2's syntax. If it has a group, only the first is the secret.
         accept:
             Has the last word on what the regex found, for what a regex cannot
-            say (check digits, dates). Called in the thread that records.
+            say (check digits, dates). Called in the thread that records, which
+            it must not hold up. Where it raises, the whole value is masked.
+            After it has raised or taken over 10 ms five times it is asked no
+            more: its findings then go with the whole value, or by themselves.
     """
 
     name: str
@@ -456,6 +466,41 @@ def _secret_span(match: _Match, groups: int) -> tuple[int, int]:
     return match.span()
 
 
+class _Check:
+    """
+    A stranger's ``accept``, with a breaker that fails closed.
+
+    ``KeyboardInterrupt`` and ``SystemExit`` go through: a signal handler may have raised them, and they are not ours.
+    """
+
+    __slots__ = ("_accept", "_raised", "_slow", "_tell")
+
+    def __init__(self, accept: Callable[[str], bool], tell: Callable[[str], None]) -> None:
+        self._accept = accept
+        self._tell = tell
+        self._raised = 0
+        self._slow = 0
+
+    def __call__(self, text: str) -> bool:
+        if self._raised >= _MAX_CHECK_FAULTS:
+            raise RuntimeError("a pattern's check has raised too often")
+        if self._slow >= _MAX_CHECK_FAULTS:
+            return True
+        began = perf_counter()
+        try:
+            accepted = bool(self._accept(text))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as fault:
+            self._raised += 1
+            self._tell("hook_error")
+            raise RuntimeError("a pattern's check raised") from fault
+        if perf_counter() - began > _SLOW_CHECK_SECONDS:
+            self._slow += 1
+            self._tell("hook_timeout")
+        return accepted
+
+
 def _pattern_search(pattern: Pattern) -> _Search:
     regex = _compile(pattern.regex, f"pattern {pattern.name!r}")
     accept = pattern.accept
@@ -775,6 +820,15 @@ _SECRET_TYPES: Final = frozenset({"SecretStr", "SecretBytes", "Secret", "_Secret
 _SECRET_MODULES: Final = frozenset({"pydantic", "pydantic_settings", "starlette"})
 
 
+def _is_numpy_scalar(cls: type) -> bool:
+    """Say whether *cls* is one of numpy's own scalars, whose ``item`` is numpy's code and nobody else's."""
+    numpy = sys.modules.get("numpy")
+    if type(numpy) is not ModuleType:
+        return False
+    names = vars(numpy)
+    return names.get(_name_of(cls)) is cls and any(base is names.get("generic") for base in _mro_of(cls))
+
+
 def _kind_of(cls: type) -> _Kind:
     mro = _mro_of(cls)
     for base in mro:
@@ -786,6 +840,8 @@ def _kind_of(cls: type) -> _Kind:
     ):  # fmt: skip
         if any(base is known for base in mro):
             return _Kind(cls, way)
+    if _is_numpy_scalar(cls):
+        return _Kind(cls, "numpy")
     fields = _declared_fields(mro)
     if fields is None:
         return _Kind(cls, "marker")
@@ -868,7 +924,19 @@ _CUT: Final = "<cut>"
 
 def _int_text(value: int) -> str:
     # Beyond this the decimal text costs quadratic time, and CPython refuses it.
-    return int.__repr__(value) if value.bit_length() < 8192 else hex(value)
+    bits = value.bit_length()
+    if bits < 8192:
+        return int.__repr__(value)
+    return int.__format__(value, "#x") if bits <= _MAX_INT_BITS else f"<int of {bits} bits>"
+
+
+# More than will be shown, so that the cut is made after masking, and no more of it is copied.
+_SOME: Final = slice(TEXT_HEAD_CHARS + TEXT_TAIL_CHARS + 2 * MAX_SECRET_CHARS)
+
+
+def _str_text(value: str) -> str:
+    """The text of an instance of a subclass, as far as it will be shown."""
+    return str.__getitem__(value, _SOME)
 
 
 def _float_text(value: float) -> str:
@@ -1050,7 +1118,7 @@ class _Walk:
         if way.way == "secret":
             return self.hide("type", _TYPE_MARKER)
         if way.way == "str":
-            return self.text(str.__str__(cast("str", value)))
+            return self.text(_str_text(cast("str", value)))
         if way.way == "int":
             return self.integer(int.__int__(cast("int", value)))
         if way.way == "float":
@@ -1063,7 +1131,11 @@ class _Walk:
                 else self._charge(_class_marker(kind))
             )
         if way.way == "error":
-            return self.text(f"{_qualname_of(kind)}: {_message(cast('BaseException', value))}")
+            return self.text(f"{_qualname_of(kind)}: {_ends(_message(cast('BaseException', value)))}")
+        if way.way == "numpy":
+            item = cast("Any", kind).item(value)
+            # The widest float has no counterpart and answers with itself.
+            return self._charge(_class_marker(kind)) if type(item) is kind else self.value(item, depth)
         if way.way == "marker":
             return self._charge(
                 _class_marker(cast("type", value) if any(base is type for base in _mro_of(kind)) else kind)
@@ -1241,9 +1313,24 @@ def _message(error: BaseException) -> str:
     return ", ".join(_argument(arg) for arg in args)
 
 
+def _ends(text: str) -> str:
+    """
+    Leave out the middle of a text that is longer than anything shown, so that what holds it need not be copied whole.
+
+    The ends are longer by what is searched beyond a cut: no secret comes apart where they meet.
+    """
+    if len(text) <= _ONE_PIECE + 2 * MAX_SECRET_CHARS:
+        return text
+    return text[: TEXT_HEAD_CHARS + MAX_SECRET_CHARS] + text[-TEXT_TAIL_CHARS - MAX_SECRET_CHARS :]
+
+
 def _argument(arg: object) -> str:
     if type(arg) is str:
-        return arg
+        return _ends(arg)
+    if type(arg) is int:
+        return _int_text(arg)
+    if type(arg) is bytes:
+        return repr(arg[: 2 * MAX_RECORD_CHARS])
     if type(arg) in _PLAIN_ARGUMENTS:
         return repr(arg)
     return _class_marker(type(arg))
@@ -1287,7 +1374,7 @@ def _stack(error: BaseException, seen: set[int]) -> list[str]:
     lines += _frames(_traceback_of(error))
     module = _module_of(type(error))
     name = _qualname_of(type(error))
-    message = _message(error)
+    message = _ends(_message(error))
     qualified = name if module in {"builtins", "__main__"} else f"{module}.{name}"
     lines.append(f"{qualified}: {message}" if message else qualified)
     notes = (_instance_dict(error) or {}).get("__notes__")
@@ -1317,8 +1404,9 @@ class Masker:
             one off, leave it out.
         keys: More key names that hold secrets, in any spelling.
         on_count:
-            Told each mask and each cut, as ``("rfs_masked_total", rule)`` and
-            ``("rfs_truncated_total", bound)``. If it raises, that counts as an ``error``.
+            Told each mask, each cut and each fault of a pattern's check, as ``("rfs_masked_total", rule)``,
+            ``("rfs_truncated_total", bound)`` and ``("rfs_hook_faults_total", "hook_error" or "hook_timeout")``.
+            If it raises, that counts as an ``error``.
 
     Raises:
         MaskingError: A pattern's name or regex cannot be used.
@@ -1341,7 +1429,14 @@ class Masker:
         keys: Iterable[str] = (),
         on_count: Callable[[str, str], None] | None = None,
     ) -> None:
-        self._patterns = tuple(patterns)
+        self.on_count = on_count
+        # Ours need no breaker, and are told from others by being equal to them.
+        self._patterns = tuple(
+            pattern
+            if pattern.accept is None or PATTERNS.get(pattern.name) == pattern
+            else pattern._replace(accept=_Check(pattern.accept, self._tell_fault))
+            for pattern in patterns
+        )
         names: set[str] = set()
         for pattern in self._patterns:
             _check_pattern(pattern, names)
@@ -1349,7 +1444,6 @@ class Masker:
         self._rules = _KeyRules(map(_check_key, keys), frozenset())
         self._registered: set[str] = set()
         self._secrets: frozenset[str] = frozenset()  # the registered in all their forms
-        self.on_count = on_count
         # Every rule is there from the start: adding to an item that exists is
         # one step for CPython, so that counting needs no lock.
         self._masked = dict.fromkeys(
@@ -1571,6 +1665,9 @@ class Masker:
         for rule in rules:
             self._masked[rule] += 1
             self._tell("rfs_masked_total", rule, 1)
+
+    def _tell_fault(self, reason: str) -> None:
+        self._tell("rfs_hook_faults_total", reason, 1)
 
     def _tell(self, name: str, label: str, times: int) -> None:
         if self.on_count is not None:
