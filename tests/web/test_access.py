@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -11,12 +17,25 @@ from starlette.responses import PlainTextResponse
 from rfs.monitoring.dashboard_api import SECURITY_HEADERS
 from rfs.monitoring.monitor import Monitor
 from rfs.web.fastapi import DashboardAccess, install
-from rfs.web.fastapi.access import MAX_SESSIONS, SESSION_IDLE_SECONDS, SESSION_SECONDS
+from rfs.web.fastapi._keys import (
+    MAX_SESSIONS,
+    MAX_START_TOKENS,
+    SESSION_IDLE_SECONDS,
+    SESSION_SECONDS,
+    START_SECONDS,
+    FileKeys,
+)
 from tests.web.asgi import Answer, get, request, websocket
 from tests.web.conftest import ManualClock
 
 TOKEN = "configured-token-of-this-test"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(params=["memory", "files"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Path | None]:
+    """Where keys are kept: in this process, or in a directory."""
+    return lambda: tmp_path if request.param == "files" else None
 
 
 def guarded(clock: ManualClock | None = None, **options: Any) -> tuple[FastAPI, DashboardAccess]:
@@ -100,11 +119,11 @@ class TestDefault:
 
 
 class TestOneTimeToken:
-    async def test_opens_a_session(self) -> None:
+    async def test_opens_a_session(self, place: Callable[[], Path | None]) -> None:
         """
         The start address sets a cookie that is the dashboard's alone, and the cookie opens it.
         """
-        app, guard = guarded()
+        app, guard = guarded(directory=place)
 
         opened = await get(app, f"/monitoring/?token={guard.new_start_token()}")
         cookie = opened.headers["set-cookie"]
@@ -116,21 +135,21 @@ class TestOneTimeToken:
         assert parts == {"httponly", "path=/monitoring", "samesite=strict"}
         assert answer.json() == {"data": "for those who may see it"}
 
-    async def test_secure_over_https(self) -> None:
+    async def test_secure_over_https(self, place: Callable[[], Path | None]) -> None:
         """
         Over HTTPS the cookie never travels without it.
         """
-        app, guard = guarded()
+        app, guard = guarded(directory=place)
 
         opened = await get(app, f"/monitoring/?token={guard.new_start_token()}", scheme="https")
 
         assert "secure" in opened.headers["set-cookie"].lower()
 
-    async def test_works_once(self) -> None:
+    async def test_works_once(self, place: Callable[[], Path | None]) -> None:
         """
         A second use of the same address is denied, and says how to get a new one.
         """
-        app, guard = guarded()
+        app, guard = guarded(directory=place)
         token = guard.new_start_token()
 
         first = await get(app, f"/monitoring/?token={token}")
@@ -142,11 +161,11 @@ class TestOneTimeToken:
         assert "set-cookie" not in second.headers
 
     @pytest.mark.parametrize("token", ["", "x", "%00", "x" * 5000])
-    async def test_wrong_token(self, token: str) -> None:
+    async def test_wrong_token(self, place: Callable[[], Path | None], token: str) -> None:
         """
         A wrong token opens nothing and does not use up the right one.
         """
-        app, guard = guarded()
+        app, guard = guarded(directory=place)
         right = guard.new_start_token()
 
         wrong = await get(app, f"/monitoring/?token={token}")
@@ -154,21 +173,21 @@ class TestOneTimeToken:
         assert wrong.status == 401
         assert (await get(app, f"/monitoring/?token={right}")).status == 200
 
-    async def test_rotation(self) -> None:
+    async def test_rotation(self, place: Callable[[], Path | None]) -> None:
         """
         A new token takes the old one's place.
         """
-        app, guard = guarded()
+        app, guard = guarded(directory=place)
         old, new = guard.new_start_token(), guard.new_start_token()
 
         assert (await get(app, f"/monitoring/?token={old}")).status == 401
         assert (await get(app, f"/monitoring/?token={new}")).status == 200
 
-    async def test_head_and_post_do_not_use_it_up(self) -> None:
+    async def test_head_and_post_do_not_use_it_up(self, place: Callable[[], Path | None]) -> None:
         """
         Only opening the address uses the token.
         """
-        app, guard = guarded()
+        app, guard = guarded(directory=place)
         token = guard.new_start_token()
 
         assert (await request(app, "HEAD", f"/monitoring/?token={token}")).status == 401
@@ -177,11 +196,11 @@ class TestOneTimeToken:
 
 
 class TestSession:
-    async def test_idle(self, clock: ManualClock) -> None:
+    async def test_idle(self, place: Callable[[], Path | None], clock: ManualClock) -> None:
         """
         A session ends half an hour after its last use; use keeps it open.
         """
-        app, guard = guarded(clock)
+        app, guard = guarded(clock, directory=place)
         cookie = await enter(app, guard)
 
         for _ in range(3):
@@ -191,11 +210,11 @@ class TestSession:
 
         assert (await get(app, "/monitoring/data", headers=cookie)).status == 401
 
-    async def test_absolute(self, clock: ManualClock) -> None:
+    async def test_absolute(self, place: Callable[[], Path | None], clock: ManualClock) -> None:
         """
         However much it is used, a session ends after twelve hours.
         """
-        app, guard = guarded(clock)
+        app, guard = guarded(clock, directory=place)
         cookie = await enter(app, guard)
 
         statuses = []
@@ -205,11 +224,11 @@ class TestSession:
 
         assert statuses == [200] * (len(statuses) - 1) + [401]
 
-    async def test_bounded(self) -> None:
+    async def test_bounded(self, place: Callable[[], Path | None]) -> None:
         """
         The oldest session makes room for a new one.
         """
-        app, guard = guarded()
+        app, guard = guarded(directory=place)
         cookies = [await enter(app, guard) for _ in range(MAX_SESSIONS + 1)]
 
         statuses = [(await get(app, "/monitoring/data", headers=cookie)).status for cookie in cookies]
@@ -217,13 +236,193 @@ class TestSession:
         assert statuses == [401] + [200] * MAX_SESSIONS
 
     @pytest.mark.parametrize("cookie", ["rfs_session=", "rfs_session=x", "other=1"])
-    async def test_forged(self, cookie: str) -> None:
+    async def test_forged(self, place: Callable[[], Path | None], cookie: str) -> None:
         """
         A cookie that was not handed out opens nothing.
         """
-        app, _ = guarded()
+        app, _ = guarded(directory=place)
 
         assert is_denied(await get(app, "/monitoring/data", headers={"Cookie": cookie}))
+
+
+class TestWorkers:
+    """Several workers with one directory."""
+
+    async def test_any_worker_takes_the_link_and_only_one(self, tmp_path: Path) -> None:
+        """
+        The link that one worker made opens at another, and is used up for all.
+        """
+        (first, maker), (second, _) = (guarded(directory=lambda: tmp_path) for _ in range(2))
+        start = f"/monitoring/?token={maker.new_start_token()}"
+
+        opened = await get(second, start)
+
+        assert opened.status == 200
+        assert [(await get(app, start)).status for app in (first, second)] == [401, 401]
+
+    async def test_a_session_is_open_at_every_worker(self, tmp_path: Path, clock: ManualClock) -> None:
+        """
+        A session that one worker opened is open at another; use there keeps it open here, and its end here is its end there.
+        """
+        (first, maker), (second, _) = (guarded(clock, directory=lambda: tmp_path) for _ in range(2))
+        cookie = await enter(first, maker)
+
+        for app in (second, first, second):
+            clock.advance(SESSION_IDLE_SECONDS)
+            assert (await get(app, "/monitoring/data", headers=cookie)).status == 200
+        clock.advance(SESSION_IDLE_SECONDS + 1)
+
+        assert [(await get(app, "/monitoring/data", headers=cookie)).status for app in (first, second)] == [401, 401]
+
+    async def test_rotation_leaves_the_other_workers_links(self, tmp_path: Path) -> None:
+        """
+        A worker that makes a new link ends its own former one, and no other worker's.
+        """
+        (app, one), (_, other) = (guarded(directory=lambda: tmp_path) for _ in range(2))
+        old, others = one.new_start_token(), other.new_start_token()
+
+        one.new_start_token()
+
+        assert [(await get(app, f"/monitoring/?token={token}")).status for token in (old, others)] == [401, 200]
+
+    def test_of_many_processes_one_gets_in(self, tmp_path: Path) -> None:
+        """
+        Processes that use the same tokens at the same time get each of them once, all together.
+        """
+        tokens = [bytes([number]) * 32 for number in range(MAX_START_TOKENS)]
+        keys = FileKeys(tmp_path, time.monotonic)
+        for token in tokens:
+            keys.issue(token)
+        program = (
+            "import sys, time; from pathlib import Path; from rfs.web.fastapi._keys import FileKeys;"
+            "keys = FileKeys(Path(sys.argv[1]), time.monotonic); print('ready', flush=True); sys.stdin.readline();"
+            f"print(*[n for n in range({len(tokens)}) if keys.redeem(bytes([n]) * 32)])"
+        )
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for _ in range(4)
+        ]
+        for worker in workers:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "ready\n"
+
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        won = [number for worker in workers for number in worker.communicate(timeout=20)[0].split()]
+
+        assert sorted(map(int, won)) == list(range(len(tokens)))
+
+    def test_a_link_outlives_its_twelve_hours_with_its_maker(self, tmp_path: Path) -> None:
+        """
+        After twelve hours a link is good while the process that made it lives, and no longer once that was killed.
+        """
+        program = (
+            "import sys, time; from pathlib import Path; from rfs.web.fastapi._keys import FileKeys;"
+            "both = [FileKeys(Path(sys.argv[1]), time.monotonic) for _ in range(2)];"
+            "[keys.issue(bytes([n]) * 32) for n, keys in enumerate(both)]; print('made', flush=True); sys.stdin.read()"
+        )
+        maker = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert maker.stdout is not None
+            assert maker.stdout.readline() == "made\n"
+            later = FileKeys(tmp_path, lambda: time.monotonic() + START_SECONDS + 1)
+
+            while_it_lived = later.redeem(b"\0" * 32)
+        finally:
+            maker.kill()
+            maker.communicate()
+
+        assert while_it_lived
+        assert not later.redeem(b"\1" * 32)
+
+    def test_a_link_is_good_for_twelve_hours_without_its_maker(self, tmp_path: Path) -> None:
+        """
+        The worker that made the link may be gone when it is opened.
+        """
+        keys = FileKeys(tmp_path, time.monotonic)
+        keys.issue(b"s" * 32)
+        del keys
+
+        assert FileKeys(tmp_path, lambda: time.monotonic() + START_SECONDS - 60).redeem(b"s" * 32)
+
+    async def test_files_hold_no_secret_and_are_this_users_alone(self, tmp_path: Path) -> None:
+        """
+        Neither name nor content of a file opens anything, and nobody else may read them.
+        """
+        app, guard = guarded(directory=lambda: tmp_path)
+        cookie = (await enter(app, guard))["Cookie"].partition("=")[2]
+        token = guard.new_start_token()
+
+        files = list((tmp_path / "access").iterdir())
+
+        assert len(files) == 2
+        assert (tmp_path / "access").stat().st_mode & 0o777 == 0o700
+        for file in files:
+            assert file.stat().st_mode & 0o777 == 0o600
+            assert not [
+                secret for secret in (cookie, token) if secret in file.name or secret.encode() in file.read_bytes()
+            ]
+
+    async def test_bounded(self, tmp_path: Path) -> None:
+        """
+        However many links and sessions are made, so many files are left; what a killed process half wrote goes too.
+        """
+        app, guard = guarded(directory=lambda: tmp_path)
+        await enter(app, guard)
+        torn = tmp_path / "access" / ".new-left"
+        torn.write_bytes(b"half")
+        os.utime(torn, (0, 0))
+
+        for _ in range(MAX_START_TOKENS + 5):
+            FileKeys(tmp_path / "access", time.monotonic).issue(os.urandom(32))
+        for _ in range(MAX_SESSIONS + 5):
+            await enter(app, guard)
+
+        kinds = [file.name.partition("-")[0] for file in (tmp_path / "access").iterdir()]
+        assert sorted(set(kinds)) == ["session", "start"]
+        assert kinds.count("session") == MAX_SESSIONS
+        assert kinds.count("start") <= MAX_START_TOKENS
+
+    async def test_of_another_boot(self, tmp_path: Path) -> None:
+        """
+        After a restart of the machine, whose clock begins anew, no session is open.
+        """
+        app, guard = guarded(directory=lambda: tmp_path)
+        cookie = await enter(app, guard)
+        (file,) = (tmp_path / "access").iterdir()
+        content = file.read_bytes()
+        file.write_bytes(content[:16] + b"another boot".ljust(36))
+
+        assert (await get(app, "/monitoring/data", headers=cookie)).status == 401
+
+    @pytest.mark.parametrize("damage", ["link", "open to others", "a file"])
+    async def test_a_directory_that_is_not_ours(self, tmp_path: Path, monitor: Monitor, damage: str) -> None:
+        """
+        A directory that others could put a session into is not used: the fault is counted, and this worker keeps its own keys.
+        """
+        access = tmp_path / "access"
+        if damage == "link":
+            (tmp_path / "elsewhere").mkdir(mode=0o700)
+            access.symlink_to(tmp_path / "elsewhere")
+        elif damage == "a file":
+            access.write_text("")
+        else:
+            access.mkdir()
+            access.chmod(0o777)
+        app, guard = guarded(directory=lambda: tmp_path)
+
+        cookie = await enter(app, guard)
+
+        assert (await get(app, "/monitoring/data", headers=cookie)).status == 200
+        assert is_denied(await get(app, "/monitoring/data", headers={"Cookie": "rfs_session=x"}))
+        assert monitor.query.increase("telemetry_internal_errors_total", labels={"where": "web.access"})
+        assert not access.is_dir() or list(access.iterdir()) == []
 
 
 class TestBearer:

@@ -4,18 +4,21 @@ Who may see the dashboard.
 Default deny: being on the same machine grants nothing. Three keys open it: a one-time token (printed with the start address),
 which becomes a session cookie; the configured token as ``Authorization: Bearer``; or the host's own ``access`` function.
 
-Sessions and one-time tokens live in this process. Several workers share only the configured token and ``access``.
+Sessions and one-time tokens are kept where all workers find them: one small file each in ``access`` below the Monitor's
+directory. Without a directory they are kept in this process.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import inspect
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from hashlib import sha256
 from html import escape
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,17 +29,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rfs.monitoring.dashboard_api import SECURITY_HEADERS
 from rfs.monitoring.monitor import SYSTEM_CLOCK, Clock
 from rfs.web.fastapi._exchange import count_internal_error
+from rfs.web.fastapi._keys import FileKeys, Keys, MemoryKeys
 
 __all__ = ["LOOPBACK_HOSTS", "DashboardAccess"]
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 SESSION_COOKIE = "rfs_session"
-SESSION_IDLE_SECONDS = 30 * 60.0
-SESSION_SECONDS = 12 * 3600.0
-MAX_SESSIONS = 16  # the oldest is closed
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
+T = TypeVar("T")
 Access = Callable[[Request], bool | Awaitable[bool]]
 
 
@@ -52,6 +54,9 @@ class DashboardAccess:
             Host names, without port, under which the dashboard may be asked for; ``"*"`` is any. Keeps a foreign page from
             reaching it under a name that was pointed at this machine (DNS rebinding).
         clock: Decides when a session ends: 30 minutes after its last use, 12 hours after its start.
+        directory:
+            Where all workers of the service find its sessions and one-time tokens, asked at each use; None keeps them in this
+            process. Where it cannot be used they are kept in this process too, and the fault is counted.
 
     Every response carries `SECURITY_HEADERS`, denied ones too. What writes must be same-origin and JSON.
     """
@@ -64,24 +69,34 @@ class DashboardAccess:
         access: Access | None = None,
         allowed_hosts: Sequence[str] = LOOPBACK_HOSTS,
         clock: Clock = SYSTEM_CLOCK,
+        directory: Callable[[], Path | None] = lambda: None,
     ) -> None:
         self.app = app
         self._token = _digest(token) if token else None
         self._access = access
         self._hosts = frozenset(host.lower().strip("[]") for host in allowed_hosts)
         self._clock = clock
+        self._directory = directory
+        self._memory = MemoryKeys(clock.monotonic)
+        self._files: tuple[Path, FileKeys] | None = None
         self._start_token = b""
-        self._sessions: dict[bytes, tuple[float, float]] = {}  # digest → (began, last used)
 
     def new_start_token(self) -> str:
-        """A new one-time token; the one before no longer works."""
+        """
+        A new one-time token; the one that was made here before no longer works.
+
+        It opens one session, at any worker, for as long as this process or a fork of it lives, and for 12 hours at least.
+        """
         token = secrets.token_urlsafe(32)
+        if self._start_token:
+            self._ask(lambda keys: keys.redeem(self._start_token))
         self._start_token = _digest(token)
+        self._put(lambda keys: keys.issue(self._start_token))
         return token
 
     async def allows(self, connection: HTTPConnection) -> bool:
         """Whether the sender of this request may see everything."""
-        if self._has_bearer(connection.headers) or self._has_session(connection):
+        if self._has_bearer(connection.headers) or await self._has_session(connection):
             return True
         if self._access is None:
             return False
@@ -139,18 +154,15 @@ class DashboardAccess:
             return None
         # Only the address that was printed opens a session, and only by being opened.
         tokens = parse_qs(request.scope.get("query_string", b"").decode("latin-1")).get("token", [])
-        opens = request.method == "GET" and tokens and hmac.compare_digest(_digest(tokens[0]), self._start_token)
-        if opens:
-            self._start_token = b""
-            return self._open_session(request)
+        if request.method == "GET" and tokens:
+            token = _digest(tokens[0])
+            if await self._in_thread(lambda: self._ask(lambda keys: keys.redeem(token))):
+                return await self._open_session(request)
         return _deny(request, 401, "token_used" if tokens else "no_key")
 
-    def _open_session(self, request: Request) -> Response:
+    async def _open_session(self, request: Request) -> Response:
         session = secrets.token_urlsafe(32)
-        now = self._clock.monotonic()
-        while len(self._sessions) >= MAX_SESSIONS:
-            del self._sessions[next(iter(self._sessions))]
-        self._sessions[_digest(session)] = (now, now)
+        await self._in_thread(lambda: self._put(lambda keys: keys.open(_digest(session))))
         # A page and not a redirect: after a link from another site, a browser would leave a Strict cookie out of the
         # redirected request. It goes to the same address without the token.
         response = HTMLResponse(
@@ -175,21 +187,48 @@ class DashboardAccess:
             and hmac.compare_digest(_digest(token.strip()), self._token)
         )
 
-    def _has_session(self, connection: HTTPConnection) -> bool:
+    async def _has_session(self, connection: HTTPConnection) -> bool:
         cookie = connection.cookies.get(SESSION_COOKIE)
         if not cookie:
             return False
         session = _digest(cookie)
-        times = self._sessions.get(session)
-        if times is None:
+        return await self._in_thread(lambda: self._ask(lambda keys: keys.use(session)))
+
+    # Keys: shared where there is a directory, and always this process's own
+
+    def _shared(self) -> FileKeys | None:
+        directory = self._directory()
+        if directory is None:
+            return None
+        if self._files is None or self._files[0] != directory:
+            self._files = directory, FileKeys(directory / "access", self._clock.monotonic)
+        return self._files[1]
+
+    def _ask(self, question: Callable[[Keys], bool]) -> bool:
+        """Whether one of the places says yes."""
+        if question(self._memory):
+            return True
+        try:
+            shared = self._shared()
+            return shared is not None and question(shared)
+        except OSError as exc:
+            count_internal_error("web.access", exc)
             return False
-        began, used = times
-        now = self._clock.monotonic()
-        if now - used > SESSION_IDLE_SECONDS or now - began > SESSION_SECONDS:
-            self._sessions.pop(session, None)
-            return False
-        self._sessions[session] = (began, now)
-        return True
+
+    def _put(self, store: Callable[[Keys], None]) -> None:
+        """Keep something where all workers find it, or where that cannot be, here."""
+        try:
+            shared = self._shared()
+            if shared is not None:
+                store(shared)
+                return
+        except OSError as exc:
+            count_internal_error("web.access", exc)
+        store(self._memory)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Do *work* where a disk that hangs does not hold up the host's event loop; without a directory, at once."""
+        return work() if self._directory() is None else await asyncio.to_thread(work)
 
 
 def _digest(secret: str) -> bytes:

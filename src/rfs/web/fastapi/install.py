@@ -115,6 +115,7 @@ def install(
         token=os.environ.get(TOKEN_VARIABLE, "") if dashboard_token is None else dashboard_token,
         access=access,
         allowed_hosts=allowed_hosts,
+        directory=lambda: getattr(the_monitor(), "directory", None),
     )
     installation = Installation(app, guard, dashboard_path if dashboard else "")
     setattr(app.state, _INSTALLATION, installation)
