@@ -1,13 +1,13 @@
 # What a person types. Each target prepares .venv for itself (scripts/prepare) and needs no network the second time.
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench lint docs lock clean
+.PHONY: help install run test bench bench-full faults-full lint docs lock clean
 
 PYTHON := .venv/bin/python
 UV_COMPILE = $(PYTHON) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--extra all --generate-hashes --no-header --no-annotate
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 install: ## Install everything into .venv: rfs, the reference service, the tests' and the developers' tools
 	@scripts/prepare dev
@@ -23,6 +23,12 @@ test: ## Run all tests with branch coverage
 bench: ## Measure RFS beside its peers and write benchmarks/RESULTS.md
 	@scripts/prepare run
 	@$(PYTHON) -m benchmarks.run
+
+faults-full: ## Run the fault tests at their whole size and write benchmarks/FAULTS.md; takes most of an hour
+	@scripts/prepare test
+	@$(PYTHON) scripts/faults_full.py
+
+bench-full: bench faults-full ## Everything that is measured, at its whole size
 
 lint: ## Check style, types and the direction of imports
 	@scripts/prepare dev

@@ -1,0 +1,104 @@
+"""
+Runs the fault tests at their whole size and writes benchmarks/FAULTS.md: ``python scripts/faults_full.py``.
+
+A test that fails is written down as failed; the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.run import machine, revision  # noqa: E402 - the repository's root is not on a script's path
+from benchmarks.visibility import GOAL_SECONDS, RATE  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "FAULTS.md"
+SUITES = {
+    "tests/faults/test_truth.py": "4 workers, 200,000 requests, workers killed and recycled at random",
+    "tests/faults/test_kill.py": "200 rounds of kill -9 of one of 8 writers, 30 of all 8; the leader killed and stopped",
+    "tests/faults/test_fork.py": "10,000 forks while three threads and a signal handler at 200 Hz record",
+    "tests/monitoring/test_accuracy.py": "1,000,000 values of each shape; 16 threads × 100,000 additions, twice",
+}
+SUITE_SECONDS = 3_600
+
+
+def run(suite: str) -> list[tuple[str, str, float, str]]:
+    """Return name, verdict, seconds and first line of what went wrong of each test of *suite*."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            suite,
+            f"--junit-xml={report}",
+            "-o",
+            "faulthandler_timeout=3600",
+        ]
+        env = {**os.environ, "RFS_FULL": "1"}
+        subprocess.run(command, cwd=ROOT, env=env, check=False, timeout=SUITE_SECONDS)
+        if not report.exists():
+            return [(suite, "did not end", 0.0, "")]
+        cases = ET.parse(report).getroot().iter("testcase")  # noqa: S314 - pytest's own report
+        rows = []
+        for case in cases:
+            bad = next((child for child in case if child.tag in {"failure", "error", "skipped"}), None)
+            verdict = "passed" if bad is None else {"skipped": "skipped"}.get(bad.tag, "FAILED")
+            fault = "" if bad is None else (bad.get("message") or "").splitlines()[0][:200].replace("|", "\\|")
+            name = f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name', '')}"
+            rows.append((name, verdict, float(case.get("time", "0")), fault))
+        return rows
+
+
+def visibility() -> str:
+    """Return the sentence on how soon a record is seen elsewhere."""
+    command = [sys.executable, "-m", "benchmarks.visibility"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        return f"not measured: {done.stderr.strip().splitlines()[-1]}"
+    told = json.loads(done.stdout)
+    verdict = "met" if told["p99"] <= GOAL_SECONDS else f"missed by {(told['p99'] - GOAL_SECONDS) * 1e3:.0f} ms"
+    return (
+        f"{told['p50'] * 1e3:.1f} ms at the median, {told['p99'] * 1e3:.1f} ms at p99, {told['max'] * 1e3:.1f} ms at most, of "
+        f"{told['records']:,} records at {RATE:,} a second. Goal: p99 ≤ {GOAL_SECONDS * 1e3:.0f} ms: {verdict}."
+    )
+
+
+def main() -> int:
+    """Run all, write, and say whether all passed."""
+    load, began = os.getloadavg()[0], time.monotonic()
+    sections = [
+        "# Faults",
+        (
+            f"Run {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by `make faults-full` on: {machine()}. Load average of the machine at "
+            f"the start: {load:.2f}. RFS at {revision()}."
+        ),
+        "CI runs the same tests at a smaller size. What each claims is in its docstring.",
+    ]
+    passed = True
+    for suite, what in SUITES.items():
+        rows = run(suite)
+        passed = passed and bool(rows) and all(verdict == "passed" for _, verdict, _, _ in rows)
+        lines = ["| test | | seconds | |", "|---|---|---|---|"]
+        lines += [f"| `{name}` | {verdict} | {seconds:.0f} | {fault} |" for name, verdict, seconds, fault in rows]
+        sections += [f"## {what}", f"`RFS_FULL=1 pytest {suite}`", "\n".join(lines)]
+    sections += ["## Recorded until visible in another process", visibility()]
+    sections.append(f"All of it took {(time.monotonic() - began) / 60:.0f} minutes.")
+    RESULTS.write_text("\n\n".join(sections) + "\n")
+    print(f"written: {RESULTS.relative_to(ROOT)}")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

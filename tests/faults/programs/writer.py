@@ -1,0 +1,85 @@
+"""
+Records in bursts on command, and bears witness: ``writer DIRECTORY WITNESS``.
+
+Each thread writes the number of a record to the witness pipe after the call that recorded it has returned. The commands:
+
+* ``{"do": "burst", "id": …, "threads": n, "count": n}``: each thread records the numbers 1 to *count* (0: until it is killed)
+  under the correlation id ``<id>.<thread>`` and adds 1 to ``burst_total`` before each. Answered when all are done.
+* ``{"do": "observe", "values": […]}``, ``{"do": "leadership"}``, ``{"do": "total", "name": …}``, ``{"do": "books"}``,
+  ``{"do": "numbers", "id": …}``: answered with what this process knows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from itertools import count as numbers_from
+from pathlib import Path
+from struct import Struct
+from typing import Any
+
+from rfs.monitoring import CorrelationContext, counter, histogram, info
+from rfs.monitoring.monitor import Monitor, use_monitor
+from tests.faults.processes import reply
+
+ACKNOWLEDGEMENT = Struct("<II")  # thread, number: written whole, being shorter than PIPE_BUF
+
+
+def burst(witness: int, identity: str, thread: int, count: int) -> None:
+    """Record, and say so after each."""
+    total = counter("burst_total").labels()
+    with CorrelationContext(f"{identity}.{thread}"):
+        for number in range(1, count + 1) if count else numbers_from(1):
+            total.inc()
+            info("burst", number=number)
+            os.write(witness, ACKNOWLEDGEMENT.pack(thread, number))
+
+
+def run(monitor: Monitor, witness: int, command: dict[str, Any]) -> Any:
+    """Do what is asked and return the answer."""
+    match command["do"]:
+        case "burst":
+            threads = [
+                threading.Thread(target=burst, args=(witness, command["id"], number, command["count"]))
+                for number in range(command["threads"])
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return "done"
+        case "observe":
+            observed = histogram("observed_size").labels()
+            for value in command["values"]:
+                observed.observe(value)
+            return "done"
+        case "leadership":
+            leadership = monitor.leadership
+            return {"epoch": leadership.epoch, "pid": leadership.pid, "is_self": leadership.is_self}
+        case "total":
+            counters = monitor.query.totals().counters
+            return sum(value for key, value in counters.items() if key.name == command["name"])
+        case "books":
+            return monitor.query.books()["records"]
+        case "numbers":
+            records = monitor.query.records_by_correlation_id(command["id"])
+            return [record.context["number"] for record in records]
+        case unknown:
+            raise ValueError(f"no such command: {unknown}")
+
+
+def main(directory: str, witness: int) -> None:
+    """Serve commands until standard input ends."""
+    monitor = Monitor(service_name="bursts", directory=Path(directory))
+    with use_monitor(monitor):
+        monitor.start()
+        reply("ready")
+        for line in sys.stdin:
+            reply(run(monitor, witness, json.loads(line)))
+        monitor.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

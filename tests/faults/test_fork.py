@@ -1,0 +1,55 @@
+"""
+Rows A8, A9, A10: forks while threads and a signal handler record.
+
+The program counts by itself what it recorded; what it finds through the query is compared with that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rfs.monitoring.monitor import Monitor
+from tests.faults.processes import Process, eventually, names_in, size
+
+pytestmark = [pytest.mark.fault, pytest.mark.slow]  # hundreds of processes live and die
+
+FORKS = size(whole=10_000, small=500)
+SECONDS_PER_FORK = 0.5
+
+
+class TestForkStorm:
+    def test_a8_a9_a10_each_record_exactly_once(self, tmp_path: Path) -> None:
+        """
+        No child hangs, each record of parent, children and handler is there once, counters are exact, and dead children's
+        files go away.
+        """
+        directory = tmp_path / "service"
+        with Process("forking", directory, FORKS) as parent:
+            assert parent.answer() == "ready"
+            seen = parent.answer(FORKS * SECONDS_PER_FORK + 60)
+
+            # The fault happened: children were made while a thread was inside a recording call, and the handler ran.
+            assert seen["mid_record"] >= FORKS // 20
+            assert seen["recorded"]["signal"] > 0
+
+            assert seen["hung"] == 0, parent.errors()
+            assert set(seen["statuses"]) <= {"0", "7"}, parent.errors()
+            assert seen["faults"] == []
+            assert seen["counted"] == seen["recorded"]
+            books = seen["books"]
+            assert books["produced"] == sum(seen["recorded"].values())
+            assert books["in_flight"] == 0
+            assert sum(count for name, count in books.items() if name.startswith("dropped_")) == 0
+
+            live = directory / "live"
+            eventually(
+                lambda: {name.split("-")[0] for name in names_in(live) if name[0].isdigit()} <= {str(seen["pid"])},
+                says=lambda: names_in(live)[:20],
+            )
+            # Folding the dead loses nothing of them.
+            reader = Monitor(service_name="forks", directory=directory)
+            counters = reader.query.totals().counters
+            assert sum(value for key, value in counters.items() if key.name == "child_records_total") == FORKS
+            reader.stop()
