@@ -1,0 +1,283 @@
+"""
+FAULTS.md §2.A: what happens to a process must not cost a record that a call has returned from, nor disturb the process.
+
+A1–A3 at full size are in `test_kill.py`, A8 and A9 in `test_fork.py`. What a program counted itself while it ran is the witness
+that RFS is compared with.
+"""
+
+from __future__ import annotations
+
+import _thread
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from rfs.monitoring import configure_result_logging, info
+from rfs.monitoring._capture.segments import Frame
+from rfs.monitoring.monitor import Monitor, use_monitor
+from tests.faults.processes import ROOT, environment, eventually, size
+
+pytestmark = pytest.mark.fault
+
+
+@pytest.fixture
+def monitor() -> Iterator[Monitor]:
+    """The default Monitor of this test, in memory."""
+    made = Monitor(service_name="faults")
+    with use_monitor(made):
+        yield made
+    made.stop()
+
+
+def live(row: str, count: int = 0) -> dict[str, Any]:
+    """Run a row of `programs/life.py`; it must end by itself, well, and without a word on standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.programs.life", row, str(count)],
+        cwd=ROOT,
+        env=environment(RFS_DIR=":memory:"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def assert_balanced(books: dict[str, float]) -> None:
+    """Produced is delivered plus dropped, and nothing is on its way."""
+    dropped = sum(count for name, count in books.items() if name.startswith("dropped_"))
+    assert books["produced"] == books["delivered"] + dropped
+    assert books["in_flight"] == 0
+
+
+class TestA11ConfiguredTwice:
+    def lines(self, stream: io.StringIO, text: str) -> int:
+        return sum(json.loads(line)["message"] == text for line in stream.getvalue().splitlines())
+
+    def test_one_after_the_other(self, monitor: Monitor) -> None:
+        """
+        After a second `configure_result_logging` a record is printed once, on the second stream.
+        """
+        first, second = io.StringIO(), io.StringIO()
+        configure_result_logging(stream=first)
+        configure_result_logging(stream=second)
+
+        info("once")
+        info("last")
+        eventually(lambda: self.lines(second, "last"), says=second.getvalue)
+
+        assert self.lines(second, "once") == 1
+        assert first.getvalue() == ""
+
+    def test_in_many_threads_at_once(self, monitor: Monitor) -> None:
+        """
+        Eight threads that configure at the same instant leave one handler: a record is printed once.
+        """
+        for turn in range(size(whole=200, small=20)):
+            stream = io.StringIO()
+            together = threading.Barrier(8)
+
+            def configure(stream: io.StringIO = stream, together: threading.Barrier = together) -> None:
+                together.wait()
+                configure_result_logging(stream=stream)
+
+            threads = [threading.Thread(target=configure) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+            info(f"turn {turn}")
+            monitor.stop()  # prints what is left
+
+            assert self.lines(stream, f"turn {turn}") == 1
+
+    def test_start_in_many_threads_at_once(self, monitor: Monitor) -> None:
+        """
+        However many threads start the Monitor, one thread runs.
+        """
+        together = threading.Barrier(8)
+
+        def start() -> None:
+            together.wait()
+            monitor.start()
+
+        before = set(threading.enumerate())
+        threads = [threading.Thread(target=start) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert len([thread for thread in set(threading.enumerate()) - before if thread.name == "rfs-leader"]) == 1
+
+
+class TestA12RecordsAtExit:
+    def test_before_and_after_our_own_end(self) -> None:
+        """
+        What is recorded in callbacks of `atexit`, before and after RFS has stopped itself, is there.
+        """
+        said = live("a12")
+
+        assert said["said"] == [[1, True], [2, False]]  # one while it ran, one after it was stopped
+        assert said["found"] == [1, 2]
+        assert_balanced(said["books"])
+
+
+class TestA13ThreadsAtTheEnd:
+    def test_no_word_and_no_other_exit_code(self) -> None:
+        """
+        With four threads that record to the last moment, a process ends with 0 and says nothing on standard error.
+        """
+        for _ in range(size(whole=100, small=8)):
+            live("a13")
+
+
+class TestA14FinalisersThatRecord:
+    def test_inside_our_own_code(self) -> None:
+        """
+        Objects that record while they are finalised, in the middle of our own calls, lose nothing and deadlock nowhere.
+        """
+        said = live("a14", size(whole=5_000, small=1_000))
+
+        assert said["inside"] > 100  # the collector did start inside our calls
+        assert said["returned"] == said["counted"]
+        assert (said["lost"], said["twice"], said["more"]) == ([], [], 0)
+        assert_balanced(said["books"])
+
+
+class TestA15SignalHandlers:
+    @pytest.mark.parametrize("hertz", [200, 3000])
+    def test_that_record(self, hertz: int) -> None:
+        """
+        A handler that records at 200 Hz or 3 kHz, into a loop that records, costs neither of them a record.
+        """
+        said = live("a15", hertz)
+
+        assert said["signal"]["returned"] >= min(hertz, 1000)
+        assert said["signal"]["returned"] == said["counted"]
+        for source in ("signal", "loop"):
+            assert {**said[source], "returned": 0} == {"returned": 0, "lost": [], "twice": [], "more": 0}
+        assert_balanced(said["books"])
+
+
+class LoudSink:
+    """A sink that records what it is handed."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.batches: list[int] = []
+        self.depth = self.deepest = 0
+
+    def put(self, frames: list[Frame]) -> None:
+        self.depth += 1
+        self.deepest = max(self.deepest, self.depth)
+        self.batches.append(len(frames))
+        self.monitor.log(20, "from inside the sink")
+        self.depth -= 1
+
+    def close(self, timeout_seconds: float) -> None:
+        self.put([])
+
+
+class TestA16RecordsFromInside:
+    def test_a_sink_that_records(self, monitor: Monitor) -> None:
+        """
+        A sink that records for each batch does not call itself: the record waits for the next batch.
+        """
+        sink = LoudSink(monitor)
+        monitor.add_sink(sink)
+
+        monitor.log(20, "outside")
+        books = monitor.query.books()["records"]
+
+        assert sink.batches
+        assert sink.deepest == 1
+        assert books["produced"] <= 1 + len(sink.batches)
+
+    def test_a_fault_that_records(self, monitor: Monitor) -> None:
+        """
+        A sink that raises is reported, the report does not come back to it without end, and the records are there.
+        """
+
+        class Broken(LoudSink):
+            def put(self, frames: list[Frame]) -> None:
+                super().put(frames)
+                raise ValueError("broken sink")
+
+            def close(self, timeout_seconds: float) -> None:
+                pass
+
+        sink = Broken(monitor)
+        monitor.add_sink(sink)
+
+        monitor.log(20, "outside")
+        messages = [record.message for record in monitor.query.records()]
+
+        assert "outside" in messages
+        assert sink.deepest == 1
+
+
+class TestA18NoThreadCanBeStarted:
+    def test_recording_goes_on(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Simulated: where the system gives no thread, `start` does not raise and nothing that is recorded is lost.
+        """
+        refused: list[Callable[..., object]] = []
+
+        def refuse(function: Callable[..., object], *_: object, **__: object) -> int:
+            refused.append(function)
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(_thread, "start_new_thread", refuse)
+        monkeypatch.setattr(threading, "_start_new_thread", refuse)
+        monkeypatch.setattr(threading, "_start_joinable_thread", refuse, raising=False)
+
+        monitor.start()
+        for n in range(100):
+            monitor.log(20, "without a thread", fields={"n": n})
+
+        assert refused
+        found = {record.context["n"] for record in monitor.query.records(limit=1000) if "n" in record.context}
+        assert found == set(range(100))
+        assert_balanced(monitor.query.books()["records"])
+
+    def test_a_stream_without_its_thread(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Simulated: `configure_result_logging` does not raise either.
+        """
+
+        def refuse(*_: object, **__: object) -> int:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading, "_start_new_thread", refuse)
+        monkeypatch.setattr(threading, "_start_joinable_thread", refuse, raising=False)
+
+        configure_result_logging(stream=io.StringIO())
+        info("kept all the same")
+
+        assert [record.message for record in monitor.query.records()] == ["kept all the same"]
+
+
+class TestA20InterruptsAnywhere:
+    def test_at_a_random_bytecode(self) -> None:
+        """
+        `KeyboardInterrupt` anywhere in our code goes on to the host, and costs only the call that it interrupted.
+
+        Every call that returned is found once, also those after a call that was broken off in the middle.
+        """
+        said = live("a20", size(whole=5_000, small=400))
+
+        assert said["caught"] >= size(whole=5_000, small=400)
+        assert not said["alive"]
+        assert said["returned"] > 100
+        assert (said["lost"], said["twice"]) == ([], [])
+        assert said["after"] == [1]
