@@ -162,6 +162,7 @@ PEERS = (
     ("chromium", "chromium", "the browser tests"),
     ("gcc", "gcc", "the fault tests"),
     ("fusermount3", "fuse3", "the fault tests"),
+    ("promtool", "prometheus", "the interop tests"),
     ("strace", "strace", "the fault tests"),
 )
 C_HEADER = Path("/usr/include/dlfcn.h")

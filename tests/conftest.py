@@ -11,7 +11,7 @@ from collections.abc import Generator
 
 import pytest
 
-PEERS = ("browser", "postgres", "fault")  # markers of tests that need a program beside Python
+PEERS = ("browser", "postgres", "fault", "interop")  # markers of tests that need a program beside Python
 
 
 @pytest.hookimpl(wrapper=True)
