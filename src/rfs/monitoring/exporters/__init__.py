@@ -1,0 +1,1 @@
+"""Exporters: what RFS has measured, in the formats of other systems."""
