@@ -153,9 +153,10 @@ class LiveDirectoryError(RfsError, OSError):
     """A directory cannot hold live files; *fault* says why and what to do."""
 
     def __init__(self, path: str, fault: str) -> None:
-        super().__init__(path, fault)
+        # One argument: given two, OSError would take them for errno and strerror.
+        super().__init__(f"live directory {path}: {fault}")
         self.path = path
         self.fault = fault
 
-    def __str__(self) -> str:
-        return f"live directory {self.path}: {self.fault}"
+    def __reduce__(self) -> tuple[type[LiveDirectoryError], tuple[str, str]]:
+        return type(self), (self.path, self.fault)

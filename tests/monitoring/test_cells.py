@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rfs.errors import MetricDefinitionError
 from rfs.monitoring._capture import cells as cells_module
-from rfs.monitoring._capture.cells import REGION_CELLS, Cells
+from rfs.monitoring._capture.cells import Cells, CellsReader, Region, Series, anonymous_cells
 from rfs.monitoring._capture.instruments import MAX_SERIES, Counter, Gauge, Histogram, MetricType, Registry
 
 
@@ -68,14 +68,27 @@ NOT_FOR_COUNTERS: list[Any] = [
 ]  # fmt: skip
 
 
+def nameless(_region: Region) -> bytes:
+    return b"\x91\x00"  # an entry of no known kind
+
+
+def series_of(registry: Registry) -> list[Series]:
+    """What another process would find in this registry's memory."""
+    reader = CellsReader()
+    for region in registry.cells.regions:
+        reader.add(region.memory, "test")
+    reader.refresh()
+    return reader.series
+
+
 class TestCells:
     def test_runs_do_not_overlap(self) -> None:
         """
         No two runs of cells share a cell.
         """
-        made = Cells()
+        made = Cells(anonymous_cells)
 
-        blocks = [made.allocate(3) for _ in range(100)]
+        blocks = [made.allocate(3, nameless) for _ in range(100)]
 
         taken = [index for block in blocks if block is not None for index in range(block.at, block.at + 3)]
         assert len(taken) == len(set(taken)) == 300
@@ -84,25 +97,98 @@ class TestCells:
         """
         Whoever asks for more than a region holds gets a further one, zeroed.
         """
-        made = Cells()
+        made = Cells(anonymous_cells)
+        region = made.regions[0]
 
-        first = made.allocate(REGION_CELLS - 1)
-        second = made.allocate(2)
+        first = made.allocate(region.cell_limit - region.next_cell - 1, nameless)
+        second = made.allocate(2, nameless)
 
         assert first is not None
         assert second is not None
-        assert first.cells is not second.cells
+        assert (first.region, second.region) == (0, 1)
         assert list(second.cells[second.at : second.at + 2]) == [0.0, 0.0]
 
     def test_memory_has_an_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         At the bound of memory there are no more cells, and no exception either.
         """
-        monkeypatch.setattr(cells_module, "MAX_REGIONS", 1)
-        made = Cells()
-        made.allocate(REGION_CELLS)
+        monkeypatch.setattr(cells_module, "MAX_FILES", 1)
+        made = Cells(anonymous_cells)
+        made.regions[0].next_cell = made.regions[0].cell_limit
 
-        assert made.allocate(1) is None
+        assert made.allocate(1, nameless) is None
+
+    def test_a_reader_finds_every_series(self, registry: Registry) -> None:
+        """
+        Thousands of series over several files: each is found by name and labels, with its value.
+        """
+        orders = counter(registry)
+        for number in range(MAX_SERIES - 1):
+            orders.inc(number, label_with_a_long_name=f"value {number} " + "x" * 100)
+        histogram(registry).observe(3.0)
+
+        found = {series.key: series.cells[series.at] for series in series_of(registry)}
+
+        assert len(registry.cells.regions) > 1
+        assert len(found) == MAX_SERIES
+        assert found == {one.key: one.value for one in orders.series()} | {histogram(registry).labels().key: 1.0}
+
+    def test_damage_costs_the_damaged_entry_only(self, registry: Registry) -> None:
+        """
+        A series whose entry is damaged is not found and is counted; all others are.
+        """
+        orders = counter(registry)
+        for name in ("first", "second", "third"):
+            orders.inc(1, status=name)
+        region = registry.cells.regions[0]
+        region.view[bytes(region.view).index(b"second")] ^= 1
+        reader = CellsReader()
+        reader.add(region.memory, "test")
+
+        for _ in range(2):  # at first it may be another processor that has not shown us all
+            reader.refresh()
+
+        assert [dict(series.key.labels)["status"] for series in reader.series] == ["first", "third"]
+        assert reader.damaged_entries == 1
+
+
+class TestMoving:
+    @pytest.mark.usefixtures("switching_often")
+    @pytest.mark.parametrize("keep", [True, False])
+    def test_nothing_is_lost_while_others_measure(self, registry: Registry, keep: bool) -> None:
+        """
+        Four threads measure while everything moves to other memory, again and again: not one measurement is lost or doubled.
+
+        Without *keep*, as in a forked child, all begins at zero.
+        """
+        orders = counter(registry).labels()
+        waits = histogram(registry).labels()
+        connections = gauge(registry).labels()
+        turns = 5_000 if keep else 0
+
+        def work() -> None:
+            for number in range(turns):
+                orders.inc()
+                waits.observe(float(1 << number % 12))
+                connections.inc()
+
+        orders.inc(7)
+        threads = [Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            registry.move(anonymous_cells, keep=keep)
+        for thread in threads:
+            thread.join()
+        registry.move(anonymous_cells, keep=True)
+
+        assert orders.value == 4 * turns + (7 if keep else 0)
+        assert waits.count == 4 * turns
+        assert connections.value == (4 * turns if keep else None)
+        found = {series.key.name: series for series in series_of(registry)}
+        assert found["orders_total"].cells[found["orders_total"].at] == orders.value
+        buckets = [sum(cells[at : at + 64]) for _, _, cells, at in found["wait_seconds"].octaves]
+        assert sum(buckets) == 4 * turns
 
 
 class TestCounting:
@@ -126,9 +212,9 @@ class TestCounting:
             thread.join()
 
         assert bound.value == 80_000
-        reading = waits.read()
-        assert (reading.count, reading.total) == (80_000, 120_000.0)
-        assert sum(sum(octave) for octave in reading.positive.values()) == 80_000
+        found = {series.key.name: series for series in series_of(registry)}["wait_seconds"]
+        assert list(found.cells[found.at : found.at + 2]) == [80_000, 120_000.0]
+        assert sum(sum(cells[at : at + 64]) for _, _, cells, at in found.octaves) == 80_000
 
     @pytest.mark.parametrize("amount", NOT_FOR_COUNTERS, ids=repr)
     def test_what_is_no_amount_is_counted_as_rejected(
@@ -252,7 +338,7 @@ class TestLabels:
         """
         When all memory for cells is spent, new series go to the overflow series and a sketch stops growing, both counted.
         """
-        monkeypatch.setattr(Cells, "allocate", lambda _self, _count: None)
+        monkeypatch.setattr(Cells, "allocate", lambda _self, _count, _describe: None)
         orders, waits = counter(registry), histogram(registry)
 
         orders.inc(3, status="new")

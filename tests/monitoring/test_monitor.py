@@ -129,7 +129,7 @@ class TestLife:
             for _ in range(40):
                 for _ in range(100):
                     monitor.log(20, "x" * 4_000)
-                eventually(lambda: not monitor.segments.half_full)
+                eventually(lambda: not monitor.capture.segments.half_full)
         finally:
             monitor.stop()
 

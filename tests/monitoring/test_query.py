@@ -11,6 +11,7 @@ import pytest
 from rfs.core.result import Failure, Success
 from rfs.errors import TimeRangeError
 from rfs.monitoring._capture.instruments import MetricType
+from rfs.monitoring._capture.segments import Segments
 from rfs.monitoring._query import parse_time_range
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.metrics import collect_metric, collect_result_metric, counter, gauge, histogram
@@ -311,9 +312,12 @@ class TestBooks:
         """
         monitor.log(20, "first")
         monitor.log(20, "damaged")
-        at = bytes(monitor.segments._view).index(b"damaged")
-        monitor.segments._view[at] = 0
+        segments = monitor.capture.segments
+        assert isinstance(segments, Segments)
+        at = bytes(segments.memory).index(b"damaged")
+        segments.memory[at] = 0
 
+        monitor.query.records()  # a frame that does not fit together is looked at twice
         books = monitor.query.books()["records"]
 
         assert (books["produced"], books["delivered"], books["dropped_corrupt_frame"]) == (2, 1, 1)

@@ -10,12 +10,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfs.monitoring._capture.segments import BLOCK_BYTES, MAX_FRAME_BYTES, Segments
+from rfs.monitoring._capture.segments import BLOCK_BYTES, MAX_FRAME_BYTES, Frame, SegmentReader, Segments
 
 INFO = 20
 
 
-def put(segments: Segments, payload: bytes, *, level: int = INFO, time_ns: int = 1, identifier: bytes = b"id") -> bool:
+class Recorder:
+    """Segments and the leader that empties them, in one process."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.segments = Segments.in_memory(block_count=max(1, size_bytes // BLOCK_BYTES))
+        self.reader = SegmentReader(self.segments.memory, name="test")
+        self.append = self.segments.append
+
+    @property
+    def half_full(self) -> bool:
+        return self.segments.half_full
+
+    def drain(self) -> list[Frame]:
+        frames = self.reader.read()
+        self.reader.mark_imported()
+        return frames
+
+
+def put(segments: Recorder, payload: bytes, *, level: int = INFO, time_ns: int = 1, identifier: bytes = b"id") -> bool:
     return segments.append(time_ns, level, 0, identifier, b"operation", payload)
 
 
@@ -33,7 +51,7 @@ class TestRoundTrip:
         """
         Every field of every record is read back as it was written, in order of time.
         """
-        segments = Segments(1 << 20)
+        segments = Recorder(1 << 20)
 
         for time_ns, level, flags, identifier, operation, payload in records:
             assert segments.append(time_ns, level, flags, identifier.encode(), operation.encode(), payload)
@@ -47,7 +65,7 @@ class TestRoundTrip:
         """
         A frame without any content is committed, too.
         """
-        segments = Segments(1 << 20)
+        segments = Recorder(1 << 20)
 
         segments.append(5, INFO, 0, b"", b"", b"")
 
@@ -57,7 +75,7 @@ class TestRoundTrip:
         """
         Draining gives the room back: ten times the segment's size goes through it.
         """
-        segments = Segments(8 * BLOCK_BYTES)
+        segments = Recorder(8 * BLOCK_BYTES)
         kept = 0
 
         for _ in range(80):
@@ -73,7 +91,7 @@ class TestFull:
         """
         When nobody drains, DEBUG is shed first, then INFO, then WARNING; errors are kept until the very end.
         """
-        segments = Segments(16 * BLOCK_BYTES)
+        segments = Recorder(16 * BLOCK_BYTES)
         kept: dict[int, int] = {}
 
         for level in (10, 20, 30, 40):
@@ -88,7 +106,7 @@ class TestFull:
         """
         What does not fit into a block is refused, and the next record is kept.
         """
-        segments = Segments(1 << 20)
+        segments = Recorder(1 << 20)
 
         assert not put(segments, bytes(MAX_FRAME_BYTES))
         assert put(segments, b"next")
@@ -98,7 +116,7 @@ class TestFull:
         """
         The leader can see when it has to hurry.
         """
-        segments = Segments(4 * BLOCK_BYTES)
+        segments = Recorder(4 * BLOCK_BYTES)
 
         assert not segments.half_full
         for _ in range(7):
@@ -111,27 +129,30 @@ class TestDamage:
         """
         A frame whose bytes were damaged is skipped and counted; the frames around it are read.
         """
-        segments = Segments(1 << 20)
+        segments = Recorder(1 << 20)
         for payload in (b"first", b"second", b"third"):
             put(segments, payload)
-        at = bytes(segments._view).index(b"second")
-        segments._view[at] = 0
+        at = bytes(segments.segments._view).index(b"second")
+        segments.segments._view[at] = 0
 
-        frames = segments.drain()
+        frames = [*segments.drain(), *segments.drain()]
 
         assert [frame.payload for frame in frames] == [b"first", b"third"]
-        assert segments.corrupt_frames == 1
+        assert segments.reader.corrupt_frames == 1
 
-    def test_an_uncommitted_frame_holds_back_only_what_follows_it(self) -> None:
+    def test_a_frame_that_was_never_committed_is_torn(self) -> None:
         """
-        A frame that was begun and not committed (its thread was killed there) is never read as a record.
+        What a killed process had begun to write and not committed is no record; it is counted once the process is dead.
         """
-        segments = Segments(1 << 20)
+        segments = Recorder(1 << 20)
         put(segments, b"before")
-        segments._local.writer.position += 64
-        put(segments, b"after")
+        position = segments.segments._local.writer.position
+        segments.segments._view[position + 12 : position + 15] = b"ton"
 
         assert [frame.payload for frame in segments.drain()] == [b"before"]
+        assert segments.reader.torn_frames == 0
+        assert segments.reader.finish() == []
+        assert segments.reader.torn_frames == 1
 
 
 class TestConcurrency:
@@ -140,7 +161,7 @@ class TestConcurrency:
         """
         Four threads write while one drains: every record comes out exactly once, each thread's in its order.
         """
-        segments = Segments(8 << 20)
+        segments = Recorder(8 << 20)
         seen: list[bytes] = []
         threads = [
             Thread(target=lambda name=name: [put(segments, b"%d-%d" % (name, n), level=50) for n in range(3_000)])
@@ -162,7 +183,7 @@ class TestConcurrency:
         """
         A thousand short-lived threads need no more than a few blocks.
         """
-        segments = Segments(4 * BLOCK_BYTES)
+        segments = Recorder(4 * BLOCK_BYTES)
         kept = 0
 
         for _ in range(300):
@@ -177,7 +198,7 @@ class TestConcurrency:
         """
         A record made in a signal handler, in the middle of making another, is kept like any other.
         """
-        segments = Segments(8 << 20)
+        segments = Recorder(8 << 20)
         handled: list[bool] = []
 
         def handler(*_: object) -> None:
@@ -194,16 +215,53 @@ class TestConcurrency:
         payloads = [frame.payload for frame in segments.drain()]
         assert (payloads.count(b"main"), payloads.count(b"signal")) == (made, sum(handled))
         assert sum(handled) > 0
-        assert segments.corrupt_frames == 0
+        assert segments.reader.corrupt_frames == 0
 
-    def test_a_forked_child_starts_anew(self) -> None:
+
+class TestReadingElsewhere:
+    def test_a_second_leader_counts_nothing_twice(self) -> None:
         """
-        The parent's pending records are not the child's, so they are kept once.
+        A reader that takes over marks only what its predecessor had not marked, though it has read everything itself.
         """
-        segments = Segments(1 << 20)
-        put(segments, b"parent")
+        segments = Recorder(1 << 20)
+        put(segments, b"first")
+        follower = SegmentReader(segments.segments.memory, name="follower")
+        assert len(follower.read()) == 1
+        assert segments.reader.read()
+        assert segments.reader.mark_imported() == 1
 
-        segments.after_fork()
-        put(segments, b"child")
+        put(segments, b"second")
 
-        assert [frame.payload for frame in segments.drain()] == [b"child"]
+        assert [frame.payload for frame in follower.read()] == [b"second"]
+        assert follower.mark_imported() == 1
+        assert follower.total_frames == 2
+
+    def test_frames_stay_counted_when_their_block_is_used_again(self) -> None:
+        """
+        However often blocks are reused, a reader that comes last knows how many frames there ever were.
+        """
+        segments = Recorder(4 * BLOCK_BYTES)
+        for _ in range(100):
+            assert put(segments, bytes(BLOCK_BYTES // 5), level=50)
+            segments.drain()
+
+        late = SegmentReader(segments.segments.memory, name="late")
+        late.finish()
+
+        assert late.total_frames == 100
+
+    def test_no_record_holds_a_frame(self) -> None:
+        """
+        A record whose text is itself a whole frame is never read as two, also when the outer one is damaged.
+        """
+        segments = Recorder(1 << 20)
+        put(segments, b"inner")
+        inner = bytes(segments.segments._view[:]).split(b"inner")[0][-40:] + b"inner".ljust(16, b"\0")
+        other = Recorder(1 << 20)
+        put(other, inner)
+        put(other, b"next")
+        at = bytes(other.segments._view).index(inner)
+        other.segments._view[at - 4] ^= 1
+
+        assert [frame.payload for frame in other.reader.finish()] == [b"next"]
+        assert other.reader.corrupt_frames == 1

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfs.monitoring._capture.instruments import Histogram, MetricType, Registry
+from rfs.monitoring._capture.cells import CellsReader
+from rfs.monitoring._capture.instruments import Histogram, MetricType, Registry, SketchReading
 from rfs.monitoring._capture.sketch import Sketch
+from rfs.monitoring._live import read_sketch
 
 finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e292, max_value=1e292)
 
@@ -21,11 +23,19 @@ def new_histogram() -> Histogram:
     return metric
 
 
+def reading_of(waits: Histogram) -> SketchReading:
+    waits.labels()
+    reader = CellsReader()
+    reader.add(waits.collector.cells.regions[0].memory, "test")
+    reader.refresh()
+    return read_sketch(reader.series[0])
+
+
 def sketch_of(values: list[float]) -> Sketch:
     waits = new_histogram()
     for value in values:
         waits.observe(value)
-    return waits.labels().read().since(None)
+    return reading_of(waits).since(None)
 
 
 def exact_quantile(values: list[float], q: float) -> float:
@@ -123,11 +133,11 @@ class TestMerging:
         waits = new_histogram()
         for value in before:
             waits.observe(value)
-        first = waits.labels().read()
+        first = reading_of(waits)
         for value in after:
             waits.observe(value)
 
-        between = waits.labels().read().since(first)
+        between = reading_of(waits).since(first)
 
         expected = sketch_of(after)
         assert (between.count, between.positive, between.negative) == (

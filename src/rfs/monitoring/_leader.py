@@ -1,8 +1,10 @@
 """
-The leader: takes what was recorded out of the cells and segments and hands it to the store and the sinks.
+The collector of a process, and the leader that one of them is.
 
 `collect` may be called by anybody at any time (a query does, so that it sees what has just been recorded); the thread
-that `start` starts calls it ten times a second, and once a second lets the alert rules be evaluated. None of this is on the recording path.
+that `start` starts hands this process' records to its sinks ten times a second, and once a second samples the cells of all
+processes into windows. In the process that leads it also frees what it has imported, folds the dead, and lets the alert rules be
+evaluated. None of this is on the recording path.
 """
 
 from __future__ import annotations
@@ -12,12 +14,17 @@ from collections.abc import Callable
 from threading import Event, Lock, Thread
 from typing import Protocol
 
-from rfs.monitoring._capture.instruments import BoundCounter, BoundGauge, Registry
-from rfs.monitoring._capture.segments import Frame, Segments
+from rfs.monitoring._capture.capture import Capture
+from rfs.monitoring._capture.cells import SeriesKey
+from rfs.monitoring._capture.instruments import NOTHING_READ
+from rfs.monitoring._capture.segments import Frame, SegmentReader
+from rfs.monitoring._live import Leadership, Lease, LiveReader
 from rfs.monitoring._store import Batch, Store, Window
+from rfs.monitoring._totals import Totals
 
 COLLECT_INTERVAL_SECONDS = 0.1
 TICK_SECONDS = 1.0
+LOST = SeriesKey("rfs_lost_on_crash_total", (("signal", "records"),))
 
 
 class Sink(Protocol):
@@ -38,14 +45,13 @@ class Leader:
 
     Args:
         on_tick: Called once a second by the thread; it collects.
-        on_delivered: Told how many records the store took.
+        on_delivered: Told how many records have newly arrived, by the leader of all processes alone.
         on_error: Told about every exception of a tick or a sink; the thread goes on.
     """
 
     def __init__(
         self,
-        segments: Segments,
-        registry: Registry,
+        capture: Capture,
         store: Store,
         *,
         now_seconds: Callable[[], float],
@@ -53,30 +59,54 @@ class Leader:
         on_delivered: Callable[[int], None],
         on_error: Callable[[str, BaseException], None],
     ) -> None:
-        self._segments = segments
-        self._registry = registry
+        self._capture = capture
         self._store = store
         self._now_seconds = now_seconds
         self._on_tick = on_tick
         self._on_delivered = on_delivered
         self._on_error = on_error
         self.sinks: list[Sink] = []
+        self.live = LiveReader(capture)
+        self._lease = Lease(capture)
         self._last_second = 0
-        self.after_fork()
+        self._begin()
 
     def after_fork(self) -> None:
-        """In a forked child: a process of its own, without the parent's thread and locks."""
+        """In a forked child: a process of its own, without the parent's thread, locks and lease."""
+        self.live.after_fork()
+        self._lease.after_fork()
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = Lock()
         self._thread: Thread | None = None
         self._stopping = Event()
         self._process = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._sequence = 0
+        self._sampled = Totals({}, {}, {}, {}, {}, [])
+        self._own_tail: tuple[object, SegmentReader] | None = None
 
     @property
     def running(self) -> bool:
         """Whether the thread runs."""
         thread = self._thread
         return thread is not None and thread.is_alive()
+
+    @property
+    def leadership(self) -> Leadership:
+        """Who leads, as far as this process knows."""
+        return self._lease.leadership
+
+    def attached(self) -> None:
+        """Take what other processes have measured before as known: it did not happen now."""
+        with self._lock:
+            own = self._sampled
+            self._sampled = self.live.others()
+            for key, value in own.counters.items():
+                self._sampled.counters[key] = self._sampled.counters.get(key, 0.0) + value
+            for key, reading in own.sketches.items():
+                before = self._sampled.sketches.get(key)
+                self._sampled.sketches[key] = reading if before is None else before.plus(reading)
 
     def start(self) -> None:
         """Start the thread; nothing happens if it runs."""
@@ -95,44 +125,73 @@ class Leader:
             thread.join(timeout_seconds)
             self._thread = None
         self.collect()
+        if self._capture.directory is not None:
+            self._lease.release()
 
-    def collect(self) -> None:
-        """Move everything recorded so far into the store, as one batch; what the store holds afterwards is up to date."""
+    def collect(self) -> Totals:
+        """Move everything recorded so far into the store, as one batch; return the totals that it now knows."""
         with self._lock:
-            frames = self._segments.drain()
-            window = self._close_window()
-            self._store.append(Batch(self._process, self._sequence, frames, window))
-            self._sequence += 1
+            self.live.refresh()
+            frames = self.live.records()
             if frames:
-                self._on_delivered(len(frames))
-                for sink in self.sinks:
-                    try:
-                        sink.put(frames)
-                    except Exception as error:  # noqa: BLE001 - one sink's fault must not cost the others their records
-                        self._on_error("sink", error)
+                self._append(frames, None)
+            if self._lease.held:
+                delivered = self.live.mark_imported()
+                if delivered:
+                    self._on_delivered(delivered)
+            self._feed_sinks(frames)
+            totals = self.live.read()
+            self._append([], self._close_window(totals))
+            self._sampled = totals
+            return totals
 
-    def _close_window(self) -> Window:
+    def _append(self, frames: list[Frame], window: Window | None) -> None:
+        self._store.append(Batch(self._process, self._sequence, frames, window))
+        self._sequence += 1
+
+    def totals(self) -> Totals:
+        """The totals of all processes at this instant; nothing is collected."""
+        with self._lock:
+            return self.live.read()
+
+    def _feed_sinks(self, frames: list[Frame]) -> None:
+        if not self.sinks:
+            self._own_tail = None
+            return
+        if self._capture.directory is not None:
+            frames = self._own_frames()
+        if not frames:
+            return
+        for sink in self.sinks:
+            try:
+                sink.put(frames)
+            except Exception as error:  # noqa: BLE001 - one sink's fault must not cost the others their records
+                self._on_error("sink", error)
+
+    def _own_frames(self) -> list[Frame]:
+        # Each process writes its own records to its own stdout.
+        memory = getattr(self._capture.segments, "memory", None)
+        if memory is None:
+            return []
+        if self._own_tail is None or self._own_tail[0] is not memory:
+            self._own_tail = memory, SegmentReader(memory, name="own segment")
+        return self._own_tail[1].read()
+
+    def _close_window(self, totals: Totals) -> Window:
         # The store's seconds never go back, even if the wall clock does.
         self._last_second = max(self._last_second, int(self._now_seconds()))
-        window = Window(self._last_second)
-        for metric in self._registry.metrics():
-            for child in metric.series():
-                if isinstance(child, BoundCounter):
-                    value = child.value
-                    if value != child.sampled or not child.seen:
-                        window.counters[child.key] = value - child.sampled
-                        child.sampled, child.seen = value, True
-                elif isinstance(child, BoundGauge):
-                    written = child.read()
-                    if written[1] and written != child.sampled:
-                        window.gauges[child.key] = written[0]
-                        child.sampled = written
-                else:
-                    before = child.sampled
-                    if before is None or child.count != before.count:
-                        reading = child.read()
-                        window.sketches[child.key] = reading.since(before)
-                        child.sampled = reading
+        window, before = Window(self._last_second), self._sampled
+        for key, value in totals.counters.items():
+            old = before.counters.get(key)
+            if old is None or value > old:  # a counter at 0 is known, too
+                window.counters[key] = value - (old or 0.0)
+        for key, value in totals.gauges.items():
+            if before.gauges.get(key) != value:
+                window.gauges[key] = value
+        for key, reading in totals.sketches.items():
+            old_reading = before.sketches.get(key, NOTHING_READ)
+            if reading.count > old_reading.count:
+                window.sketches[key] = reading.since(old_reading)
         return window
 
     def _run(self, stopping: Event) -> None:
@@ -141,9 +200,19 @@ class Leader:
         while not stopping.wait(COLLECT_INTERVAL_SECONDS):
             turn += 1
             try:
+                if turn % 5 == 1:
+                    self._capture_and_lead()
                 if turn % ticks == 0:
                     self._on_tick()
-                elif self.sinks or self._segments.half_full:
+                elif self.sinks or self._capture.segments.half_full:
                     self.collect()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any fault of a store or a rule
                 self._on_error("leader", error)
+
+    def _capture_and_lead(self) -> None:
+        with self._lock:
+            self._capture.mend()
+        if self._lease.keep() and self._capture.directory is not None:
+            self.collect()
+            with self._lock:
+                self.live.fold(self._lease, LOST)

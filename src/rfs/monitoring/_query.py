@@ -17,11 +17,13 @@ from math import nan
 from typing import Any, NamedTuple, cast
 
 from rfs.errors import TimeRangeError
-from rfs.monitoring._capture.instruments import BoundGauge, Histogram, MetricType, Registry, SeriesKey
+from rfs.monitoring._capture.cells import SeriesKey
+from rfs.monitoring._capture.instruments import MetricType
 from rfs.monitoring._capture.record import LogRecord, read_record
 from rfs.monitoring._capture.segments import HAS_ERROR
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Point, Store, StoredRecord
+from rfs.monitoring._totals import Totals
 
 SUCCESSES = "result_success_total"
 FAILURES = "result_failure_total"
@@ -161,16 +163,14 @@ class Query:
     def __init__(
         self,
         store: Store,
-        registry: Registry,
         *,
-        collect: Callable[[], None],
+        collect: Callable[[], Totals],
         now: Callable[[], float],
         service_name: Callable[[], str],
-        statistics: Callable[[], Mapping[str, Mapping[str, float]]],
+        statistics: Callable[[Totals], Mapping[str, Mapping[str, float]]],
         zone: tzinfo = UTC,
     ) -> None:
         self._store = store
-        self._registry = registry
         self._collect = collect
         self._now = now
         self._service_name = service_name
@@ -183,10 +183,10 @@ class Query:
 
         For several answers that are shown side by side: they are of one moment, and collecting is paid for once.
         """
-        self._collect()
+        totals = self._collect()
         now = self._now()
         settled = copy(self)
-        settled._collect = _nothing
+        settled._collect = lambda: totals
         settled._now = lambda: now
         return settled
 
@@ -194,8 +194,11 @@ class Query:
 
     def metric_type(self, name: str) -> MetricType | None:
         """The type of metric *name*; None if there is no such metric."""
-        metric = self._registry.get(name)
-        return None if metric is None else metric.type
+        return _type_of(self._collect(), name)
+
+    def totals(self) -> Totals:
+        """What all processes have measured since the service began; for expositions. All else is within a range of time."""
+        return self._collect()
 
     def label_values(self, name: str, label: str) -> list[str]:
         """All values of *label* of metric *name*, sorted; the absent label is the empty one and left out."""
@@ -206,9 +209,8 @@ class Query:
         self, name: str, time_range: TimeRange = "5m", labels: Mapping[str, str] | None = None
     ) -> float | None:
         """By how much counter *name* (the series with these *labels*) grew; None if there is no such counter."""
-        if self.metric_type(name) is not MetricType.COUNTER:
+        if _type_of(self._collect(), name) is not MetricType.COUNTER:
             return None
-        self._collect()
         start, end = parse_time_range(time_range).bounds(self._now())
         return sum((self._store.increase(key, start, end) or 0.0) for key in self._matching(name, labels))
 
@@ -228,25 +230,17 @@ class Query:
         self, name: str, time_range: TimeRange = "5m", labels: Mapping[str, str] | None = None
     ) -> Distribution | None:
         """What histogram *name* (all series with these *labels* together) measured; None if there is no such histogram."""
-        if not isinstance(self._registry.get(name), Histogram):
+        if _type_of(self._collect(), name) not in (MetricType.HISTOGRAM, MetricType.TIMER):
             return None
-        self._collect()
         start, end = parse_time_range(time_range).bounds(self._now())
         return self._sum(name, labels, start, end)
 
     def latest(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
-        """The value of gauge *name*: of the series with these *labels*, the one written last; None if never written."""
-        metric = self._registry.get(name)
-        if metric is None or metric.type is not MetricType.GAUGE:
-            return None
+        """The value of gauge *name*: of the series with these *labels*, the one written last; None if no living process has written it."""
         wanted = set((labels or {}).items())
-        written = [
-            child.read()
-            for child in metric.series()
-            if isinstance(child, BoundGauge) and wanted <= set(child.key.labels)
-        ]
-        value, written_at = max(written, key=lambda one: one[1], default=(0.0, 0.0))
-        return value if written_at else None
+        gauges = self._collect().gauges
+        found = [value for key, value in gauges.items() if key.name == name and wanted <= set(key.labels)]
+        return found[-1] if found else None
 
     def points(
         self, name: str, time_range: TimeRange, step_seconds: float, labels: Mapping[str, str] | None = None
@@ -279,23 +273,23 @@ class Query:
         p50, p90, p95 and p99. One without measurements is not listed; asked for by name, its count is 0 and the rest
         NaN. A gauge never written is left out.
         """
-        self._collect()
+        totals = self._collect()
         parsed = parse_time_range(time_range)
         now = self._now()
         start, end = parsed.bounds(now)
         counters: dict[str, float] = {}
         gauges: dict[str, float] = {}
         histograms, timers = _Measured(), _Measured()
-        for metric in self._registry.metrics():
+        for metric in totals.metrics.values():
             name = metric.name
             if metric.type is MetricType.COUNTER:
                 counters[name] = _whole(
                     sum(self._store.increase(key, start, end) or 0.0 for key in self._matching(name))
                 )
             elif metric.type is MetricType.GAUGE:
-                value = self.latest(name)
-                if value is not None:
-                    gauges[name] = _whole(value)
+                for key, value in totals.gauges.items():
+                    if key.name == name:
+                        gauges[name] = _whole(value)  # they are in the order of their last writes
             else:
                 section = timers if metric.type is MetricType.TIMER else histograms
                 section.declared.add(name)
@@ -314,7 +308,8 @@ class Query:
     @property
     def series_count(self) -> int:
         """How many series there are, over all metrics."""
-        return self._registry.series_count
+        totals = self._collect()
+        return len(totals.counters) + len(totals.gauges) + len(totals.sketches)
 
     def _matching(self, name: str, labels: Mapping[str, str] | None = None) -> Iterable[SeriesKey]:
         keys = self._store.series(name)
@@ -479,16 +474,17 @@ class Query:
 
         ``evicted`` are those of the delivered records that the store has had to forget since, its bound being reached.
         """
-        self._collect()
-        books = {signal: dict(entries) for signal, entries in self._statistics().items()}
+        totals = self._collect()
+        books = {signal: dict(entries) for signal, entries in self._statistics(totals).items()}
         evicted = self._store.statistics()["evicted_records"]
         if evicted:
             books["records"]["evicted"] = evicted
         return books
 
 
-def _nothing() -> None:
-    """Collects nothing: it has been done."""
+def _type_of(totals: Totals, name: str) -> MetricType | None:
+    metric = totals.metrics.get(name)
+    return None if metric is None else metric.type
 
 
 def _plus(one: float | None, other: float | None) -> float | None:

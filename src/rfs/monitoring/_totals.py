@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rfs.monitoring._capture.instruments import Labels, MetricType, SeriesKey, SketchReading
+from rfs.monitoring._capture.cells import Labels, SeriesKey
+from rfs.monitoring._capture.instruments import MetricType, SketchReading
 
 __all__ = ["Exemplar", "ForeignFamily", "ForeignSample", "Metric", "Totals"]
 

@@ -17,16 +17,22 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakSet
 
+from rfs.monitoring._capture.capture import Capture, CaptureState
+from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.instruments import Counter, Gauge, Histogram, MetricType, Registry
+from rfs.monitoring._capture.live import MEMORY
 from rfs.monitoring._capture.record import RecordData, encode_record
-from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES, Segments
-from rfs.monitoring._leader import Leader, Sink
+from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES
+from rfs.monitoring._leader import LOST, Leader, Sink
+from rfs.monitoring._live import Leadership
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query
 from rfs.monitoring._store import Store
 from rfs.monitoring._store.memory import MemoryStore
+from rfs.monitoring._totals import Totals
 from rfs.monitoring.alerts import Alert, AlertManager, Rule, Sample, default_aggregation
 from rfs.monitoring.context import RANDOM_IDS, Context, Ids, RandomIds, current
 from rfs.monitoring.masking import ErrorInfo, JsonValue, Masker
@@ -93,6 +99,7 @@ class Monitor:
         store: Where collected records and windows are kept; by default in memory, bounded.
         masker: What no secret gets past; by default the built-in rules.
         level: The lowest level that is recorded, as the standard library numbers them (20 is INFO).
+        directory: Where all processes of the service record, and find one another; by default the memory of this one.
 
     Every recording method is safe from any thread, signal handler and event loop; it never raises, never blocks,
     and does no I/O. ``start`` and ``stop`` may be called twice.
@@ -107,6 +114,7 @@ class Monitor:
         store: Store | None = None,
         masker: Masker | None = None,
         level: int = INFO,
+        directory: Path | str | None = None,
     ) -> None:
         self.service_name = service_name
         self.clock = clock
@@ -122,8 +130,8 @@ class Monitor:
         self._operations: dict[str, OperationInstruments] = {}
         self._error_codes: dict[str, set[str]] = {}
 
-        self.segments = Segments()
         self.registry = Registry(self.reject, self.masker.text)
+        self.capture = Capture(self.registry, service=lambda: self.service_name, on_problem=self._degraded)
         self._rejected = self.counter("rfs_rejected_total", "Measurements that were not taken")
         self._masked = self.counter("rfs_masked_total", "Secrets masked, by rule")
         self._truncated = self.counter("rfs_truncated_total", "Values cut, by bound")
@@ -137,11 +145,10 @@ class Monitor:
         self.failures = self.counter(FAILURES, "Operations that returned a Failure or raised")
         self.durations_ms = self.histogram(DURATIONS, "How long operations took, in milliseconds")
         self.errors_by_type = self.counter(ERRORS_BY_TYPE, "Failures by operation, error type and error code")
-        self.active = self.gauge("operations_active", "Operations that have begun and not ended")
+        self.active = self.gauge("operations_active", "Operations that have begun and not ended", across="sum")
 
         self._leader = Leader(
-            self.segments,
-            self.registry,
+            self.capture,
             self.store,
             now_seconds=self._now_seconds,
             on_tick=self.tick,
@@ -149,19 +156,21 @@ class Monitor:
             on_error=self.internal_error,
         )
         self.query = self._make_query(self._leader.collect)
-        self._rule_query = self._make_query(_nothing)  # the tick has just collected
+        self._rule_query = self._make_query(self._leader.totals)  # the tick has just collected
         self.alerts = AlertManager(
             read=self._read_for_rule,
             clock=clock,
             on_internal_error=self.internal_error,
             on_event=self._record_alert,
         )
+        self._planned: Path | None = None
         _monitors.add(self)
+        if directory is not None:
+            self.use_directory(directory)
 
-    def _make_query(self, collect: Callable[[], None]) -> Query:
+    def _make_query(self, collect: Callable[[], Totals]) -> Query:
         return Query(
             self.store,
-            self.registry,
             collect=collect,
             now=self._now_seconds,
             service_name=lambda: self.service_name,
@@ -170,6 +179,37 @@ class Monitor:
 
     def _now_seconds(self) -> float:
         return self.clock.time_ns() / 1e9
+
+    # Where
+
+    def use_directory(self, directory: Path | str) -> None:
+        """
+        Record into *directory*, with all other processes of this service, from now on and with all that was recorded so far.
+
+        If it cannot be used this process records in memory, `capture_state` says why, and it is tried again each second
+        once the Monitor runs. Never raises.
+        """
+        self._planned = Path(directory)
+        self.capture.attach(self._planned)
+        self._leader.attached()
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory that was chosen; None if this process records in memory."""
+        return self._planned
+
+    @property
+    def capture_state(self) -> CaptureState:
+        """Whether this process records into the directory or in memory, and why."""
+        return self.capture.state
+
+    @property
+    def leadership(self) -> Leadership:
+        """Which process leads: imports, folds the dead and evaluates alert rules."""
+        return self._leader.leadership
+
+    def _degraded(self, reason: str) -> None:
+        self._diagnose(f"RFS-S105 {reason}")
 
     # Life
 
@@ -214,8 +254,10 @@ class Monitor:
 
     def after_fork(self) -> None:
         """In a forked child: start anew, with nothing of the parent's pending records, thread and locks."""
-        self.segments.after_fork()
+        self.capture.after_fork()
         self._leader.after_fork()
+        if self._planned is not None:
+            self._leader.attached()
         if isinstance(self.ids, RandomIds):
             self.ids.after_fork()
 
@@ -232,14 +274,23 @@ class Monitor:
         assert isinstance(metric, Counter)  # noqa: S101 - narrows what declare() made certain
         return metric
 
-    def gauge(self, name: str, help: str = "", labels: Iterable[str] = ()) -> Gauge:  # noqa: A002 - the field's own name
+    def gauge(
+        self,
+        name: str,
+        help: str = "",  # noqa: A002 - the field's own name
+        labels: Iterable[str] = (),
+        across: str = "latest",
+    ) -> Gauge:
         """
         Declare gauge *name*; declared twice, it is the same one.
+
+        *across* says how the values of several processes become one: ``latest`` written, ``sum``, ``min``, ``max``, or
+        ``per_worker`` with a label of its own.
 
         Raises:
             MetricDefinitionError: Name or label malformed, or the name belongs to another type.
         """
-        metric = self.registry.declare(MetricType.GAUGE, name, help, labels)
+        metric = self.registry.declare(MetricType.GAUGE, name, help, labels, across)
         assert isinstance(metric, Gauge)  # noqa: S101 - narrows what declare() made certain
         return metric
 
@@ -358,11 +409,11 @@ class Monitor:
         self._produced.inc()
         if len(payload) > _LARGEST_PAYLOAD:
             self._dropped.inc(1, signal="records", reason="record_too_large")
-        elif not self.segments.append(
+        elif not self.capture.segments.append(
             time_ns,
             level,
             HAS_ERROR if error is not None else 0,
-            correlation_id.encode(),
+            correlation_id.encode()[:255],
             operation.encode()[:255],
             payload,
         ):
@@ -449,7 +500,8 @@ class Monitor:
     def tick(self) -> None:
         """What the leader does each second: collect, evaluate the alert rules, say what went wrong."""
         self._leader.collect()
-        self.alerts.evaluate(self.clock.monotonic())
+        if self._leader.leadership.is_self:
+            self.alerts.evaluate(self.clock.monotonic())
         if self._diagnostics and self.clock.monotonic() - self._diagnosed_at >= _DIAGNOSTIC_SECONDS:
             self._print_diagnostics()
 
@@ -487,27 +539,29 @@ class Monitor:
 
     # Books
 
-    def _books(self) -> Mapping[str, Mapping[str, float]]:
-        dropped = {
-            dict(child.key.labels).get("reason", "unknown"): child.value
-            for child in self._dropped.series()
-            if dict(child.key.labels).get("signal") == "records"
+    def _books(self, totals: Totals) -> Mapping[str, Mapping[str, float]]:
+        signal = ("signal", "records")
+        dropped: dict[str, float] = {}
+        for key, count in totals.counters.items():
+            if key.name == "rfs_dropped_total" and signal in key.labels:
+                dropped[dict(key.labels).get("reason", "unknown")] = count
+        corrupt = self._leader.live.corrupt_frames
+        if corrupt:
+            dropped["corrupt_frame"] = corrupt
+        produced, delivered = (
+            totals.counters.get(SeriesKey(name, (signal,)), 0.0)
+            for name in ("rfs_produced_total", "rfs_delivered_total")
+        )
+        lost = totals.counters.get(LOST, 0.0)
+        books = {
+            "produced": produced,
+            "delivered": delivered,
+            "in_flight": produced - delivered - lost - sum(dropped.values()),
+            **{f"dropped_{reason}": count for reason, count in dropped.items()},
         }
-        if self.segments.corrupt_frames:
-            dropped["corrupt_frame"] = self.segments.corrupt_frames
-        produced, delivered = self._produced.value, self._delivered.value
-        return {
-            "records": {
-                "produced": produced,
-                "delivered": delivered,
-                "in_flight": produced - delivered - sum(dropped.values()),
-                **{f"dropped_{reason}": count for reason, count in dropped.items()},
-            }
-        }
-
-
-def _nothing() -> None:
-    pass
+        if lost:
+            books["lost_on_crash"] = lost
+        return {"records": books}
 
 
 def _plain_text(error: BaseException) -> str:
@@ -530,7 +584,11 @@ def default_monitor() -> Monitor:
 
 def _make_default() -> Monitor:
     global default  # noqa: PLW0603 - the one module-level convenience; tests replace it
-    made = Monitor(service_name=os.environ.get("RFS_SERVICE_NAME", "rfs"))
+    directory = os.environ.get("RFS_DIR", MEMORY)
+    made = Monitor(
+        service_name=os.environ.get("RFS_SERVICE_NAME", "rfs"),
+        directory=None if directory in ("", MEMORY) else directory,
+    )
     if default is None:
         default = made
     return default

@@ -1,5 +1,5 @@
 """
-Cells: 8-byte sums in preallocated memory.
+Cells: 8-byte sums in preallocated memory, and the directory that names them.
 
 A counter, a gauge, a sketch bucket and the books are all cells of type float64. Adding to one is
 ``cells[i] = cells[i] + amount`` in code that makes no call between the read and the write: CPython
@@ -7,61 +7,358 @@ A counter, a gauge, a sketch bucket and the books are all cells of type float64.
 under any number of threads and there is no lock that a fork or a signal handler could find held.
 The price: integers are exact up to 2**53 only.
 
-In this version the memory is anonymous and belongs to one process.
+The memory is a file that other processes map and read, or anonymous memory of the same layout: a header page (see `files`), the
+directory, the cells. An entry of the directory, 8-byte aligned, is
+
+    size u32 · crc32 u32 · cell u64 · MessagePack array, padded
+
+and its first word is written last. Cells and entry are taken and written in one stretch without a call, so that no thread, signal
+handler or exception comes between; only a killed process can leave an entry half written, and then nothing was measured in it.
 """
 
 from __future__ import annotations
 
+import itertools
 import mmap
-from typing import NamedTuple
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from rfs.errors import LiveFileError
+from rfs.monitoring._capture.files import CELLS_MAGIC, HEADER_BYTES, Header, pack_header, read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 CELL_BYTES = 8
-REGION_CELLS = 1 << 16  # 512 KiB; pages that nobody touches cost nothing
-MAX_REGIONS = 128  # 64 MiB: the end of the memory that cells may ever take in one process
+DIRECTORY_BYTES = 128 << 10
+FILE_BYTES = 512 << 10  # header, directory, and 48,640 cells; pages that nobody touches cost no memory
+MAX_FILES = 128  # 64 MiB: the end of the memory that cells may ever take in one process
+
+_ENTRY_HEAD_BYTES = 16
+
+LAYOUT = {"directory": HEADER_BYTES, "cells": HEADER_BYTES + DIRECTORY_BYTES, "end": FILE_BYTES}
+
+# What an entry names; the first element of its array.
+METRIC = 1  # id, type, name, help, across
+SERIES = 2  # metric id, [label, value, label, value, …]; cell: its first
+OCTAVE = 3  # region and cell of the series, octave, negative; cell: the first of its 64 buckets
+EXEMPLAR = 4  # region and cell of the series; cell: the first of its 5
+FOREIGN = 5  # family, type, help, unit, sample, [label, value, …]
+
+encode_entry = msgspec.msgpack.Encoder().encode
+_decode_entry = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+Labels = tuple[tuple[str, str], ...]  # sorted by name, without empty values
+
+
+class SeriesKey(NamedTuple):
+    """One label set of one metric, the same in every process."""
+
+    name: str
+    labels: Labels
 
 
 class Block(NamedTuple):
-    """A run of cells: ``cells[at]`` to ``cells[at + n - 1]``, all zero at first."""
+    """A run of cells: ``cells[at]`` to ``cells[at + n - 1]`` of a region, all zero at first."""
 
     cells: memoryview[float]
     at: int
+    region: int
+
+
+class Region:
+    """The memory of one cells file, and how much of it is taken."""
+
+    __slots__ = (
+        "cell_limit",
+        "cells",
+        "entry_limit",
+        "memory",
+        "metrics",
+        "next_cell",
+        "next_entry",
+        "number",
+        "view",
+        "words",
+    )
+
+    def __init__(self, memory: mmap.mmap, number: int) -> None:
+        self.memory = memory
+        self.number = number
+        self.view = memoryview(memory)
+        self.words = self.view.cast("Q")
+        self.cells = self.view.cast("d")
+        self.next_entry = LAYOUT["directory"]
+        self.next_cell = LAYOUT["cells"] // CELL_BYTES
+        self.entry_limit = LAYOUT["cells"]
+        self.cell_limit = len(self.cells)
+        self.metrics: dict[str, int] = {}  # name → the id of its METRIC entry in this file
 
 
 class Cells:
     """
-    Hands out runs of zeroed cells and never takes one back.
+    Hands out runs of zeroed cells, each with its name in the directory, and never takes one back.
+
+    Args:
+        make: Returns the memory of file *n*, zeroed but for its header; never raises.
 
     Safe from any thread and from signal handlers. ``allocate`` returns None when the bound of
     memory is reached; the caller then measures into its overflow series.
     """
 
-    __slots__ = ("_next", "_region", "_regions")
+    __slots__ = ("_ids", "_make", "_region", "regions")
 
-    def __init__(self) -> None:
-        self._regions: list[memoryview[float]] = []
-        self._region = _anonymous_region()
-        self._regions.append(self._region)
-        self._next = 0
+    def __init__(self, make: Callable[[int], mmap.mmap]) -> None:
+        self._make = make
+        self._ids = itertools.count(1)
+        self._region = Region(make(0), 0)
+        self.regions = [self._region]
 
-    def allocate(self, count: int) -> Block | None:
-        """Return *count* fresh cells (at most a region's worth), or None when all memory is spent."""
+    def allocate(self, count: int, describe: Callable[[Region], bytes]) -> Block | None:
+        """
+        Return *count* fresh cells, named by the entry that *describe* gives for the region; None when all memory is spent.
+        """
         while True:
             region = self._region
-            # These three lines make no call: no other thread gets in between.
-            at = self._next
-            end = at + count
-            if end <= REGION_CELLS and region is self._region:
-                self._next = end
-                return Block(region, at)
-            if len(self._regions) >= MAX_REGIONS:
+            block = self._take(region, count, describe(region))
+            if block is not None:
+                return block
+            if region is not self._region:
+                continue
+            number = len(self.regions)
+            if number >= MAX_FILES:
                 return None
-            fresh = _anonymous_region()
+            fresh = Region(self._make(number), number)
             if region is self._region:
-                self._region, self._next = fresh, 0
-                self._regions.append(fresh)
+                self._region = fresh
+                self.regions.append(fresh)
+
+    def declare(self, name: str, fields: tuple[str, str, str]) -> None:
+        """Name a metric that has no series yet, so that readers know it."""
+        self.metric_id(self._region, name, fields)
+
+    def metric_id(self, region: Region, name: str, fields: tuple[str, str, str]) -> int:
+        """What names metric *name* (its type, help and across) in the entries of *region*."""
+        known = region.metrics.get(name)
+        if known is None:
+            known = next(self._ids)
+            type_name, help_text, across = fields
+            if self._take(region, 0, encode_entry([METRIC, known, type_name, name, help_text, across])) is None:
+                region.entry_limit = 0  # full: what refers to this entry must not fit either
+            region.metrics[name] = known
+        return known
+
+    def _take(self, region: Region, count: int, entry: bytes) -> Block | None:
+        word = crc32(entry) << 32 | len(entry)
+        body = entry + bytes(-len(entry) % 8)
+        needed = _ENTRY_HEAD_BYTES + len(body)
+        limit = region.cell_limit
+        # From here to the return nothing calls: no other thread and no signal handler gets in between.
+        at = region.next_cell
+        end = at + count
+        start = region.next_entry
+        if end > limit or start + needed > region.entry_limit:
+            return None
+        region.next_cell = end
+        region.next_entry = start + needed
+        region.view[start + _ENTRY_HEAD_BYTES : start + needed] = body
+        region.words[(start >> 3) + 1] = at
+        region.words[start >> 3] = word
+        return Block(region.cells, at, region.number)
+
+    def move(self, make: Callable[[int], mmap.mmap]) -> dict[int, memoryview[float]]:
+        """
+        Go on in other memory: the directories are copied, the cells are zero. Returns ``id(old cells)`` → new cells.
+
+        Whoever holds old cells must take over what is in them and then use the new ones, at the same index.
+        """
+        made = [Region(make(region.number), region.number) for region in self.regions]
+        moved: dict[int, memoryview[float]] = {}
+        for index in range(MAX_FILES):
+            if index == len(self.regions):
+                break
+            old = self.regions[index]
+            if index == len(made):  # another thread has just filled the last one
+                made.append(Region(make(index), index))
+            new = made[index]
+            new.metrics = old.metrics
+            last = len(self.regions) == index + 1
+            # In one stretch without a call: what others allocate goes before it into the old memory, after it into the new.
+            taken = old.next_entry
+            new.view[HEADER_BYTES:taken] = old.view[HEADER_BYTES:taken]
+            new.next_entry = taken
+            new.next_cell = old.next_cell
+            old.entry_limit = 0
+            self.regions[index] = new
+            if last:
+                self._region = new
+            moved[id(old.cells)] = new.cells
+        self._make = make
+        return moved
 
 
-def _anonymous_region() -> memoryview[float]:
+class MetricEntry(NamedTuple):
+    """A metric as a process declared it."""
+
+    type: str
+    name: str
+    help: str
+    across: str
+
+
+class Series:
+    """A series as a reader finds it: where its cells are, in one process."""
+
+    __slots__ = ("at", "cells", "exemplar", "key", "metric", "octaves")
+
+    def __init__(self, key: SeriesKey, metric: MetricEntry, cells: memoryview[float], at: int) -> None:
+        self.key = key
+        self.metric = metric
+        self.cells = cells
+        self.at = at
+        self.octaves: list[tuple[bool, int, memoryview[float], int]] = []  # negative, number, cells, first
+        self.exemplar: tuple[memoryview[int], int] | None = None
+
+
+class ForeignEntry(NamedTuple):
+    """A sample of a registry that is not ours, as a process mirrors it."""
+
+    family: str
+    type: str
+    help: str
+    unit: str
+    sample: str
+    labels: Labels
+    cells: memoryview[float]
+    at: int
+
+
+class CellsReader:
+    """
+    Reads the cells files of one process, also while it writes them.
+
+    Not safe to use from two threads at once. A damaged entry is skipped and counted in ``damaged_entries``.
+    """
+
+    def __init__(self) -> None:
+        self.series: list[Series] = []
+        self.foreign: list[ForeignEntry] = []
+        self.damaged_entries = 0
+        self._files: list[_File] = []
+        self._by_cell: dict[tuple[int, int], Series] = {}
+        self.metrics: dict[tuple[int, int], MetricEntry] = {}  # by region and id
+        self._waiting: list[tuple[_File, int, list[Any]]] = []
+
+    def add(self, memory: mmap.mmap, name: str) -> Header:
+        """
+        Read one more file of the process.
+
+        Raises:
+            LiveFileError: It is no cells file that this version reads.
+        """
+        file = _File(memory, name)
+        self._files.append(file)
+        return file.header
+
+    def refresh(self) -> None:
+        """Find what has been named since the last time."""
+        for file in self._files:
+            if file.words[file.read_to >> 3]:
+                for at, entry in file.entries():
+                    self._take(file, at, entry)
+                self.damaged_entries = sum(each.damaged for each in self._files)
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for owner, at, entry in waiting:
+                self._take(owner, at, entry)
+
+    def _take(self, file: _File, at: int, entry: Sequence[Any]) -> None:
+        number = file.header.number
+        kind = entry[0]
+        if kind == METRIC:
+            self.metrics[number, entry[1]] = MetricEntry(*entry[2:6])
+        elif kind == SERIES:
+            metric = self.metrics.get((number, entry[1]))
+            if metric is None:
+                file.damaged += 1
+                return
+            series = Series(SeriesKey(metric.name, _pairs(entry[2])), metric, file.cells, at)
+            self._by_cell[number, at] = series
+            self.series.append(series)
+        elif kind in (OCTAVE, EXEMPLAR):
+            owner = self._by_cell.get((entry[1], entry[2]))
+            if owner is None:
+                self._waiting.append((file, at, list(entry)))  # of a series in a file that is not read yet
+            elif kind == OCTAVE:
+                owner.octaves.append((entry[4], entry[3], file.cells, at))
+            else:
+                owner.exemplar = file.words, at
+        elif kind == FOREIGN:
+            family, type_name, help_text, unit, sample, labels = entry[1:7]
+            self.foreign.append(
+                ForeignEntry(family, type_name, help_text, unit, sample, _pairs(labels), file.cells, at)
+            )
+        # An entry of a kind that this version does not know belongs to a newer one, which reads it.
+
+
+class _File:
+    """One cells file under a reader, and how far its directory has been read."""
+
+    __slots__ = ("_doubtful", "_limit", "cells", "damaged", "header", "read_to", "view", "words")
+
+    def __init__(self, memory: mmap.mmap, name: str) -> None:
+        self.view = memoryview(memory)
+        self.header = header = read_header(self.view, CELLS_MAGIC, name)
+        directory, cells, end = (header.layout.get(key, 0) for key in ("directory", "cells", "end"))
+        if not HEADER_BYTES <= directory < cells <= end <= len(self.view) or (directory | cells | end) % CELL_BYTES:
+            raise LiveFileError(name, f"has a layout that does not fit its {len(self.view)} bytes: {header.layout}")
+        self.words = self.view[:end].cast("Q")
+        self.cells = self.view[:end].cast("d")
+        self.read_to = directory
+        self.damaged = 0
+        self._limit = cells
+        self._doubtful = 0
+
+    def entries(self) -> Iterator[tuple[int, list[Any]]]:
+        """The entries from ``read_to`` on, which moves; with the cell that each names."""
+        words, view, start, limit = self.words, self.view, self.read_to, self._limit
+        while start + _ENTRY_HEAD_BYTES <= limit:
+            word = words[start >> 3]
+            size = word & 0xFFFFFFFF
+            body = start + _ENTRY_HEAD_BYTES
+            if not word or body + size > limit:
+                break  # nothing more yet; or a damaged size, behind which nothing can be found
+            payload = bytes(view[body : body + size])
+            at = words[(start >> 3) + 1]
+            entry: object = None
+            if crc32(payload) == word >> 32 and at < len(words):
+                with suppress(msgspec.DecodeError):
+                    entry = _decode_entry(payload)
+            elif self._doubtful != start:
+                self._doubtful = start  # another processor may not have shown us all of it yet
+                break
+            start = body + (size + 7 & ~7)
+            self.read_to = start
+            if isinstance(entry, list) and entry:
+                yield at, entry
+            else:
+                self.damaged += 1
+
+
+def anonymous_cells(number: int) -> mmap.mmap:
+    """Memory for a region that no other process reads."""
     # MAP_PRIVATE: after a fork the child's additions are its own.
-    memory = mmap.mmap(-1, REGION_CELLS * CELL_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return memoryview(memory).cast("d")
+    memory = mmap.mmap(-1, FILE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    header = pack_header(CELLS_MAGIC, Header("memory", os.getpid(), "", "", 0, number, LAYOUT))
+    memory[: len(header)] = header
+    return memory
+
+
+def _pairs(flat: Sequence[str]) -> Labels:
+    return tuple(zip(flat[::2], flat[1::2], strict=True))

@@ -20,6 +20,7 @@ from rfs.errors import LiveFileError
 
 HEADER_BYTES = 4096  # one page: what follows is aligned to any word
 VERSION = 1
+ALIVE_MAGIC = b"RFSALIVE"
 CELLS_MAGIC = b"RFSCELLS"
 SEGMENT_MAGIC = b"RFSSEGMT"
 

@@ -18,16 +18,29 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, inf, log2
-from time import time
-from typing import Generic, NamedTuple, TypeVar
+from mmap import mmap
+from operator import add
+from time import monotonic
+from typing import Generic, TypeVar
 
 from rfs.errors import MetricDefinitionError
-from rfs.monitoring._capture.cells import Block, Cells
+from rfs.monitoring._capture.cells import (
+    OCTAVE,
+    SERIES,
+    Block,
+    Cells,
+    Labels,
+    Region,
+    SeriesKey,
+    anonymous_cells,
+    encode_entry,
+)
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE, Sketch
 
 MAX_SERIES = 2_000
 MAX_LABEL_CHARACTERS = 256
 MAX_NAME_CHARACTERS = 200
+MAX_HELP_CHARACTERS = 500
 OVERFLOW_LABEL = "rfs_overflow"
 
 # Measurements are checked by `value.__class__ is _FLOAT` (or _INT): a call-free test of the exact type that bool, str and
@@ -53,7 +66,6 @@ _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 # Octave → where its 64 buckets are. Plain tuples, not Blocks: CPython unpacks only those at once.
 _Octaves = dict[int, tuple["memoryview[float]", int]]
-Labels = tuple[tuple[str, str], ...]  # sorted by name, without empty values
 
 
 class MetricType(StrEnum):
@@ -65,11 +77,9 @@ class MetricType(StrEnum):
     TIMER = "timer"
 
 
-class SeriesKey(NamedTuple):
-    """One label set of one metric, the same in every process."""
+ACROSS = ("latest", "sum", "min", "max", "per_worker")  # how a gauge's values of several processes become one
 
-    name: str
-    labels: Labels
+Moved = Mapping[int, "memoryview[float]"]  # id(old cells) → the cells to go on with, at the same index
 
 
 class Collector:
@@ -90,14 +100,24 @@ class Collector:
 class BoundCounter:
     """One series of a counter."""
 
-    __slots__ = ("_at", "_cells", "_owner", "key", "sampled", "seen")
+    __slots__ = ("_at", "_cells", "_owner", "key")
 
     def __init__(self, owner: Counter, key: SeriesKey, block: Block) -> None:
         self._owner = owner
-        self._cells, self._at = block
+        self._cells, self._at, _ = block
         self.key = key
-        self.sampled = 0.0  # the leader's last reading
-        self.seen = False  # whether the leader has ever read it: a counter at 0 is known, too
+
+    def move(self, moved: Moved, *, keep: bool) -> None:
+        """Go on in other cells, with what is in these if *keep*."""
+        new = moved.get(id(self._cells))
+        if new is None:
+            return
+        old, at = self._cells, self._at
+        if keep:
+            new[at] = old[at]  # nothing calls: no addition is lost between the two lines
+            self._cells = new
+        else:
+            self._cells = new
 
     def inc(self, amount: float = 1, /) -> None:
         """Add *amount*: an int or float, finite and not negative; anything else is counted as rejected. Never raises."""
@@ -121,18 +141,30 @@ class BoundCounter:
 class BoundGauge:
     """One series of a gauge. Unknown until the first write."""
 
-    __slots__ = ("_at", "_cells", "_owner", "key", "sampled")
+    __slots__ = ("_at", "_cells", "_owner", "key")
 
     def __init__(self, owner: Gauge, key: SeriesKey, block: Block) -> None:
         self._owner = owner
-        self._cells, self._at = block
+        self._cells, self._at, _ = block
         self.key = key
-        self.sampled = (0.0, 0.0)  # the leader's last reading of value and `written_at`
+
+    def move(self, moved: Moved, *, keep: bool) -> None:
+        """Go on in other cells, with what is in these if *keep*."""
+        new = moved.get(id(self._cells))
+        if new is None:
+            return
+        old, at = self._cells, self._at
+        if keep:
+            new[at] = old[at]  # nothing calls: no write is lost between the lines
+            new[at + 1] = old[at + 1]
+            self._cells = new
+        else:
+            self._cells = new
 
     def set(self, value: float, /) -> None:
         """Set to *value*, an int or float (NaN and the infinities too); else counted as rejected. Never raises."""
         if value.__class__ is _FLOAT or (value.__class__ is _INT and _LOWEST <= value <= _LARGEST):
-            now = time()
+            now = monotonic()
             cells, at = self._cells, self._at
             cells[at] = value
             cells[at + 1] = now
@@ -142,13 +174,13 @@ class BoundGauge:
     def inc(self, amount: float = 1, /) -> None:
         """Add *amount*, a finite int or float; else counted as rejected. An unset gauge starts from 0. Never raises."""
         if amount is _ONE:
-            now = time()
+            now = monotonic()
             cells, at = self._cells, self._at
             cells[at] += 1.0
             cells[at + 1] = now
             return
         if (amount.__class__ is _INT or amount.__class__ is _FLOAT) and _LOWEST <= amount <= _LARGEST:
-            now = time()
+            now = monotonic()
             cells, at = self._cells, self._at
             cells[at] += amount
             cells[at + 1] = now
@@ -158,7 +190,7 @@ class BoundGauge:
     def dec(self, amount: float = 1, /) -> None:
         """Subtract *amount*; see `inc`."""
         if amount is _ONE:
-            now = time()
+            now = monotonic()
             cells, at = self._cells, self._at
             cells[at] -= 1.0
             cells[at + 1] = now
@@ -167,10 +199,6 @@ class BoundGauge:
             self.inc(-amount)
         else:
             self._owner.reject("invalid_value")
-
-    def read(self) -> tuple[float, float]:
-        """The value and the unix seconds of its last write; (0, 0) if there was none."""
-        return self._cells[self._at], self._cells[self._at + 1]
 
     @property
     def value(self) -> float | None:
@@ -181,21 +209,44 @@ class BoundGauge:
 class BoundHistogram:
     """One series of a histogram: a sketch whose buckets take cells by octave, as they are needed."""
 
-    __slots__ = ("_at", "_cells", "_greatest", "_least", "_negative", "_owner", "_positive", "key", "sampled")
+    __slots__ = ("_at", "_cells", "_greatest", "_least", "_negative", "_owner", "_positive", "_region", "key")
 
     # Layout of the first block: count, total, zero, minimum, maximum.
     HEAD_CELLS = 5
 
     def __init__(self, owner: Histogram, key: SeriesKey, block: Block) -> None:
         self._owner = owner
-        self._cells, self._at = block
-        # Kept twice: reading a cell costs six times what reading an attribute does.
-        self._least = self._cells[self._at + 3] = inf
-        self._greatest = self._cells[self._at + 4] = -inf
+        self._cells, self._at, self._region = block
+        # Kept twice: reading a cell costs six times what reading an attribute does. In cells whose count is 0 they mean nothing.
+        self._least = inf
+        self._greatest = -inf
         self._positive: _Octaves = {}
         self._negative: _Octaves = {}
         self.key = key
-        self.sampled: SketchReading | None = None
+
+    def move(self, moved: Moved, *, keep: bool) -> None:
+        """Go on in other cells, with what is in these if *keep*."""
+        old, head = self._cells, self._at
+        new = moved.get(id(old))
+        if new is None:
+            return
+        positive, negative = self._positive, self._negative
+        elsewhere = [_moved_octaves(octaves, moved) for octaves in (positive, negative)]
+        # In one stretch: a measurement goes as a whole into the old cells, or as a whole into the new ones.
+        self._positive, self._negative = elsewhere
+        self._cells = new
+        if not keep:
+            self._least, self._greatest = inf, -inf
+            return
+        for octaves, theirs in ((positive, elsewhere[0]), (negative, elsewhere[1])):
+            for number, (cells, at) in octaves.items():
+                target, first = theirs.get(number, (cells, at))
+                if target is not cells:
+                    for index in range(BUCKETS_PER_OCTAVE):
+                        target[first + index] += cells[at + index]
+        new[head + 3], new[head + 4] = self._least, self._greatest
+        for offset in (1, 2, 0):
+            new[head + offset] += old[head + offset]
 
     def observe(self, value: float, /) -> None:
         """
@@ -232,38 +283,29 @@ class BoundHistogram:
         cells, head = self._cells, self._at
         cells[head + 1] += value
         buckets[at] += 1.0
-        cells[head] += 1.0
         if value < self._least:
             self._least = cells[head + 3] = value
         if value > self._greatest:
             self._greatest = cells[head + 4] = value
+        cells[head] += 1.0
 
     def _octave(self, octaves: _Octaves, number: int) -> tuple[memoryview[float], int] | None:
-        block = self._owner.collector.cells.allocate(BUCKETS_PER_OCTAVE)
+        entry = encode_entry([OCTAVE, self._region, self._at, number, octaves is self._negative])
+        block = self._owner.collector.cells.allocate(BUCKETS_PER_OCTAVE, lambda _region: entry)
         if block is None:
             self._owner.reject("cells_full")
             return None
-        return octaves.setdefault(
-            number, (block.cells, block.at)
-        )  # one of two racing threads wins; the other's cells stay zero
-
-    def read(self) -> SketchReading:
-        """Everything measured so far, as the cells hold it."""
-        cells, head = self._cells, self._at
-        return SketchReading(
-            cells[head],
-            cells[head + 1],
-            cells[head + 2],
-            cells[head + 3],
-            cells[head + 4],
-            _octave_counts(self._positive),
-            _octave_counts(self._negative),
-        )
+        # One of two racing threads wins; the other's cells stay zero.
+        return octaves.setdefault(number, (block.cells, block.at))
 
     @property
     def count(self) -> float:
-        """How many measurements were counted; cheap, to see whether anything changed."""
+        """How many measurements were counted since the process started."""
         return self._cells[self._at]
+
+
+def _moved_octaves(octaves: _Octaves, moved: Moved) -> _Octaves:
+    return {number: (moved.get(id(cells), cells), at) for number, (cells, at) in tuple(octaves.items())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +320,22 @@ class SketchReading:
     positive: dict[int, list[float]]
     negative: dict[int, list[float]]
 
+    def plus(self, other: SketchReading) -> SketchReading:
+        """Add what another process measured of the same series."""
+        return SketchReading(
+            self.count + other.count,
+            self.total + other.total,
+            self.zero + other.zero,
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+            _octaves_together(self.positive, other.positive),
+            _octaves_together(self.negative, other.negative),
+        )
+
     def since(self, before: SketchReading | None) -> Sketch:
         """What was measured between *before* (None: the start) and this reading."""
         if before is None:
-            before = _NOTHING_READ
+            before = NOTHING_READ
         positive = _bucket_increases(self.positive, before.positive)
         negative = _bucket_increases(self.negative, before.negative)
         zero = int(self.zero - before.zero)
@@ -294,7 +348,7 @@ class SketchReading:
             negative=negative,
         )
         sketch.bound_extremes()
-        if sketch.count:
+        if sketch.count and self.count:
             # A new extreme of the series is an exact extreme of the interval.
             if self.minimum < before.minimum:
                 sketch.min = self.minimum
@@ -305,11 +359,15 @@ class SketchReading:
         return sketch
 
 
-_NOTHING_READ = SketchReading(0.0, 0.0, 0.0, inf, -inf, {}, {})
+NOTHING_READ = SketchReading(0.0, 0.0, 0.0, inf, -inf, {}, {})
 
 
-def _octave_counts(octaves: _Octaves) -> dict[int, list[float]]:
-    return {number: list(cells[at : at + BUCKETS_PER_OCTAVE]) for number, (cells, at) in tuple(octaves.items())}
+def _octaves_together(one: dict[int, list[float]], other: dict[int, list[float]]) -> dict[int, list[float]]:
+    together = dict(one)
+    for number, counts in other.items():
+        mine = together.get(number)
+        together[number] = counts if mine is None else list(map(add, mine, counts))
+    return together
 
 
 def _bucket_increases(now: dict[int, list[float]], before: dict[int, list[float]]) -> dict[int, int]:
@@ -335,15 +393,19 @@ class Instrument(ABC, Generic[Child]):
     type: MetricType
     _cells_per_child: int
 
-    def __init__(self, collector: Collector, name: str, help_text: str, labels: Iterable[str]) -> None:
+    def __init__(
+        self, collector: Collector, name: str, help_text: str, labels: Iterable[str], across: str = ""
+    ) -> None:
         self.collector = collector
         self.name = name
         self.help = help_text
+        self._fields = (str(self.type), help_text[:MAX_HELP_CHARACTERS], across)
         self.label_names = tuple(labels)
         for label in self.label_names:
             fault = label_fault(label)
             if fault:
                 raise MetricDefinitionError(name, fault)
+        collector.cells.declare(name, self._fields)
         self._series: dict[Labels, Child] = {}
         self._found: dict[tuple[tuple[str, object], ...], Child] = {}  # labels as given → child
         self._plain: Child | None = None
@@ -398,10 +460,24 @@ class Instrument(ABC, Generic[Child]):
             return child
         if len(self._series) >= MAX_SERIES - 1 and key:
             return self._overflowing("cardinality_limit")
-        block = self.collector.cells.allocate(self._cells_per_child)
+        block = self._allocate(key)
         if block is None:
             return self._overflowing("cells_full")
         return self._series.setdefault(key, self._make(SeriesKey(self.name, key), block))
+
+    def _allocate(self, labels: Labels) -> Block | None:
+        cells = self.collector.cells
+        flat = [text for label in labels for text in label]
+
+        def describe(region: Region) -> bytes:
+            return encode_entry([SERIES, cells.metric_id(region, self.name, self._fields), flat])
+
+        return cells.allocate(self._cells_per_child, describe)
+
+    def move(self, moved: Moved, *, keep: bool) -> None:
+        """Let every series go on in other cells; see `Cells.move`."""
+        for child in tuple(self._series.values()):
+            child.move(moved, keep=keep)
 
     def _overflowing(self, reason: str) -> Child:
         self.reject(reason)
@@ -409,8 +485,8 @@ class Instrument(ABC, Generic[Child]):
         if child is None:
             key: Labels = ((OVERFLOW_LABEL, "true"),)
             # Cells are short only after 64 MiB of them: the overflow series of that metric is then not shared memory.
-            size = self._cells_per_child
-            block = self.collector.cells.allocate(size) or Block(memoryview(bytearray(8 * size)).cast("d"), 0)
+            private = memoryview(bytearray(8 * self._cells_per_child)).cast("d")
+            block = self._allocate(key) or Block(private, 0, -1)
             child = self._overflow = self._series.setdefault(key, self._make(SeriesKey(self.name, key), block))
         return child
 
@@ -489,8 +565,8 @@ class Histogram(Instrument[BoundHistogram]):
         labels: Iterable[str],
         metric_type: MetricType = MetricType.HISTOGRAM,
     ) -> None:
-        super().__init__(collector, name, help_text, labels)
         self.type = metric_type
+        super().__init__(collector, name, help_text, labels)
 
     def observe(self, value: float, /, **labels: str | int | bool) -> None:
         """Count *value* in the series of *labels*; see `BoundHistogram.observe`. Never raises."""
@@ -519,11 +595,27 @@ class Registry:
     """
 
     def __init__(self, reject: Callable[[str, str], None], clean: Callable[[str], str]) -> None:
-        self._collector = Collector(Cells(), reject, clean)
+        self.cells = Cells(anonymous_cells)
+        self._collector = Collector(self.cells, reject, clean)
         self._metrics: dict[str, AnyInstrument] = {}
 
+    def move(self, make: Callable[[int], mmap], *, keep: bool) -> None:
+        """
+        Go on in other memory, which *make* gives for each region; with what has been measured so far if *keep*.
+
+        Other threads may measure meanwhile: nothing is lost, and nothing counted twice.
+        """
+        moved = self.cells.move(make)
+        for metric in self.metrics():
+            metric.move(moved, keep=keep)
+
     def declare(
-        self, metric_type: MetricType, name: str, help_text: str = "", labels: Iterable[str] = ()
+        self,
+        metric_type: MetricType,
+        name: str,
+        help_text: str = "",
+        labels: Iterable[str] = (),
+        across: str = "latest",
     ) -> AnyInstrument:
         """
         Return the instrument *name*, made if it is new.
@@ -540,7 +632,9 @@ class Registry:
             if metric_type is MetricType.COUNTER:
                 made = Counter(self._collector, name, help_text, labels)
             elif metric_type is MetricType.GAUGE:
-                made = Gauge(self._collector, name, help_text, labels)
+                if across not in ACROSS:
+                    raise MetricDefinitionError(name, f"across must be one of {', '.join(ACROSS)}, not {across!r}")
+                made = Gauge(self._collector, name, help_text, labels, across)
             else:
                 made = Histogram(self._collector, name, help_text, labels, metric_type)
             metric = self._metrics.setdefault(name, made)

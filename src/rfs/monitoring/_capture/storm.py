@@ -122,13 +122,13 @@ class Storms:
             bucket.suppressed += 1
             return False
         bucket.refilled_at = now
-        left = waited * self._limit
+        left = bucket.left + waited * self._limit
         if left > self._limit:
             left = self._limit
-        bucket.left = left - 1.0
         if left >= 1.0:
+            bucket.left = left - 1.0
             return True
-        bucket.left = 0.0
+        bucket.left = left
         bucket.suppressed += 1
         return False
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from rfs.monitoring._capture.instruments import SeriesKey
+from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._capture.sketch import Sketch
 

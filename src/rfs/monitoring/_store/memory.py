@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from threading import Lock
 
-from rfs.monitoring._capture.instruments import SeriesKey
+from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Batch, Point, StoredRecord
 

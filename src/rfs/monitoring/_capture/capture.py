@@ -1,0 +1,258 @@
+"""
+Capture: where this process records, which is files of the live directory, or memory of its own.
+
+Recording works from the start, in memory. `Capture.attach` moves it into files, `Capture.after_fork` gives a child files of its
+own, and whenever a file cannot be had, the same code goes on in memory, ``degraded`` says why, and `Capture.mend` tries again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from mmap import mmap
+from pathlib import Path
+from typing import Literal
+
+from rfs.errors import LiveDirectoryError
+from rfs.monitoring._capture.cells import FILE_BYTES, LAYOUT, anonymous_cells
+from rfs.monitoring._capture.files import ALIVE_MAGIC, CELLS_MAGIC, SEGMENT_MAGIC, Header, pack_header
+from rfs.monitoring._capture.instruments import Registry
+from rfs.monitoring._capture.live import ALIVE_SUFFIX, CELLS_SUFFIX, SEGMENT_SUFFIX, LiveDirectory, boot_id
+from rfs.monitoring._capture.segments import SEGMENT_BYTES, SegmentReader, Segments, segment_layout
+
+_LEFTOVER_ROUNDS = 5  # a thread that was just appending is done long before as many rounds of `mend`
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureState:
+    """Where a process records; ``degraded`` is empty, or says why it is memory although a directory was chosen."""
+
+    mode: Literal["directory", "memory"]
+    degraded: str
+
+
+class Capture:
+    """
+    The cells (through the registry) and segments that this process writes into.
+
+    Args:
+        service: The service's name, asked when files are made.
+        on_problem: Told what keeps records and numbers in this process' memory.
+
+    Only ``segments.append`` and measuring are for any thread; the rest is for one at a time.
+    """
+
+    def __init__(self, registry: Registry, *, service: Callable[[], str], on_problem: Callable[[str], None]) -> None:
+        self.registry = registry
+        self.directory: LiveDirectory | None = None
+        self.process = _new_process()
+        self.degraded = ""
+        self._service = service
+        self._on_problem = on_problem
+        self._planned: Path | None = None
+        self._lock = -1
+        self._serials = itertools.count()
+        self._leftovers: list[tuple[SegmentReader, int]] = []
+        self.segments: Segments | _FirstRecord
+        self.memory_reader: SegmentReader | None
+        self._record_in_memory()
+
+    @property
+    def state(self) -> CaptureState:
+        """Where this process records now."""
+        return CaptureState("memory" if self.directory is None else "directory", self.degraded)
+
+    def attach(self, path: Path) -> None:
+        """
+        Record into files of the directory *path* from now on, with all that was recorded so far. Never raises.
+        """
+        self._planned = path
+        self._enter(keep=True)
+
+    def after_fork(self) -> None:
+        """In a forked child: record as a new process, with nothing of the parent's."""
+        if self._lock >= 0:
+            os.close(self._lock)  # only closed: the lock is the parent's
+            self._lock = -1
+        if self.directory is not None:
+            self.directory.close()
+            self.directory = None
+        self.process = _new_process()
+        self._serials = itertools.count()
+        self._leftovers = []
+        self._record_in_memory()
+        if self._planned is None or not self._enter(keep=False):
+            self.registry.move(anonymous_cells, keep=False)
+
+    def mend(self) -> None:
+        """Once a second: look whether the directory is still there, and try to leave memory again."""
+        leftovers, self._leftovers = self._leftovers, []
+        for reader, rounds in leftovers:
+            self._take_over(reader)
+            if rounds > 1:
+                self._leftovers.append((reader, rounds - 1))
+        if self._planned is None:
+            return
+        directory = self.directory
+        if directory is not None and not (directory.intact() and directory.has(self.process + ALIVE_SUFFIX)):
+            # Somebody removed the directory or our file. What is mapped is still ours: it goes on in new files.
+            self._leave()
+            directory = None
+        if directory is None:
+            self._enter(keep=True)
+        elif self.degraded:
+            if self.memory_reader is not None:
+                self._record_into_files()
+            if self.memory_reader is None:
+                self.degraded = ""
+
+    def close(self) -> None:
+        """Say that this process is gone; what it has recorded stays for the leader. Recording goes on working."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _enter(self, *, keep: bool) -> bool:
+        directory: LiveDirectory | None = None
+        made: list[str] = []
+        try:
+            assert self._planned is not None  # noqa: S101 - the callers have made sure
+            directory = LiveDirectory(self._planned)
+            other = directory.other_service(self._service())
+            if other is not None:
+                raise other
+            lock = directory.live(self.process, pack_header(ALIVE_MAGIC, self._header(0, {})))
+            self._lock = lock
+            memories = [self._cells_file(directory, region.number, made) for region in self.registry.cells.regions]
+        except OSError as error:
+            self._say(error)
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+            if directory is not None:
+                for name in (*made, self.process + ALIVE_SUFFIX):
+                    directory.discard(name)
+                directory.close()
+            return False
+        self.directory = directory
+
+        def make(number: int) -> mmap:
+            return memories[number] if number < len(memories) else self._further_cells(number)
+
+        self.registry.move(make, keep=keep)
+        for name in made:
+            with suppress(OSError):
+                directory.publish(name)
+        self.degraded = ""
+        self._record_into_files()
+        return True
+
+    def _leave(self) -> None:
+        if self.directory is not None:
+            self.directory.close()
+            self.directory = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        segments = self.segments
+        if isinstance(segments, Segments) and self.memory_reader is None:
+            # They are no file any more, but memory they are: their records are not lost.
+            self.memory_reader = SegmentReader(segments.memory, name="own segment")
+            self.memory_reader.resume()
+        self.process = _new_process()
+
+    def _header(self, number: int, layout: dict[str, int]) -> Header:
+        return Header(self.process, os.getpid(), boot_id(), self._service(), time.time_ns(), number, layout)
+
+    def _cells_file(self, directory: LiveDirectory, number: int, made: list[str]) -> mmap:
+        name = f"{self.process}.{next(self._serials)}{CELLS_SUFFIX}"
+        memory = directory.create(name, FILE_BYTES, pack_header(CELLS_MAGIC, self._header(number, LAYOUT)))
+        made.append(name)
+        return memory
+
+    def _further_cells(self, number: int) -> mmap:
+        # After some thousand series, once: the only file that is ever made while something is measured.
+        directory = self.directory
+        if directory is not None:
+            made: list[str] = []
+            try:
+                memory = self._cells_file(directory, number, made)
+                directory.publish(made[0])
+            except OSError as error:
+                self._say(error)
+            else:
+                return memory
+        return anonymous_cells(number)
+
+    def _record_in_memory(self) -> None:
+        self.segments = segments = Segments.in_memory(self.process)
+        self.memory_reader = SegmentReader(segments.memory, name="memory")
+
+    def _record_into_files(self) -> None:
+        reader, self.memory_reader = self.memory_reader, None
+        self.segments = _FirstRecord(self)
+        if reader is not None:
+            self._take_over(reader)
+            self._leftovers.append((reader, _LEFTOVER_ROUNDS))
+
+    def _take_over(self, reader: SegmentReader) -> None:
+        for frame in reader.read():
+            self.segments.append(
+                frame.time_ns,
+                frame.level,
+                frame.flags,
+                frame.correlation_id.encode(),
+                frame.operation.encode(),
+                frame.payload,
+            )
+
+    def make_segment(self) -> Segments:
+        """A segment in the directory, or, if there is no room for one, in memory; it is recorded into from now on."""
+        directory = self.directory
+        waiting = self.segments
+        if directory is not None:
+            name = f"{self.process}.{next(self._serials)}{SEGMENT_SUFFIX}"
+            try:
+                header = pack_header(SEGMENT_MAGIC, self._header(0, segment_layout()))
+                made = Segments(directory.create(name, SEGMENT_BYTES, header))
+                if self.segments is waiting:
+                    self.segments = made  # nothing calls between the two: of two first records one makes the segment
+                    directory.publish(name)
+                    return made
+                directory.discard(name)
+            except OSError as error:
+                self._say(error)
+        if self.segments is waiting:
+            self._record_in_memory()
+        return self.segments if isinstance(self.segments, Segments) else Segments.in_memory(self.process)
+
+    def _say(self, error: OSError) -> None:
+        reason = str(error) if isinstance(error, LiveDirectoryError) else f"{self._planned}: {error.strerror or error}"
+        self.degraded = f"recording in this process' memory: {reason}"
+        self._on_problem(self.degraded)
+
+
+class _FirstRecord:
+    """Stands where the segment will be, until there is something to keep in it."""
+
+    half_full = False
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+
+    def append(
+        self, time_ns: int, level: int, flags: int, correlation_id: bytes, operation: bytes, payload: bytes
+    ) -> bool:
+        """Make the segment and keep the record in it; see `Segments.append`."""
+        segments = self._capture.segments
+        if segments is self:
+            segments = self._capture.make_segment()
+        return segments.append(time_ns, level, flags, correlation_id, operation, payload)
+
+
+def _new_process() -> str:
+    return f"{os.getpid()}-{os.urandom(8).hex()}"

@@ -1,0 +1,522 @@
+"""
+The live files of all processes, read as one: totals and records, from any process at any instant.
+
+The total of a counter is what living and dead processes have in their cells files, plus what has been folded. Folding
+a dead process moves its sums into the file ``totals-<epoch>`` and names it there, in one rename; then its files go. A reader takes the
+folded sums, then the files of all processes that are not named in them, then looks whether the folded sums are still the same:
+so each process counts exactly once, whatever the leader does meanwhile.
+
+Only the totals of the highest epoch count. A leader that was stopped and comes back writes those of its own, which nobody
+reads any more; and it removes no file before it has seen that its epoch is still the highest.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from math import inf
+from typing import NamedTuple
+
+import msgspec
+
+from rfs.errors import LiveFileError
+from rfs.monitoring._capture.capture import Capture
+from rfs.monitoring._capture.cells import CellsReader, Labels, MetricEntry, Region, Series, SeriesKey
+from rfs.monitoring._capture.files import HEADER_BYTES
+from rfs.monitoring._capture.instruments import MetricType, SketchReading
+from rfs.monitoring._capture.live import (
+    ALIVE_SUFFIX,
+    CELLS_SUFFIX,
+    SEGMENT_SUFFIX,
+    LiveDirectory,
+    is_locked,
+    process_of,
+    take_lock,
+)
+from rfs.monitoring._capture.segments import Frame, SegmentReader
+from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
+from rfs.monitoring._totals import Metric, Totals
+
+LEASE_SECONDS = 1.5
+MAX_DEAD_SEGMENTS = 8  # segments of dead processes that stay readable; the oldest go first
+_LEADER = "leader-"
+_TOTALS = "totals-"
+_HEARTBEAT_AT = 1024
+_TABLE_BYTES = 2 * HEADER_BYTES
+
+
+class Leadership(NamedTuple):
+    """Who leads; epoch 0 is a process that records in memory and leads itself."""
+
+    epoch: int
+    pid: int
+    process: str
+    is_self: bool
+
+
+class _Folded(msgspec.Struct):
+    """The sums of dead processes, as ``totals-<epoch>`` keeps them."""
+
+    version: int = 1
+    processes: list[str] = []
+    metrics: list[tuple[str, str, str]] = []  # name, type, help
+    counters: list[tuple[str, Labels, float]] = []
+    sketches: list[tuple[str, Labels, SketchReading]] = []
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_folded = msgspec.msgpack.Decoder(_Folded).decode
+_decode_leader = msgspec.msgpack.Decoder(tuple[str, int]).decode
+
+
+class _Process:
+    """What is mapped of another process."""
+
+    def __init__(self) -> None:
+        self.cells = CellsReader()
+        self.segments: dict[str, SegmentReader] = {}
+        self.watch = -1
+        self.names: set[str] = set()
+
+    def alive(self) -> bool:
+        return self.watch >= 0 and is_locked(self.watch)
+
+    def close(self) -> None:
+        if self.watch >= 0:
+            os.close(self.watch)
+            self.watch = -1
+
+
+class LiveReader:
+    """
+    Reads what all processes of *capture*'s directory record; in memory mode, this process alone.
+
+    Not safe to use from two threads at once.
+    """
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+        self.refused: dict[str, str] = {}  # files that cannot be read, and why
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing is mapped yet."""
+        self._processes: dict[str, _Process] = {}
+        self._own = CellsReader()
+        self._own_regions: list[Region] = []
+        self._own_segment: tuple[object, SegmentReader] | None = None
+        self._folded = _Folded()
+        self._folded_counters: dict[SeriesKey, float] = {}
+        self._folded_sketches: dict[SeriesKey, SketchReading] = {}
+        self._folded_identity: tuple[int, ...] = ()
+        self._directory: LiveDirectory | None = None
+
+    # Cells
+
+    def read(self) -> Totals:
+        """The totals of this instant."""
+        while True:
+            identity = self._load_folded()
+            self.refresh()
+            totals = self._add_up()
+            if self._identify_folded() == identity:
+                return totals
+
+    def others(self) -> Totals:
+        """What all but this process have measured so far."""
+        self._load_folded()
+        self.refresh()
+        return self._add_up(own=False)
+
+    def living(self) -> int:
+        """How many processes are alive, this one included; as of the last reading."""
+        return 1 + sum(process.alive() for process in self._processes.values())
+
+    def _add_up(self, *, own: bool = True) -> Totals:
+        totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
+        for name, type_name, help_text in self._folded.metrics:
+            totals.metrics[name] = Metric(name, MetricType(type_name), help_text)
+        gauges: dict[SeriesKey, list[tuple[float, float, str]]] = {}
+        across: dict[str, str] = {}
+        folded = set(self._folded.processes)
+        sources = [(process, str(one)) for one, process in self._processes.items() if one not in folded]
+        for reader, name, alive in (
+            *([(self._own, self._capture.process, True)] if own else []),
+            *((process.cells, name, process.alive()) for process, name in sources),
+        ):
+            reader.refresh()
+            add_cells(totals, reader)
+            if alive:
+                for series in reader.series:
+                    if series.metric.type == MetricType.GAUGE:
+                        written_at = series.cells[series.at + 1]
+                        if written_at:
+                            across[series.key.name] = series.metric.across
+                            gauges.setdefault(series.key, []).append(
+                                (written_at, series.cells[series.at], name.partition("-")[0])
+                            )
+        # In the order of their last writes, so that the last of several series is the latest.
+        for key, values in sorted(gauges.items(), key=lambda item: max(item[1])[0]):
+            _merge_gauge(totals, key, values, across[key.name])
+        return totals
+
+    def refresh(self) -> None:
+        """Find the files that have come and gone; for `records`, which reads those that are known."""
+        regions = self._capture.registry.cells.regions
+        if len(regions) != len(self._own_regions) or any(
+            one is not other for one, other in zip(regions, self._own_regions, strict=False)
+        ):
+            self._own = CellsReader()
+            self._own_regions = list(regions)
+            for region in self._own_regions:
+                self._own.add(region.memory, "own cells")
+        directory = self._capture.directory
+        if directory is not self._directory:
+            for process in self._processes.values():
+                process.close()
+            self._processes = {}
+            self._directory = directory
+        if directory is None:
+            return
+        own = self._capture.process
+        names = directory.names()
+        there: dict[str, set[str]] = {}
+        for name in sorted(names):
+            one = process_of(name)
+            if one != own and "-" in one and name.endswith((ALIVE_SUFFIX, CELLS_SUFFIX, SEGMENT_SUFFIX)):
+                there.setdefault(one, set()).add(name)
+        for one, files in there.items():
+            process = self._processes.setdefault(one, _Process())
+            for name in files - process.names:
+                process.names.add(name)
+                self._map(directory, process, name)
+        for one, process in tuple(self._processes.items()):
+            files = there.get(one, set())
+            if not files:
+                self._processes.pop(one).close()
+            elif not any(name.endswith(CELLS_SUFFIX) for name in files):
+                process.cells = CellsReader()  # folded: only its segment is left, which stays readable for a while
+                process.names &= files
+                process.close()
+
+    def _map(self, directory: LiveDirectory, process: _Process, name: str) -> None:
+        try:
+            if name.endswith(ALIVE_SUFFIX):
+                process.watch = directory.watch(name)
+            elif name.endswith(CELLS_SUFFIX):
+                process.cells.add(directory.map(name), name)
+            else:
+                process.segments[name] = SegmentReader(directory.map(name), name=name)
+        except FileNotFoundError:
+            process.names.discard(name)
+        except (OSError, LiveFileError) as error:
+            self.refused[name] = str(error)
+
+    def _identify_folded(self) -> tuple[int, ...]:
+        directory = self._capture.directory
+        if directory is None:
+            return ()
+        epoch = highest_epoch(directory.names(), _TOTALS)
+        if not epoch:
+            return ()
+        return epoch, *directory.identify(f"{_TOTALS}{epoch}")
+
+    def _load_folded(self) -> tuple[int, ...]:
+        while True:
+            identity = self._identify_folded()
+            if identity == self._folded_identity:
+                return identity
+            folded = _Folded()
+            directory = self._capture.directory
+            if identity and directory is not None:
+                try:
+                    folded = _decode_folded(directory.read(f"{_TOTALS}{identity[0]}"))
+                except FileNotFoundError:
+                    continue  # the next leader has just replaced it
+                except (OSError, msgspec.DecodeError) as error:
+                    self.refused[f"{_TOTALS}{identity[0]}"] = str(error)
+            self._folded = folded
+            self._folded_counters = {SeriesKey(name, labels): value for name, labels, value in folded.counters}
+            self._folded_sketches = {SeriesKey(name, labels): value for name, labels, value in folded.sketches}
+            self._folded_identity = identity
+
+    # Records
+
+    def records(self) -> list[Frame]:
+        """The records of all processes since the last time, in order of time."""
+        frames: list[Frame] = []
+        for reader in self._segments():
+            frames += reader.read()
+        for process in self._processes.values():
+            if process.segments and not process.alive():
+                for reader in process.segments.values():
+                    frames += reader.finish()
+        frames.sort(key=_time_of)
+        return frames
+
+    def _segments(self) -> list[SegmentReader]:
+        readers = [reader for process in self._processes.values() for reader in process.segments.values()]
+        capture = self._capture
+        if capture.memory_reader is not None:
+            readers.append(capture.memory_reader)
+        else:
+            memory = getattr(capture.segments, "memory", None)
+            if memory is not None:
+                if self._own_segment is None or self._own_segment[0] is not memory:
+                    self._own_segment = memory, SegmentReader(memory, name="own segment")
+                readers.append(self._own_segment[1])
+        return readers
+
+    @property
+    def corrupt_frames(self) -> int:
+        """Damaged frames that were met in the segments that are read."""
+        return sum(reader.corrupt_frames for reader in self._segments())
+
+    def mark_imported(self) -> int:
+        """The leader's part: publish what `records` has returned, so that it may be overwritten; return how many are new."""
+        directory = self._capture.directory
+        marked = 0
+        for process in self._processes.values():
+            for name, reader in process.segments.items():
+                table = None
+                if directory is not None:
+                    with suppress(OSError, LiveFileError):
+                        table = directory.map(name, writable=True)
+                if table is not None:
+                    marked += reader.mark_imported(table)
+        capture = self._capture
+        if capture.memory_reader is not None:
+            marked += capture.memory_reader.mark_imported()
+        elif self._own_segment is not None:
+            marked += self._own_segment[1].mark_imported()
+        return marked
+
+    # Folding
+
+    def fold(self, lease: Lease, lost: SeriesKey) -> None:
+        """
+        The leader's part: add the sums of the dead to the folded ones, each exactly once, and remove their files.
+
+        *lost* is the counter of records that were begun and not committed. Call it after `records`.
+        """
+        directory = self._capture.directory
+        if directory is None or not lease.held:
+            return None
+        self._load_folded()
+        there = {process_of(name) for name in directory.names() if not name.endswith(SEGMENT_SUFFIX)}
+        known = set(self._folded.processes)
+        dead = {
+            one: process
+            for one, process in self._processes.items()
+            if one in there and one not in known and process.watch >= 0 and take_lock(process.watch)
+        }
+        finished = {one for one in known if one not in there}
+        if not dead and not finished and self._folded_identity[:1] == (lease.epoch,):
+            return self._remove(lease, directory, known & there)
+        totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
+        for name, type_name, help_text in self._folded.metrics:
+            totals.metrics[name] = Metric(name, MetricType(type_name), help_text)
+        for process in dead.values():
+            process.cells.refresh()
+            add_cells(totals, process.cells)
+            missing = _books(process.cells.series) - sum(reader.total_frames for reader in process.segments.values())
+            if missing > 0:
+                totals.counters[lost] = totals.counters.get(lost, 0.0) + missing
+        folded = _Folded(
+            processes=[*(known - finished), *dead],
+            metrics=[(metric.name, metric.type, metric.help) for metric in totals.metrics.values()],
+            counters=[(key.name, key.labels, value) for key, value in totals.counters.items()],
+            sketches=[(key.name, key.labels, value) for key, value in totals.sketches.items()],
+        )
+        directory.write(f"{_TOTALS}{lease.epoch}", _encode(folded))
+        return self._remove(lease, directory, set(folded.processes))
+
+    def _remove(self, lease: Lease, directory: LiveDirectory, folded: set[str]) -> None:
+        names = directory.names()
+        if not lease.still_highest(names):
+            return
+        for name in names:
+            if (process_of(name) in folded and name.endswith((CELLS_SUFFIX, ALIVE_SUFFIX))) or (
+                name.startswith((_TOTALS, _LEADER)) and _epoch_of(name) < lease.epoch
+            ):
+                directory.unlink(name)
+        alive = {process_of(name) for name in names if name.endswith(ALIVE_SUFFIX)} - folded
+        dead = [name for name in names if name.endswith(SEGMENT_SUFFIX) and process_of(name) not in alive]
+        dead.sort(key=directory.modified)
+        for name in dead[: max(0, len(dead) - MAX_DEAD_SEGMENTS)]:
+            directory.unlink(name)
+
+
+class Lease:
+    """
+    Who leads: the process that made the file of the highest epoch, as long as it lives and its heart beats.
+
+    The heart is CLOCK_MONOTONIC, which all processes of a machine share and nobody sets. A file of an epoch can be made once,
+    so of many who want to follow a dead leader one does.
+    """
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+        self.epoch = 0
+        self._beats = -1
+        self.leadership = Leadership(0, os.getpid(), capture.process, is_self=True)
+
+    def after_fork(self) -> None:
+        """In a forked child: whatever the parent leads, this process does not."""
+        self._step_down()
+        self.leadership = Leadership(0, os.getpid(), self._capture.process, is_self=True)
+
+    @property
+    def held(self) -> bool:
+        """Whether this process leads; `keep` finds out."""
+        return self._capture.directory is None or self.epoch > 0
+
+    def keep(self) -> bool:
+        """Stay or become the leader, if that is possible; return whether this process leads. Raises OSError."""
+        capture = self._capture
+        directory = capture.directory
+        if directory is None:
+            self.release()
+            self.leadership = Leadership(0, os.getpid(), capture.process, is_self=True)
+            return True
+        names = directory.names()
+        highest = highest_epoch(names, _LEADER)
+        if self.epoch and highest == self.epoch:
+            self._beat()
+            return True
+        self._step_down()
+        if highest and self._beating(directory, highest):
+            return False
+        epoch = max(highest, highest_epoch(names, _TOTALS)) + 1
+        who = _encode((capture.process, os.getpid()))
+        content = len(who).to_bytes(2, "little") + who
+        content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8)
+        if not directory.claim(f"{_LEADER}{epoch}", content):
+            return False
+        self._beats = directory.watch(f"{_LEADER}{epoch}")
+        self.epoch = epoch
+        self.leadership = Leadership(epoch, os.getpid(), capture.process, is_self=True)
+        self._beat()
+        return True
+
+    def still_highest(self, names: list[str]) -> bool:
+        """Whether nobody has followed this leader."""
+        return highest_epoch(names, _LEADER) == self.epoch
+
+    def release(self) -> None:
+        """Stop leading: another may follow at once."""
+        if self._beats >= 0:
+            with suppress(OSError):
+                os.pwrite(self._beats, bytes(8), _HEARTBEAT_AT)
+        self._step_down()
+
+    def _step_down(self) -> None:
+        if self._beats >= 0:
+            os.close(self._beats)
+        self._beats = -1
+        self.epoch = 0
+
+    def _beat(self) -> None:
+        os.pwrite(self._beats, time.monotonic_ns().to_bytes(8, "little"), _HEARTBEAT_AT)
+
+    def _beating(self, directory: LiveDirectory, epoch: int) -> bool:
+        try:
+            content = directory.read(f"{_LEADER}{epoch}")
+            process, pid = _decode_leader(content[2 : 2 + int.from_bytes(content[:2], "little")])
+        except (OSError, msgspec.DecodeError):
+            return False
+        self.leadership = Leadership(epoch, pid, process, is_self=False)
+        try:
+            watch = directory.watch(process + ALIVE_SUFFIX)
+        except OSError:
+            return False
+        try:
+            if not is_locked(watch):
+                return False
+        finally:
+            os.close(watch)
+        age = time.monotonic_ns() - int.from_bytes(content[_HEARTBEAT_AT : _HEARTBEAT_AT + 8], "little")
+        return 0 <= age < LEASE_SECONDS * 1e9
+
+
+def highest_epoch(names: list[str], prefix: str) -> int:
+    """The highest epoch that a file of that kind names; 0 if there is none."""
+    return max((_epoch_of(name) for name in names if name.startswith(prefix)), default=0)
+
+
+def _epoch_of(name: str) -> int:
+    text = name.rpartition("-")[2]
+    return int(text) if text.isdecimal() else 0
+
+
+def add_cells(totals: Totals, reader: CellsReader) -> None:
+    """Add the counters and histograms of one process to *totals*, and what it declared of all its metrics."""
+    counters, sketches, metrics = totals.counters, totals.sketches, totals.metrics
+    for declared in reader.metrics.values():
+        if declared.name not in metrics:
+            _declare(metrics, declared)
+    for series in reader.series:
+        key, metric = series.key, series.metric
+        if metric.type == MetricType.COUNTER:
+            counters[key] = counters.get(key, 0.0) + series.cells[series.at]
+        elif metric.type != MetricType.GAUGE:
+            reading = read_sketch(series)
+            before = sketches.get(key)
+            sketches[key] = reading if before is None else before.plus(reading)
+
+
+def _declare(metrics: dict[str, Metric], metric: MetricEntry) -> None:
+    with suppress(ValueError):  # a type of a newer version
+        metrics[metric.name] = Metric(metric.name, MetricType(metric.type), metric.help)
+
+
+def read_sketch(series: Series) -> SketchReading:
+    """A histogram's cells at this instant."""
+    cells, head = series.cells, series.at
+    count = cells[head]
+    positive: dict[int, list[float]] = {}
+    negative: dict[int, list[float]] = {}
+    for is_negative, number, memory, at in tuple(series.octaves):
+        target = negative if is_negative else positive
+        counts = list(memory[at : at + BUCKETS_PER_OCTAVE])
+        known = target.get(number)
+        target[number] = counts if known is None else [one + other for one, other in zip(known, counts, strict=True)]
+    return SketchReading(
+        count,
+        cells[head + 1],
+        cells[head + 2],
+        cells[head + 3] if count else inf,
+        cells[head + 4] if count else -inf,
+        positive,
+        negative,
+    )
+
+
+def _merge_gauge(totals: Totals, key: SeriesKey, values: list[tuple[float, float, str]], across: str) -> None:
+    if across == "per_worker":
+        for _, value, pid in values:
+            labels = tuple(sorted((*key.labels, ("worker", pid))))
+            totals.gauges[SeriesKey(key.name, labels)] = value
+    elif across == "sum":
+        totals.gauges[key] = sum(value for _, value, _ in values)
+    elif across in ("min", "max"):
+        totals.gauges[key] = (min if across == "min" else max)(value for _, value, _ in values)
+    else:
+        totals.gauges[key] = max(values)[1]
+
+
+def _books(found: list[Series]) -> float:
+    """How many records a process was given and did not drop."""
+    kept = 0.0
+    for series in found:
+        if dict(series.key.labels).get("signal") == "records":
+            if series.key.name == "rfs_produced_total":
+                kept += series.cells[series.at]
+            elif series.key.name == "rfs_dropped_total":
+                kept -= series.cells[series.at]
+    return kept
+
+
+def _time_of(frame: Frame) -> int:
+    return frame.time_ns
