@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +40,104 @@ def app_with(**checks: Any) -> FastAPI:
     app = FastAPI()
     install(app, dashboard_token=TOKEN, readiness_checks=checks)
     return app
+
+
+KEY = {"Authorization": f"Bearer {TOKEN}"}
+DEGRADED = "the directory is full: records stay in memory"
+
+
+class Watched(Monitor):
+    """A Monitor that says of itself what it is told to say."""
+
+    capture_state: Any = SimpleNamespace(mode="directory", degraded="")
+    leadership: Any = SimpleNamespace(epoch=3, pid=4711, process="4711-x", is_self=False)
+    live_processes: Any = 2
+
+
+class TestMonitoring:
+    @pytest.fixture
+    def watched(self) -> Iterator[Watched]:
+        monitor = Watched(service_name="test")
+        yield monitor
+        monitor.stop()
+
+    @pytest.mark.parametrize("path", ["/health", "/health/ready"])
+    async def test_is_shown_to_those_who_may_see_it(self, watched: Watched, path: str) -> None:
+        """
+        Who may see the dashboard is told mode, leader and number of processes; a stranger is told nothing new.
+        """
+        app = FastAPI()
+        install(app, dashboard_token=TOKEN, monitor=watched)
+
+        told, stranger = await get(app, path, headers=KEY), await get(app, path)
+
+        assert told.json()["monitoring"] == {
+            "status": "ok",
+            "pid": os.getpid(),
+            "mode": "directory",
+            "degraded": None,
+            "leader": {"pid": 4711, "epoch": 3, "is_self": False},
+            "processes": 2,
+        }
+        assert "monitoring" not in stranger.json()
+
+    async def test_degraded_is_said_and_serves(self, watched: Watched) -> None:
+        """
+        A capture that is degraded is said, with the reason, and makes nothing red: the service serves.
+        """
+        watched.capture_state = SimpleNamespace(mode="memory", degraded=DEGRADED)
+        app = FastAPI()
+        install(app, dashboard_token=TOKEN, monitor=watched)
+
+        answers = {path: await get(app, path, headers=KEY) for path in ("/health", "/health/live", "/health/ready")}
+
+        assert {answer.status for answer in answers.values()} == {200}
+        assert answers["/health/ready"].json()["status"] == "ready"
+        for path in ("/health", "/health/ready"):
+            told = answers[path].json()["monitoring"]
+            assert (told["status"], told["mode"], told["degraded"]) == ("degraded", "memory", DEGRADED)
+
+    async def test_that_cannot_say_is_unknown(self, watched: Watched) -> None:
+        """
+        A Monitor that breaks while it is asked costs its state, not the answer.
+        """
+        watched.leadership = None
+        app = FastAPI()
+        install(app, dashboard_token=TOKEN, monitor=watched)
+
+        answer = await get(app, "/health/ready", headers=KEY)
+
+        assert (answer.status, answer.json()["monitoring"]["status"]) == (200, "unknown")
+
+    async def test_liveness_never_asks(self) -> None:
+        """
+        Liveness asks neither the Monitor nor who it is that asks.
+        """
+        asked: list[object] = []
+
+        def decide(request: object) -> bool:
+            asked.append(request)
+            return True
+
+        app = FastAPI()
+        install(app, access=decide)
+
+        assert (await get(app, "/health/live")).json() == {"status": "alive"}
+        assert asked == []
+
+    async def test_a_decision_that_takes_too_long_is_no(self) -> None:
+        """
+        A host's decision that hangs holds no probe up: the details are left out.
+        """
+
+        async def undecided(request: object) -> bool:
+            await asyncio.Event().wait()
+            return True
+
+        app = FastAPI()
+        app.include_router(health_router({}, allows=undecided, monitor=Monitor, timeout_seconds=0.01))
+
+        assert (await get(app, "/health/ready")).json() == {"status": "ready", "checks": {}}
 
 
 class TestHealth:

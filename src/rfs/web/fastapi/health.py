@@ -2,15 +2,17 @@
 Health routes: alive, ready, and why not.
 
 Liveness asks nobody else. Readiness runs all checks at once, each with its own time limit, and answers 503 if one fails. What a
-check says about its failure is shown only to those who may see the dashboard; everybody else sees which check it was.
+check says about its failure is shown only to those who may see the dashboard; everybody else sees which check it was. They alone
+see how the monitoring does, too, which never makes a service unready: whatever becomes of it, the service serves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -18,13 +20,65 @@ from fastapi.responses import JSONResponse
 from rfs.monitoring.monitor import Monitor
 from rfs.web.fastapi._exchange import count_internal_error
 
-__all__ = ["HEALTH_PATHS", "health_router"]
+__all__ = ["HEALTH_PATHS", "health_router", "monitoring_health"]
 
 HEALTH_PATHS = ("/health", "/health/live", "/health/ready")
 CHECK_TIMEOUT_SECONDS = 1.0
 
 Check = Callable[[], Awaitable[str | None]]
 Allows = Callable[[Request], Awaitable[bool]]
+
+
+class CaptureHealth(Protocol):
+    """Where records and numbers are kept."""
+
+    @property
+    def mode(self) -> str:
+        """``directory`` or ``memory``."""
+        ...
+
+    @property
+    def degraded(self) -> str:
+        """Why they stay in this process' memory; empty if all is well."""
+        ...
+
+
+class LeaderHealth(Protocol):
+    """Which process collects for all of them."""
+
+    @property
+    def epoch(self) -> int:
+        """How often there was a new one; 0 without a directory."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
+
+    @property
+    def is_self(self) -> bool:
+        """Whether it is the one that is asked."""
+        ...
+
+
+class MonitoringState(Protocol):
+    """What a Monitor says of itself."""
+
+    @property
+    def capture_state(self) -> CaptureHealth:
+        """Where records and numbers are kept."""
+        ...
+
+    @property
+    def leadership(self) -> LeaderHealth:
+        """Which process collects for all of them."""
+        ...
+
+    @property
+    def live_processes(self) -> int:
+        """How many processes record for this service, this one among them."""
+        ...
 
 
 def health_router(
@@ -42,14 +96,17 @@ def health_router(
             not done in time, fails.
         allows: Who sees the details.
         monitor: Where a check that begins to fail, or to pass again, is recorded.
-        timeout_seconds: Per check.
+        timeout_seconds: Per check, and for the decision who sees the details.
     """
     router = APIRouter(tags=["Health"], include_in_schema=False)
     failing: dict[str, str] = {}
 
     @router.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "healthy"}
+    async def health(request: Request) -> dict[str, Any]:
+        return {
+            "status": "healthy",
+            **await monitoring_health(request, allows=allows, monitor=monitor, timeout_seconds=timeout_seconds),
+        }
 
     @router.get("/health/live")
     async def live() -> dict[str, str]:
@@ -57,15 +114,18 @@ def health_router(
 
     @router.get("/health/ready")
     async def ready(request: Request) -> JSONResponse:
-        said = dict(zip(checks, await asyncio.gather(*map(run, checks.values())), strict=True))
+        monitoring, outcomes = await asyncio.gather(
+            monitoring_health(request, allows=allows, monitor=monitor, timeout_seconds=timeout_seconds),
+            asyncio.gather(*map(run, checks.values())),
+        )
+        said = dict(zip(checks, outcomes, strict=True))
         for name, (passed, text) in said.items():
             _note(monitor, failing, name, None if passed else text)
         everything = all(passed for passed, _ in said.values())
-        detailed = not everything and await allows(request)
         shown: dict[str, Any] = {}
         for name, (passed, text) in said.items():
-            shown[name] = text if passed else f"error: {_masked(monitor, text)}" if detailed else "error"
-        body = {"status": "ready" if everything else "not_ready", "checks": shown}
+            shown[name] = text if passed else f"error: {_masked(monitor, text)}" if monitoring else "error"
+        body = {"status": "ready" if everything else "not_ready", "checks": shown, **monitoring}
         return JSONResponse(body, 200 if everything else 503, None if everything else {"Retry-After": "1"})
 
     async def run(check: Check) -> tuple[bool, str]:
@@ -78,6 +138,39 @@ def health_router(
             return False, f"{type(exc).__name__}: {exc}"
 
     return router
+
+
+async def monitoring_health(
+    request: Request, *, allows: Allows, monitor: Callable[[], Monitor], timeout_seconds: float = CHECK_TIMEOUT_SECONDS
+) -> dict[str, Any]:
+    """
+    How the monitoring does, as ``{"monitoring": {…}}`` for a health route's body; empty for those who may not see it.
+
+    ``status`` is ``ok``, ``degraded`` (``degraded`` says why) or ``unknown``; ``pid`` is the worker that answers, ``leader`` the
+    process that collects for all of them, ``processes`` how many live. Never raises; a decision of *allows* that takes longer
+    than *timeout_seconds* is no.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            if not await allows(request):
+                return {}
+    except Exception as exc:  # noqa: BLE001 - who cannot be told from a stranger is one
+        count_internal_error("web.health", exc)
+        return {}
+    shown: dict[str, Any] = {"status": "unknown", "pid": os.getpid()}
+    try:
+        watched = cast("MonitoringState", monitor())
+        capture, leader = watched.capture_state, watched.leadership
+        shown |= {
+            "status": "degraded" if capture.degraded else "ok",
+            "mode": capture.mode,
+            "degraded": capture.degraded or None,
+            "leader": {"pid": leader.pid, "epoch": leader.epoch, "is_self": leader.is_self},
+            "processes": watched.live_processes,
+        }
+    except Exception as exc:  # noqa: BLE001 - telemetry may fail, the answer may not
+        count_internal_error("web.health", exc)
+    return {"monitoring": shown}
 
 
 def _note(monitor: Callable[[], Monitor], failing: dict[str, str], name: str, fault: str | None) -> None:

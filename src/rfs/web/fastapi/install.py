@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
-from rfs.monitoring.monitor import Monitor, default_monitor
+from rfs.monitoring.monitor import Monitor, default_monitor, plan_default_directory
 from rfs.web.fastapi.access import LOOPBACK_HOSTS, Access, DashboardAccess
+from rfs.web.fastapi.exposition import EXPOSITION_PATH, Exposition, answers_already
 from rfs.web.fastapi.health import HEALTH_PATHS, Check, health_router
 from rfs.web.fastapi.middleware import ASGIApp, OutermostMiddleware
 from rfs.web.fastapi.response_helpers import answer_unhandled, serve_results
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Installation", "install"]
 
 TOKEN_VARIABLE = "RFS_DASHBOARD_TOKEN"
+SCRAPE_TOKEN_VARIABLE = "RFS_SCRAPE_TOKEN"
 _INSTALLATION = "rfs_installation"
 
 
@@ -42,9 +44,16 @@ class Installation:
         self.app = app
         self.access = access
         self.dashboard_path = dashboard_path
-        self.dashboard_start_path = ""
-        if dashboard_path:
-            self.rotate_token()
+        self._start_path = ""
+
+    @property
+    def dashboard_start_path(self) -> str:
+        """
+        The path that opens the dashboard once, at any worker; its token is made at the first reading.
+
+        Read before a server forks its workers, it is the same path in all of them.
+        """
+        return self._start_path or self.rotate_token() if self.dashboard_path else ""
 
     def rotate_token(self) -> str:
         """
@@ -52,8 +61,8 @@ class Installation:
 
         ``dashboard_start_path`` is that path; the one before no longer works. Open sessions stay open.
         """
-        self.dashboard_start_path = f"{self.dashboard_path}/?token={self.access.new_start_token()}"
-        return self.dashboard_start_path
+        self._start_path = f"{self.dashboard_path}/?token={self.access.new_start_token()}"
+        return self._start_path
 
 
 def install(
@@ -63,6 +72,7 @@ def install(
     dashboard: bool = True,
     dashboard_path: str = "/monitoring",
     dashboard_token: str | None = None,
+    scrape_token: str | None = None,
     access: Access | None = None,
     allowed_hosts: Sequence[str] = LOOPBACK_HOSTS,
     indicators: Sequence[Indicator] = (),
@@ -83,6 +93,8 @@ def install(
         dashboard: Whether to mount it.
         dashboard_path: Where.
         dashboard_token: Opens the dashboard as ``Authorization: Bearer``; by default from ``RFS_DASHBOARD_TOKEN``.
+        scrape_token: Opens ``/metrics/prometheus`` and ``<dashboard_path>/prometheus``, and nothing else, as
+            ``Authorization: Bearer``; by default from ``RFS_SCRAPE_TOKEN``. Who may see the dashboard may see them without it.
         access: The service's own decision who may see the dashboard, sync or async.
         allowed_hosts: Host names under which the dashboard may be asked for; ``"*"`` is any.
         indicators: The numbers that the page shows first.
@@ -109,6 +121,8 @@ def install(
 
     if service_name is not None:
         the_monitor().service_name = service_name
+    if monitor is None:
+        plan_default_directory()
     guard = DashboardAccess(
         # Without a dashboard it still decides who is told why the service is not ready.
         _dashboard_app(the_monitor, indicators) if dashboard else app,
@@ -116,6 +130,9 @@ def install(
         access=access,
         allowed_hosts=allowed_hosts,
         directory=lambda: getattr(the_monitor(), "directory", None),
+    )
+    exposition = Exposition(
+        the_monitor, guard, os.environ.get(SCRAPE_TOKEN_VARIABLE, "") if scrape_token is None else scrape_token
     )
     installation = Installation(app, guard, dashboard_path if dashboard else "")
     setattr(app.state, _INSTALLATION, installation)
@@ -130,7 +147,12 @@ def install(
         # At this moment the app is complete: whatever the host has declared, before or after, comes first.
         if health:
             app.include_router(health_router(readiness_checks or {}, allows=guard.allows, monitor=the_monitor))
+        silent = [dashboard_path] if dashboard else []
+        if not answers_already(app, EXPOSITION_PATH):
+            app.add_route(EXPOSITION_PATH, exposition.answer, include_in_schema=False)
+            silent.append(EXPOSITION_PATH)
         if dashboard:
+            app.add_route(f"{dashboard_path}/prometheus", exposition.answer, include_in_schema=False)
             app.mount(dashboard_path, guard)
         serve_results(app)
         if 500 not in app.exception_handlers:
@@ -138,7 +160,7 @@ def install(
         return OutermostMiddleware(
             build_stack(),
             exclude_paths=exclude_paths,
-            silent_prefixes=[dashboard_path] if dashboard else [],
+            silent_prefixes=silent,
             adopt_active_span=adopt_active_span,
             monitor=monitor,
         )
