@@ -100,7 +100,7 @@ current = _current.get
 
 def is_valid_correlation_id(text: object) -> bool:
     """Whether *text* may serve as a correlation id: 1 to 64 characters of ``A-Za-z0-9._:-``."""
-    return isinstance(text, str) and _CORRELATION_ID.match(text) is not None
+    return type(text) is str and _CORRELATION_ID.match(text) is not None
 
 
 def start_context(correlation_id: str | None = None, traceparent: str | None = None, ids: Ids = RANDOM_IDS) -> Context:
@@ -156,7 +156,7 @@ class CorrelationContext:
 
     def __enter__(self) -> str:
         context = start_context(self._wanted)
-        if self._wanted is not None and context.correlation_id != self._wanted:
+        if self._wanted is not None and context.correlation_id is not self._wanted:
             from rfs.monitoring.monitor import default_monitor
 
             default_monitor().reject("correlation_id", "invalid_value")

@@ -64,9 +64,12 @@ MAX_DEPTH: Final = 6
 MAX_WIDTH: Final = 64
 MAX_NODES: Final = 512
 MAX_RECORD_CHARS: Final = 16 * 1024
-TEXT_HEAD_CHARS: Final = 60 * 1024
-TEXT_TAIL_CHARS: Final = 4 * 1024
-_ONE_PIECE: Final = TEXT_HEAD_CHARS + TEXT_TAIL_CHARS
+# In bytes of UTF-8, since a record has to fit into a frame of a segment.
+TEXT_HEAD_BYTES: Final = 60 * 1024
+TEXT_TAIL_BYTES: Final = 4 * 1024
+_ONE_PIECE: Final = TEXT_HEAD_BYTES + TEXT_TAIL_BYTES
+ERROR_MESSAGE_BYTES: Final = 16 * 1024
+ERROR_STACK_BYTES: Final = 16 * 1024
 MIN_SECRET_CHARS: Final = 6
 # Text is searched this far beyond a cut, so that no secret hides on the seam.
 MAX_SECRET_CHARS: Final = 4 * 1024
@@ -931,7 +934,7 @@ def _int_text(value: int) -> str:
 
 
 # More than will be shown, so that the cut is made after masking, and no more of it is copied.
-_SOME: Final = slice(TEXT_HEAD_CHARS + TEXT_TAIL_CHARS + 2 * MAX_SECRET_CHARS)
+_SOME: Final = slice(_ONE_PIECE + 2 * MAX_SECRET_CHARS)
 
 
 def _str_text(value: str) -> str:
@@ -1056,8 +1059,9 @@ class _Walk:
 
     def text(self, text: str) -> str:
         """Return *text* as it may be shown; for the moment unsearched if it is short and texts are gathered."""
-        room = self._room
-        self._room -= len(text)
+        weight = 1 if text.isascii() else 3  # roughly its bytes: a record must fit into a frame
+        room = self._room // weight
+        self._room -= len(text) * weight
         if len(text) <= _CLEAN_CHARS and len(text) <= room:
             if text in self.plan.clean:
                 return text
@@ -1321,7 +1325,7 @@ def _ends(text: str) -> str:
     """
     if len(text) <= _ONE_PIECE + 2 * MAX_SECRET_CHARS:
         return text
-    return text[: TEXT_HEAD_CHARS + MAX_SECRET_CHARS] + text[-TEXT_TAIL_CHARS - MAX_SECRET_CHARS :]
+    return text[: TEXT_HEAD_BYTES + MAX_SECRET_CHARS] + text[-TEXT_TAIL_BYTES - MAX_SECRET_CHARS :]
 
 
 def _argument(arg: object) -> str:
@@ -1416,7 +1420,8 @@ class Masker:
     raises. All is safe from any thread.
 
     A value is cut at 6 levels, 64 items per container, 512 items and 16 Ki
-    characters in all; a text at its first 60 Ki and last 4 Ki characters.
+    characters in all; a message at its first 60 and last 4 KiB, that of an
+    error and its stack trace at 12 and 4 KiB each.
 
     >>> Masker().fields({"order_id": 7, "card": "4111 1111 1111 1111", "userPassword": "open"})
     {'order_id': 7, 'card': '[masked:card]', 'userPassword': '[masked:key]'}
@@ -1503,30 +1508,34 @@ class Masker:
                 short = len(text) <= _CLEAN_CHARS
                 if short and text in plan.clean:
                     return text
-                if len(text) <= _ONE_PIECE and plan.is_clean([text]):
+                # A character has at most four bytes.
+                if len(text) <= (_ONE_PIECE if text.isascii() else _ONE_PIECE // 4) and plan.is_clean([text]):
                     if short:
                         plan.remember(text)
                     return text
-            return self._long_text(plan, text)
+            return self._long_text(plan, text, _ONE_PIECE)
         except Exception:  # noqa: BLE001 - fails closed: unmasked text must not get out
             self._count(("error",))
             return _ERROR_MARKER
 
-    def _long_text(self, plan: _Plan, text: str) -> str:
+    def _long_text(self, plan: _Plan, text: str, size: int) -> str:
+        """Return *text* masked, of what is longer than *size* bytes the head and the last 4 KiB."""
         walk = _Walk(plan, search=True)
         if type(text) is not str:
             shown = walk.value(text, 0)
             self._settle(walk)
             return shown if type(shown) is str else msgspec.json.encode(shown).decode()
-        if len(text) <= _ONE_PIECE:
+        if len(text) <= size and len(_shown(text).encode()) <= size:
             shown = walk.masked_text(text)
         else:
-            head = walk.masked_text(text[: TEXT_HEAD_CHARS + MAX_SECRET_CHARS], TEXT_HEAD_CHARS)
-            tail = _shown(text[-TEXT_TAIL_CHARS - MAX_SECRET_CHARS :])
-            data = tail.encode()
-            start = len(tail[:-TEXT_TAIL_CHARS].encode())
+            head_size = size - TEXT_TAIL_BYTES
+            head = _shown(text[: head_size + MAX_SECRET_CHARS])
+            first = len(head.encode()[:head_size].decode("utf-8", "ignore"))
+            head = walk.masked_text(head[: first + MAX_SECRET_CHARS], first)
+            data = _shown(text[-TEXT_TAIL_BYTES - MAX_SECRET_CHARS :]).encode()
+            start = len(data) - TEXT_TAIL_BYTES
             tail = _splice(data, plan.spans(data, plan.detect(data) or []), walk.masked, start, len(data))
-            left_out = len(text) - TEXT_HEAD_CHARS - TEXT_TAIL_CHARS
+            left_out = len(text) - first - len(data[start:].decode("utf-8", "ignore"))
             walk.shorten("text")
             shown = f"{head}<{left_out} characters left out>{tail}"
         self._settle(walk)
@@ -1613,9 +1622,9 @@ class Masker:
             message, trace = "", None
             if any(base is BaseException for base in _mro_of(type(error))):
                 exception = cast("BaseException", error)
-                message = self.text(_message(exception))
+                message = self._error_text(_message(exception), ERROR_MESSAGE_BYTES)
                 if stack:
-                    trace = self.text("\n".join(_stack(exception, set())))
+                    trace = self._error_text("\n".join(_stack(exception, set())), ERROR_STACK_BYTES)
             elif error is not None:
                 shown = walk.value(error, 0)
                 if type(shown) is dict and type(shown.get("message")) is str:
@@ -1628,10 +1637,13 @@ class Masker:
             self._count(("error",))
             return ErrorInfo(_name_of(type(error)), "UNKNOWN", _ERROR_MARKER, None, False, is_defect)
 
+    def _error_text(self, text: str, size: int) -> str:
+        return self.text(text) if len(text) <= size // 4 else self._long_text(self._plan, text, size)
+
     def url(self, url: str) -> str:
         """Return *url* without its user info and without the values of parameters whose names say secret."""
         try:
-            if len(url) > TEXT_HEAD_CHARS:
+            if len(url) > TEXT_HEAD_BYTES:
                 return self.text(url)
             walk = _Walk(self._plan, search=True)
             shown = _masked_url(walk, _shown(url))
