@@ -123,16 +123,14 @@ class DashboardAccess:
             await send(message)
 
         request = Request(scope, receive)
-        denied = self._refused(request) or await self._enter(request)
+        denied = self.refused(request) or await self._enter(request)
         if denied is not None:
             await denied(scope, receive, guarded_send)
         else:
             await self.app(scope, receive, guarded_send)
 
-    # Checks, each giving the response that denies, or None
-
-    def _refused(self, request: Request) -> Response | None:
-        """What no key opens: a foreign host name, and a write that another site may have sent."""
+    def refused(self, request: Request) -> Response | None:
+        """The response to what no key opens, a foreign host name or a write that another site may have sent; else None."""
         host = request.headers.get("host", "")
         if "*" not in self._hosts and _name_of(host) not in self._hosts:
             return _deny(request, 400, "host_not_allowed")
