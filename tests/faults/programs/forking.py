@@ -81,10 +81,12 @@ class Signals:
     def _record(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             return  # a signal that was pending when the child was made: the parent's own handler runs, too
+        # First of all: the next signal may interrupt this handler.
+        own = self.recorded
+        self.recorded = own + 1
         with CorrelationContext(f"signal.{self.batch}"):
-            info("from a signal handler", number=self.recorded)
+            info("from a signal handler", number=own)
         self._total.inc()
-        self.recorded += 1
 
     def start(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 1 / SIGNALS_PER_SECOND, 1 / SIGNALS_PER_SECOND)
