@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -74,6 +74,7 @@ class Process:
     Args:
         program: The module's name.
         arguments: What it is told; the word ``WITNESS`` stands for the number of the witness pipe's end.
+        launch: The command that runs a module, its name to be added: what sets a limit or injects faults.
         pass_fds: Further descriptors that it inherits.
         env: All of its variables.
 
@@ -85,6 +86,7 @@ class Process:
         program: str,
         *arguments: object,
         env: Mapping[str, str] | None = None,
+        launch: Sequence[str] = (sys.executable, "-m"),
         pass_fds: Iterable[int] = (),
     ) -> None:
         self.program = program
@@ -93,7 +95,7 @@ class Process:
         os.set_blocking(self._witness, False)
         told = [str(end) if word == "WITNESS" else str(word) for word in arguments]
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", f"tests.faults.programs.{program}", *told],
+            [*launch, f"tests.faults.programs.{program}", *told],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

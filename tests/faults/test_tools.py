@@ -256,7 +256,7 @@ class TestLimits:
         """
         The program runs under the limit that it was started with.
         """
-        done = run(limited(limit, "probe_limits"), PYTHONPATH=str(probe))
+        done = run([*limited(limit), "probe_limits"], PYTHONPATH=str(probe))
 
         assert done.stdout.split()[place] == value, done.stderr
 
@@ -272,7 +272,7 @@ class TestLimits:
             code = f"import os; print(os.getuid()); os.listdir({str(tmp_path / 'secret')!r})"
             (Path(open_to_all) / "probe_user.py").write_text(code)
 
-            done = run(limited(f"USER={NOBODY}", "probe_user"), PYTHONPATH=open_to_all)
+            done = run([*limited(f"USER={NOBODY}"), "probe_user"], PYTHONPATH=open_to_all)
 
-        assert done.stdout == f"{NOBODY}\n", done.stderr
+        assert done.stdout.split()[-1] == str(NOBODY), done.stderr
         assert "PermissionError" in done.stderr

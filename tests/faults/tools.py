@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -246,7 +246,8 @@ _LAUNCHER = """
 import os, resource, runpy, sys
 kind, soft = sys.argv[1].split("=")
 if kind == "USER":
-    import msgspec, rfs.monitoring  # while this user may still read them
+    import importlib
+    importlib.import_module(sys.argv[2])  # while this user may still read it
     os.setgroups([]); os.setgid(int(soft)); os.setuid(int(soft))
 else:
     number = getattr(resource, "RLIMIT_" + kind)
@@ -257,14 +258,14 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
-def limited(limit: str, module: str, arguments: Sequence[str] = ()) -> list[str]:
+def limited(limit: str) -> list[str]:
     """
-    The command that runs *module* under a limit.
+    The command that runs a module, its name to be added, under a limit.
 
     Args:
         limit: ``FSIZE=65536``, ``NOFILE=20``, ``AS=…`` (soft, as `setrlimit` takes them), or ``USER=65534``.
     """
-    return [sys.executable, "-c", _LAUNCHER, limit, module, *arguments]
+    return [sys.executable, "-c", _LAUNCHER, limit]
 
 
 def tmpfs_magic(path: Path) -> bool:

@@ -1,0 +1,109 @@
+"""
+A host that records on command while its files are injured: ``host WITNESS``; the environment says where it records.
+
+It writes the number of each record to the witness pipe after the call that recorded it has returned. The commands:
+
+* ``{"do": "burst", "id": …, "first": n, "count": n, "level": n}``: records the numbers, and adds 1 to ``host_total`` for each.
+* ``{"do": "until", "id": …, "first": n, "seconds": n}``: the same for a time.
+* ``{"do": "look", "id": …}``: what RFS says here, and which numbers are found.
+* ``{"do": "exit", "how": "return" | "_exit" | "segfault"}``.
+
+The longest and the 99th percentile of the calls are answered with each burst, in seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from json import loads
+from struct import Struct
+from typing import Any
+
+from rfs.monitoring import CorrelationContext, counter, log
+from rfs.monitoring.monitor import Monitor, default_monitor
+from tests.faults.processes import reply
+
+NUMBER = Struct("<I")
+
+
+class Host:
+    """Does what it is told."""
+
+    def __init__(self, monitor: Monitor, witness: int) -> None:
+        self.monitor = monitor
+        self.witness = witness
+        self.total = counter("host_total").labels()
+
+    def record(self, number: int, level: int, taken: list[float]) -> None:
+        """Record *number*, and say so afterwards."""
+        began = time.perf_counter()
+        self.total.inc()
+        log(level, "host", n=number, pad="x" * 100)
+        taken.append(time.perf_counter() - began)
+        os.write(self.witness, NUMBER.pack(number))
+
+    def burst(self, *, id: str, first: int, count: int, level: int = 20) -> dict[str, Any]:  # noqa: A002
+        """Record *count* numbers."""
+        taken: list[float] = []
+        with CorrelationContext(id):
+            for number in range(first, first + count):
+                self.record(number, level, taken)
+        return figures(taken)
+
+    def until(self, *, id: str, seconds: float, first: int = 0) -> dict[str, Any]:  # noqa: A002
+        """Record a number each millisecond for *seconds*."""
+        taken: list[float] = []
+        end = time.monotonic() + seconds
+        with CorrelationContext(id):
+            while time.monotonic() < end:
+                self.record(first + len(taken), 20, taken)
+                time.sleep(0.001)
+        return figures(taken)
+
+    def look(self, *, id: str = "") -> dict[str, Any]:  # noqa: A002
+        """What RFS says in this process."""
+        monitor = self.monitor
+        records = monitor.query.records_by_correlation_id(id, 100_000) if id else []
+        state, leadership = monitor.capture_state, monitor.leadership
+        totals = monitor.query.totals()
+        return {
+            "numbers": [record.context["n"] for record in records],
+            "times": [record.timestamp.timestamp() for record in records],
+            "total": sum(value for key, value in totals.counters.items() if key.name == "host_total"),
+            "books": monitor.query.books()["records"],
+            "mode": state.mode,
+            "degraded": state.degraded,
+            "leads": leadership.is_self,
+            "epoch": leadership.epoch,
+            "leader_pid": leadership.pid,
+        }
+
+
+def figures(taken: list[float]) -> dict[str, Any]:
+    """How long calls took."""
+    taken = sorted(taken)
+    return {"calls": len(taken), "longest": taken[-1], "p99": taken[len(taken) * 99 // 100]}
+
+
+def main(witness: str) -> None:
+    """Answer until told to exit."""
+    monitor = default_monitor()
+    monitor.start()
+    host = Host(monitor, int(witness))
+    reply("ready")
+    for line in sys.stdin:
+        command = loads(line)
+        do = command.pop("do")
+        if do == "exit":
+            if command["how"] == "_exit":
+                os._exit(3)
+            if command["how"] == "segfault":
+                ctypes.string_at(0)
+            return
+        reply(getattr(host, do)(**command))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,443 @@
+"""
+FAULTS.md §2.B: whatever happens to the files, the host goes on, keeps what it recorded, and is well again by itself.
+
+The witness pipe tells which calls returned; another process, or the test itself, tells what of it can be read. What the rows
+say of the ring is read as said of the segment.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rfs.monitoring.monitor import Monitor
+from tests.faults.processes import Process, environment, eventually, size
+from tests.faults.programs.host import NUMBER
+from tests.faults.tools import (
+    NOBODY,
+    Call,
+    Mode,
+    Shim,
+    build_shim,
+    faulty_disk,
+    limited,
+    needs,
+    read_only,
+    strace_injected,
+    strace_prefix,
+    tmpfs,
+)
+
+pytestmark = pytest.mark.fault
+
+ROOM = 64 << 20  # for everything that a few processes make
+WELL_AGAIN_SECONDS = 5.0  # recovery is looked for once a second
+
+
+@contextmanager
+def host(directory: Path | str, *, more: dict[str, str] | None = None, **options: Any) -> Generator[Process]:
+    """A host that records into *directory* and is ready; at the end, it still runs and has said nothing fatal."""
+    with Process("host", "WITNESS", env=environment(RFS_DIR=str(directory), **(more or {})), **options) as process:
+        assert process.answer() == "ready"
+        yield process
+        assert process.status is None, process.errors()
+        assert "Traceback" not in process.errors()
+
+
+def show(text: str) -> None:
+    """Leave a measurement in the test's output (`pytest -rP` shows it)."""
+    sys.stdout.write(f"{text}\n")
+
+
+def witnessed(process: Process) -> list[int]:
+    return [number for (number,) in NUMBER.iter_unpack(process.witnessed())]
+
+
+def burst(process: Process, first: int, count: int, **more: Any) -> dict[str, Any]:
+    """Let it record, see that every call returned, and return how long they took."""
+    said: dict[str, Any] = process.ask(do="burst", id="b", first=first, count=count, **more)
+    assert witnessed(process) == list(range(first, first + count))
+    return said
+
+
+def look(process: Process) -> dict[str, Any]:
+    said: dict[str, Any] = process.ask(do="look", id="b")
+    return said
+
+
+def well(process: Process) -> dict[str, Any] | None:
+    """What it says, once it records into files and nothing is degraded."""
+    said = look(process)
+    return said if said["mode"] == "directory" and not said["degraded"] else None
+
+
+def assert_keeps_all(process: Process, count: int) -> None:
+    """The records 0 to *count* are found once each, and the counter is exact."""
+    seen = look(process)
+    assert seen["numbers"] == list(range(count))
+    assert seen["total"] == count
+
+
+def assert_read_elsewhere(directory: Path, numbers: list[int], total: int) -> None:
+    """Another process reads the same: here, the test's own Monitor."""
+    reader = Monitor(service_name="rfs", directory=directory)
+
+    def counted() -> float:
+        return sum(value for key, value in reader.query.totals().counters.items() if key.name == "host_total")
+
+    try:
+        eventually(lambda: counted() == total, says=counted)
+        found = {record.context["n"] for record in reader.query.records_by_correlation_id("b", 100_000)}
+        assert set(numbers) <= found
+    finally:
+        reader.stop()
+
+
+class TestB1NoSpace:
+    def test_full_before_the_start(self, tmp_path: Path) -> None:
+        """
+        On a full disk a host starts, records in its memory and says why; with space again, its files hold everything.
+        """
+        with tmpfs(tmp_path / "m", size=2 << 20) as disk:
+            disk.fill()
+            with host(disk.path / "rfs") as process:
+                burst(process, 0, 500)
+                seen = look(process)
+                assert seen["mode"] == "memory"
+                assert "No space left" in seen["degraded"]
+                assert seen["numbers"] == list(range(500))
+
+                disk.resize(size=ROOM)
+                eventually(lambda: well(process), seconds=WELL_AGAIN_SECONDS, says=lambda: look(process))
+                burst(process, 500, 500)
+
+                assert_keeps_all(process, 1000)
+                assert_read_elsewhere(disk.path / "rfs", list(range(500, 1000)), 1000)
+
+    def test_no_room_for_a_segment(self, tmp_path: Path) -> None:
+        """
+        Where only the cells fit, numbers are shared, records stay in memory, and follow when there is room.
+        """
+        with tmpfs(tmp_path / "m", size=8 << 20) as disk, host(disk.path / "rfs") as process:
+            burst(process, 0, 500)
+            assert "No space left" in look(process)["degraded"]
+
+            disk.resize(size=ROOM)
+            eventually(lambda: well(process), seconds=WELL_AGAIN_SECONDS, says=lambda: look(process))
+            burst(process, 500, 500)
+
+            assert_keeps_all(process, 1000)
+            assert_read_elsewhere(disk.path / "rfs", list(range(500, 1000)), 1000)
+
+    def test_filled_while_it_runs(self, tmp_path: Path) -> None:
+        """
+        A disk that fills up under a running host changes nothing: its files have their space already.
+        """
+        with tmpfs(tmp_path / "m", size=ROOM) as disk, host(disk.path / "rfs") as process:
+            burst(process, 0, 100)
+            disk.fill()
+            assert disk.free()[0] == 0
+
+            burst(process, 100, 10_000)
+
+            assert look(process)["degraded"] == ""
+            assert look(process)["total"] == 10_100
+
+
+class TestB3NoInodes:
+    def test_as_without_space(self, tmp_path: Path) -> None:
+        """
+        Without inodes it is memory, and files again when there are some.
+        """
+        with tmpfs(tmp_path / "m", size=ROOM, nr_inodes=3) as disk, host(disk.path / "rfs") as process:
+            burst(process, 0, 300)
+            assert disk.free()[1] == 0
+            assert "No space left" in look(process)["degraded"]
+
+            disk.resize(nr_inodes=1000)
+            eventually(lambda: well(process), seconds=WELL_AGAIN_SECONDS, says=lambda: look(process))
+            burst(process, 300, 300)
+
+            assert_keeps_all(process, 600)
+
+
+class TestB4FileSizeAndQuota:
+    def test_file_size_limit(self, tmp_path: Path) -> None:
+        """
+        A limit on the size of files means memory, not death by SIGXFSZ.
+        """
+        with host(tmp_path / "rfs", launch=limited("FSIZE=65536")) as process:
+            burst(process, 0, 300)
+
+            assert "File too large" in look(process)["degraded"]
+            assert_keeps_all(process, 300)
+
+    def test_quota_by_the_shim(self, tmp_path: Path) -> None:
+        """
+        A quota that is used up (simulated: EDQUOT injected into the allocation) means memory until it is not.
+        """
+        shim = Shim(build_shim(tmp_path), tmp_path / "control", "/rfs/")
+        shim.fail(Call.FALLOCATE, errno.EDQUOT)
+        with host(tmp_path / "rfs", more=shim.variables) as process:
+            burst(process, 0, 300)
+            assert "quota" in look(process)["degraded"].lower()
+            assert shim.failed(Call.FALLOCATE) > 0
+
+            shim.fail(Call.FALLOCATE, 0)
+            eventually(lambda: well(process), seconds=WELL_AGAIN_SECONDS, says=lambda: look(process))
+
+            assert_keeps_all(process, 300)
+
+    def test_quota_by_strace(self, tmp_path: Path) -> None:
+        """
+        The same with the system call itself failing (simulated by strace), for ever.
+        """
+        log = tmp_path / "strace.log"
+        prefix = strace_prefix(log, "fallocate:error=EDQUOT")
+        with host(tmp_path / "rfs", launch=[*prefix, *limited("NOFILE=256")]) as process:
+            burst(process, 0, 300)
+
+            assert "quota" in look(process)["degraded"].lower()
+            assert_keeps_all(process, 300)
+            assert strace_injected(log) > 0
+
+
+class TestB8HungDisk:
+    def test_live_files_in_memory(self, tmp_path: Path) -> None:
+        """
+        With `RFS_LIVE_DIR` on a memory-backed file system, a disk that hangs does not hold up one call.
+        """
+        live = {"RFS_LIVE_DIR": str(tmp_path / "m" / "live")}
+        with (
+            tmpfs(tmp_path / "m", size=ROOM),
+            faulty_disk(tmp_path / "f") as disk,
+            host(disk.path / "rfs", more=live) as process,
+        ):
+            burst(process, 0, 100)
+            disk.mode = Mode.HANG
+            hung = process.ask(do="until", id="hang", seconds=size(whole=30, small=3))
+            disk.mode = Mode.OK
+
+            show(f"B8, live directory in memory: longest call {hung['longest'] * 1e3:.2f} ms of {hung['calls']}")
+            assert hung["longest"] < 0.25  # one such call is a busy machine; a hang is seconds
+            assert hung["p99"] < 0.005
+            assert look(process)["degraded"] == ""
+
+    def test_live_files_on_the_hung_disk(self, tmp_path: Path) -> None:
+        """
+        With the live files themselves on the disk that hangs, a call may wait for it, but nothing is lost; it is printed how long.
+        """
+        with faulty_disk(tmp_path / "f") as disk, host(disk.path / "rfs") as process:
+            burst(process, 0, 100)
+            disk.mode = Mode.HANG
+            process.tell(do="until", id="b", first=100, seconds=1)
+            begun = time.monotonic()
+            # Not before something waits for the disk; then as long again.
+            eventually(lambda: disk.touched)
+            eventually(lambda: time.monotonic() - begun > size(whole=30, small=2))
+            disk.mode = Mode.OK
+            hung = process.answer()
+
+            show(f"B8, live files on it: longest call {hung['longest'] * 1e3:.0f} ms, {disk.touched} operations hung")
+            assert look(process)["numbers"] == list(range(100 + hung["calls"]))
+
+
+class TestB9SlowDisk:
+    def test_emitting_does_not_notice(self, tmp_path: Path) -> None:
+        """
+        With 50 ms per write, 99 of 100 calls stay far below that.
+        """
+        with faulty_disk(tmp_path / "f") as disk, host(disk.path / "rfs") as process:
+            burst(process, 0, 100)
+            disk.mode = Mode.SLOW
+            slow = process.ask(do="until", id="slow", seconds=size(whole=30, small=3))
+            disk.mode = Mode.OK
+
+            show(
+                f"B9: p99 {slow['p99'] * 1e6:.0f} us, longest {slow['longest'] * 1e3:.1f} ms, {disk.touched} slow operations"
+            )
+            assert slow["p99"] < 0.005
+            assert look(process)["degraded"] == ""
+
+
+class TestB10NotWritable:
+    def test_read_only(self, tmp_path: Path) -> None:
+        """
+        On a read-only file system the host starts, records in memory and says so.
+        """
+        (tmp_path / "folder").mkdir()
+        with read_only(tmp_path / "folder", tmp_path / "m") as path, host(path / "rfs") as process:
+            burst(process, 0, 300)
+
+            assert "Read-only" in look(process)["degraded"]
+            assert_keeps_all(process, 300)
+            assert list(path.iterdir()) == []
+
+    def test_not_ours(self, tmp_path: Path) -> None:
+        """
+        So does one that runs as nobody, where it may not write.
+        """
+        needs(root=True)
+        directory = tmp_path / "rfs"
+        directory.mkdir(mode=0o700)
+        with host(directory, launch=limited(f"USER={NOBODY}")) as process:
+            burst(process, 0, 300)
+
+            assert look(process)["mode"] == "memory"
+            assert look(process)["degraded"]
+            assert_keeps_all(process, 300)
+            assert list(directory.iterdir()) == []
+
+
+class TestB11Removed:
+    @pytest.mark.parametrize("how", ["rm -rf", "mv"])
+    def test_directory_gone_under_us(self, tmp_path: Path, how: str) -> None:
+        """
+        A directory that is removed, or moved away, under a running host is made anew; no record of before or after is lost.
+        """
+        directory = tmp_path / "rfs"
+        with host(directory) as process:
+            burst(process, 0, 300)
+            if how == "mv":
+                directory.rename(tmp_path / "away")
+            else:
+                shutil.rmtree(directory)
+            assert not directory.exists()
+
+            eventually(lambda: (directory / "live").is_dir(), seconds=WELL_AGAIN_SECONDS)
+            eventually(lambda: well(process), seconds=WELL_AGAIN_SECONDS, says=lambda: look(process))
+            burst(process, 300, 300)
+
+            assert_keeps_all(process, 600)
+            assert_read_elsewhere(directory, list(range(300, 600)), 600)
+
+
+class TestB12NoDescriptors:
+    def test_at_the_start(self, tmp_path: Path) -> None:
+        """
+        A host without descriptors starts in memory; with some again (simulated: EMFILE injected), it is well.
+        """
+        shim = Shim(build_shim(tmp_path), tmp_path / "control", "/rfs/live")
+        shim.fail(Call.OPEN, errno.EMFILE)
+        with host(tmp_path / "rfs", more=shim.variables) as process:
+            burst(process, 0, 300)
+            assert "Too many open files" in look(process)["degraded"]
+            assert shim.failed(Call.OPEN) > 0
+
+            shim.fail(Call.OPEN, 0)
+            eventually(lambda: well(process), seconds=WELL_AGAIN_SECONDS, says=lambda: look(process))
+
+            assert_keeps_all(process, 300)
+
+    def test_while_it_runs(self, tmp_path: Path) -> None:
+        """
+        Without further descriptors (simulated: EMFILE injected), a running host goes on as if nothing were.
+        """
+        shim = Shim(build_shim(tmp_path), tmp_path / "control", "/rfs/live")
+        with host(tmp_path / "rfs", more=shim.variables) as process:
+            burst(process, 0, 300)
+            shim.fail(Call.OPEN, errno.EMFILE)
+            burst(process, 300, 5000)
+            eventually(lambda: shim.failed(Call.OPEN))
+            shim.fail(Call.OPEN, 0)
+
+            assert_keeps_all(process, 5300)
+
+    def test_a_limit_of_twenty(self, tmp_path: Path) -> None:
+        """
+        Under a real limit of 20 descriptors a host works.
+        """
+        with host(tmp_path / "rfs", launch=limited("NOFILE=20")) as process:
+            burst(process, 0, 300)
+
+            assert_keeps_all(process, 300)
+
+
+class TestB33WhoseDirectory:
+    def test_a_symbolic_link(self, tmp_path: Path) -> None:
+        """
+        A live directory that is a symbolic link is refused by name, and nothing is written to where it leads.
+        """
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        (tmp_path / "rfs").mkdir(mode=0o700)
+        (tmp_path / "rfs" / "live").symlink_to(tmp_path / "elsewhere")
+        with host(tmp_path / "rfs") as process:
+            burst(process, 0, 10)
+
+            assert "symbolic link" in look(process)["degraded"]
+        assert list((tmp_path / "elsewhere").iterdir()) == []
+
+    def test_open_to_all(self, tmp_path: Path) -> None:
+        """
+        A live directory that others may write into is refused, with its mode and the command that mends it.
+        """
+        (tmp_path / "rfs").mkdir(mode=0o700)
+        (tmp_path / "rfs" / "live").mkdir()
+        (tmp_path / "rfs" / "live").chmod(0o777)
+        with host(tmp_path / "rfs") as process:
+            burst(process, 0, 10)
+
+            assert "0777" in look(process)["degraded"]
+            assert "chmod 700" in look(process)["degraded"]
+        assert list((tmp_path / "rfs" / "live").iterdir()) == []
+
+    def test_what_is_made_is_ours_alone(self, tmp_path: Path) -> None:
+        """
+        Directories are made 0700 and files 0600, whatever the umask.
+        """
+        before = os.umask(0)
+        try:
+            with host(tmp_path / "rfs") as process:
+                burst(process, 0, 10)
+                files = list((tmp_path / "rfs" / "live").iterdir())
+
+                assert files
+                assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+                assert (tmp_path / "rfs" / "live").stat().st_mode & 0o777 == 0o700
+                assert (tmp_path / "rfs").stat().st_mode & 0o777 == 0o700
+        finally:
+            os.umask(before)
+
+
+class TestB34TwoServices:
+    def test_the_second_is_refused_by_name(self, tmp_path: Path) -> None:
+        """
+        A second service in a directory records in memory, and says whose it is; the first notices nothing.
+        """
+        with host(tmp_path / "rfs", more={"RFS_SERVICE_NAME": "orders"}) as first:
+            burst(first, 0, 10)
+            with host(tmp_path / "rfs", more={"RFS_SERVICE_NAME": "billing"}) as second:
+                burst(second, 0, 10)
+                degraded = look(second)["degraded"]
+
+                assert "'orders'" in degraded
+                assert str(first.pid) in degraded
+                assert look(second)["total"] == 10
+            assert look(first)["total"] == 10
+
+
+class TestB35NoDeathByMapping:
+    def test_first_touch_of_every_page_on_a_full_disk(self, tmp_path: Path) -> None:
+        """
+        With the disk full right after the first record, thousands more touch every page of the segment: no SIGBUS.
+
+        `test_tools.py` shows that the same disk does kill a process that writes into a hole.
+        """
+        with tmpfs(tmp_path / "m", size=ROOM) as disk, host(disk.path / "rfs") as process:
+            burst(process, 0, 1)
+            disk.fill()
+            burst(process, 1, 15_000, level=40)
+
+            assert process.status is None
+            assert process.status != -signal.SIGBUS
+            assert look(process)["total"] == 15_001
