@@ -28,6 +28,8 @@ from typing import Any, Self
 
 from benchmarks.environments import PEERS, ROOT, is_ready, pinned, prepare, python_of, say
 from benchmarks.importing import SUBJECTS
+from benchmarks.zoo import LIBRARIES, Outcome, visit
+from benchmarks.zoo import table as zoo_table
 
 OURS = "rfs"
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
@@ -285,6 +287,20 @@ def measure_http(environments: list[str], effort: Effort) -> tuple[Rounds, Round
     return rates, costs
 
 
+def visit_zoo(environments: list[str]) -> dict[str, Outcome]:
+    """Return what each library that is there does with hostile values."""
+    outcomes: dict[str, Outcome] = {}
+    for name, library in LIBRARIES.items():
+        if library.environment in environments:
+            say(f"hostile values, {name}")
+            outcome = visit(name, interpreter(library.environment))
+            if isinstance(outcome, Outcome):
+                outcomes[name] = outcome
+            else:
+                say(f"left out: {outcome}")
+    return outcomes
+
+
 # Reading what was measured
 
 
@@ -466,7 +482,9 @@ def table(lines: list[Line]) -> str:
     return "\n".join(rows)
 
 
-def report(lines: list[Line], notes: list[str], environments: list[str], load: float) -> str:
+def report(
+    lines: list[Line], notes: list[str], environments: list[str], load: float, outcomes: dict[str, Outcome]
+) -> str:
     """Return RESULTS.md."""
     client = "wrk" if shutil.which("wrk") else "a client of our own"
     measured = (
@@ -486,6 +504,11 @@ def report(lines: list[Line], notes: list[str], environments: list[str], load: f
     )
     named = f"Peers, each in its own environment: {peers_named(environments)}."
     sections = ["# Results", measured, how, table(lines), "\n".join(f"- {note}" for note in notes), named, http]
+    zoo = (
+        "Fifteen values, each handed to each library as one structured field (`benchmarks/zoo.py`); a value counts as lost if "
+        "nothing was written for it, and what raised is not counted again as lost."
+    )
+    sections += ["## Hostile values", zoo, zoo_table(outcomes)]
     missed = [line for line in lines if line.missed]
     if missed:
         sections.append("## Where the time goes in what missed its goal")
@@ -520,6 +543,7 @@ def main(arguments: list[str]) -> int:
     measured = measure_loops([name for name in environments if has_loops(name)], effort)
     seconds, mib, started = measure_imports(environments, effort)
     rates, costs = measure_http(environments, effort)
+    outcomes = visit_zoo(environments)
 
     lines = [loop_line(goal, measured[goal.loop]) for goal in GOALS]
     lines += [*http_lines(rates, costs), import_line(seconds, mib)]
@@ -529,9 +553,9 @@ def main(arguments: list[str]) -> int:
         f"One record, and moving it into the store a moment later, in another thread: {shown_us(collected)} µs.",
         f"Imported, set up, and the first thing measured and recorded: {first}.",
     ]
-    print(f"\n{table(lines)}\n", *notes, "", sep="\n")
+    print(f"\n{table(lines)}\n", *notes, "", zoo_table(outcomes), "", sep="\n")
     if not quick:
-        RESULTS.write_text(report(lines, notes, peers, load))
+        RESULTS.write_text(report(lines, notes, peers, load, outcomes))
         say(f"written: {RESULTS.relative_to(ROOT)}")
     say(f"done after {time.monotonic() - began:.0f} s")
     return 0

@@ -31,6 +31,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.zoo import VALUES, visit
 from rfs.errors import MetricDefinitionError
 from rfs.monitoring import result_logging
 from rfs.monitoring._capture.instruments import MAX_LABEL_CHARACTERS, MAX_SERIES, MetricType
@@ -240,6 +241,30 @@ class TestE2HostileRepr:
 
         assert run.lines()[0]["error"]["type"] == "Hostile"
         assert set(calls) <= {"__class__", "__getattr__"}  # asked for `code` and `expected`, the contract of errors
+
+
+class TestE2ZooOfTheBenchmarks:
+    def test_rfs_raises_loses_and_breaks_nothing(self) -> None:
+        """
+        Of the fifteen values that are published beside the peers RFS loses none, and nobody waits for a slow repr.
+        """
+        outcome = visit("rfs", sys.executable)
+
+        assert not isinstance(outcome, str), outcome
+        assert (outcome.raised, outcome.lost, outcome.invalid) == ([], [], [])
+        assert outcome.blocked_seconds < 0.5
+
+    def test_the_zoo_bites(self) -> None:
+        """
+        A JSON formatter written by hand raises, loses and breaks lines over the same values.
+        """
+        outcome = visit("stdlib", sys.executable)
+
+        assert not isinstance(outcome, str), outcome
+        assert outcome.raised == ["3,000 levels"]
+        assert outcome.invalid == ["NaN"]
+        assert len(VALUES) == 15
+        assert len(outcome.lost) > 5
 
 
 class TestE3StandardLogging:
