@@ -8,12 +8,16 @@ that RFS is compared with.
 from __future__ import annotations
 
 import _thread
+import fcntl
 import io
 import json
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +25,8 @@ import pytest
 from rfs.monitoring import configure_result_logging, info
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring.monitor import Monitor, use_monitor
-from tests.faults.processes import ROOT, environment, eventually, size
+from tests.faults.hosts import assert_read_elsewhere, burst, host, look, show
+from tests.faults.processes import ROOT, Process, environment, eventually, size
 
 pytestmark = pytest.mark.fault
 
@@ -56,6 +61,90 @@ def assert_balanced(books: dict[str, float]) -> None:
     dropped = sum(count for name, count in books.items() if name.startswith("dropped_"))
     assert books["produced"] == books["delivered"] + dropped
     assert books["in_flight"] == 0
+
+
+class TestA5EndWithAHungSink:
+    def test_within_two_seconds_and_nothing_lost(self, tmp_path: Path) -> None:
+        """
+        With a sink that hangs, a process ends within 2 s of SIGTERM, and every record of it can be read.
+        """
+        with Process("host", "WITNESS", env=environment(RFS_DIR=str(tmp_path / "rfs"))) as process:
+            assert process.answer() == "ready"
+            process.ask(do="print_to_nobody")
+            burst(process, 0, 5_000)  # more than a pipe holds
+
+            process.send(signal.SIGTERM)
+            begun = time.monotonic()
+            assert process.wait() == 0
+            took = time.monotonic() - begun
+
+            show(f"A5: ended {took:.2f} s after SIGTERM")
+            assert took < 2.5  # 2 s, and the interpreter's own end
+        assert_read_elsewhere(tmp_path / "rfs", list(range(5_000)), 5_000)
+
+
+class TestA6SecondSignal:
+    def test_ends_at_once(self, tmp_path: Path) -> None:
+        """
+        A second SIGTERM while the first is being obeyed ends the process without further delay; its records are intact.
+        """
+        for turn in range(size(whole=50, small=3)):
+            directory = tmp_path / str(turn)
+            with Process("host", "WITNESS", env=environment(RFS_DIR=str(directory))) as process:
+                assert process.answer() == "ready"
+                process.ask(do="print_to_nobody")
+                burst(process, 0, 5_000)
+
+                process.send(signal.SIGTERM)
+                begun = time.monotonic()
+                while time.monotonic() - begun < 0.05 + turn * 0.02:
+                    pass
+                process.send(signal.SIGTERM)
+                second = time.monotonic()
+                process.wait()
+                took = time.monotonic() - second
+
+                show(f"A6: ended {took:.2f} s after the second SIGTERM")
+                assert took < 1.0  # 0.2 s, on a machine that does other things, too
+            assert_read_elsewhere(directory, list(range(5_000)), 5_000)
+
+
+class TestA7SuddenEnd:
+    @pytest.mark.parametrize(("how", "status"), [("_exit", 3), ("segfault", -signal.SIGSEGV)])
+    def test_loses_nothing(self, tmp_path: Path, how: str, status: int) -> None:
+        """
+        `os._exit` and a segmentation fault cost no record and no count that a call had returned from.
+        """
+        with Process("host", "WITNESS", env=environment(RFS_DIR=str(tmp_path / "rfs"))) as process:
+            assert process.answer() == "ready"
+            burst(process, 0, 5_000)
+
+            process.tell(do="exit", how=how)
+
+            assert process.wait() == status
+        assert_read_elsewhere(tmp_path / "rfs", list(range(5_000)), 5_000)
+
+
+class TestA10ForkWithOpenFiles:
+    def test_child_has_files_of_its_own(self, tmp_path: Path) -> None:
+        """
+        A forked child writes files of its own; the parent's lock stays the parent's when the child is gone.
+        """
+        with host(tmp_path / "rfs") as process:
+            burst(process, 0, 100)
+
+            child = process.ask(do="fork", id="child", count=100)
+            process.witnessed()
+
+            assert child["numbers"] == list(range(100))
+            assert child["total"] == 200
+            alive = [file for file in (tmp_path / "rfs" / "live").iterdir() if file.name.endswith(".alive")]
+            mine = next(file for file in alive if file.name.startswith(f"{process.pid}-"))
+            with mine.open("rb") as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            burst(process, 100, 100)
+            assert look(process)["numbers"] == list(range(200))
+            assert look(process)["total"] == 300
 
 
 class TestA11ConfiguredTwice:
@@ -265,6 +354,29 @@ class TestA18NoThreadCanBeStarted:
         info("kept all the same")
 
         assert [record.message for record in monitor.query.records()] == ["kept all the same"]
+
+
+class TestA19Stopped:
+    def test_leader_stopped_past_its_lease_and_back(self, tmp_path: Path) -> None:
+        """
+        While the leader is stopped another process leads; when it comes back there is one leader, and the sums are right.
+        """
+        with host(tmp_path / "rfs") as first, host(tmp_path / "rfs") as second:
+            hosts = (first, second)
+            leader = eventually(lambda: next((one for one in hosts if look(one)["leads"]), None))
+            other = second if leader is first else first
+            epoch = look(leader)["epoch"]
+
+            leader.send(signal.SIGSTOP)
+            burst(other, 0, 100)
+            eventually(lambda: look(other)["leads"] and look(other)["epoch"] > epoch, says=lambda: look(other))
+            leader.send(signal.SIGCONT)
+
+            burst(leader, 100, 100)
+            eventually(lambda: not look(leader)["leads"], says=lambda: look(leader))
+            assert look(other)["leads"]
+            assert look(leader)["leader_pid"] == other.pid
+            assert look(leader)["total"] == look(other)["total"] == 200
 
 
 class TestA20InterruptsAnywhere:

@@ -11,18 +11,13 @@ import errno
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rfs.monitoring.monitor import Monitor
-from tests.faults.processes import Process, environment, eventually, size
-from tests.faults.programs.host import NUMBER
+from tests.faults.hosts import assert_keeps_all, assert_read_elsewhere, burst, host, look, show, well
+from tests.faults.processes import eventually, size
 from tests.faults.tools import (
     NOBODY,
     Call,
@@ -42,65 +37,6 @@ pytestmark = pytest.mark.fault
 
 ROOM = 64 << 20  # for everything that a few processes make
 WELL_AGAIN_SECONDS = 5.0  # recovery is looked for once a second
-
-
-@contextmanager
-def host(directory: Path | str, *, more: dict[str, str] | None = None, **options: Any) -> Generator[Process]:
-    """A host that records into *directory* and is ready; at the end, it still runs and has said nothing fatal."""
-    with Process("host", "WITNESS", env=environment(RFS_DIR=str(directory), **(more or {})), **options) as process:
-        assert process.answer() == "ready"
-        yield process
-        assert process.status is None, process.errors()
-        assert "Traceback" not in process.errors()
-
-
-def show(text: str) -> None:
-    """Leave a measurement in the test's output (`pytest -rP` shows it)."""
-    sys.stdout.write(f"{text}\n")
-
-
-def witnessed(process: Process) -> list[int]:
-    return [number for (number,) in NUMBER.iter_unpack(process.witnessed())]
-
-
-def burst(process: Process, first: int, count: int, **more: Any) -> dict[str, Any]:
-    """Let it record, see that every call returned, and return how long they took."""
-    said: dict[str, Any] = process.ask(do="burst", id="b", first=first, count=count, **more)
-    assert witnessed(process) == list(range(first, first + count))
-    return said
-
-
-def look(process: Process) -> dict[str, Any]:
-    said: dict[str, Any] = process.ask(do="look", id="b")
-    return said
-
-
-def well(process: Process) -> dict[str, Any] | None:
-    """What it says, once it records into files and nothing is degraded."""
-    said = look(process)
-    return said if said["mode"] == "directory" and not said["degraded"] else None
-
-
-def assert_keeps_all(process: Process, count: int) -> None:
-    """The records 0 to *count* are found once each, and the counter is exact."""
-    seen = look(process)
-    assert seen["numbers"] == list(range(count))
-    assert seen["total"] == count
-
-
-def assert_read_elsewhere(directory: Path, numbers: list[int], total: int) -> None:
-    """Another process reads the same: here, the test's own Monitor."""
-    reader = Monitor(service_name="rfs", directory=directory)
-
-    def counted() -> float:
-        return sum(value for key, value in reader.query.totals().counters.items() if key.name == "host_total")
-
-    try:
-        eventually(lambda: counted() == total, says=counted)
-        found = {record.context["n"] for record in reader.query.records_by_correlation_id("b", 100_000)}
-        assert set(numbers) <= found
-    finally:
-        reader.stop()
 
 
 class TestB1NoSpace:

@@ -6,6 +6,7 @@ The wall clock is moved under a running process by a preloaded library (`shim.c`
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from rfs.monitoring.monitor import Monitor, use_monitor
-from tests.faults.processes import Process, environment
-from tests.faults.tools import Shim, build_shim
+from tests.faults.hosts import burst, host, look
+from tests.faults.processes import Process, environment, eventually
+from tests.faults.tools import Shim, build_shim, needs
 
 pytestmark = pytest.mark.fault
 
@@ -81,6 +83,54 @@ class TestC2TenYearsAhead:
         assert max(seen["wall"]) - min(seen["wall"]) > TEN_YEARS - HOUR  # the step was recorded as it was
         assert all(0 <= duration < 10_000 for duration in seen["durations_ms"])
         assert "evicted" not in seen["books"]
+
+
+class TestC3ClocksThatDiffer:
+    def test_two_workers_ten_seconds_apart(self, library: Path, tmp_path: Path) -> None:
+        """
+        Workers whose clocks are 10 s apart see the same records and the same sums, each record with its own worker's time.
+        """
+        ahead, behind = (Shim(library, tmp_path / name) for name in ("ahead", "behind"))
+        ahead.move_clock(5)
+        behind.move_clock(-5)
+        directory = tmp_path / "rfs"
+        with host(directory, more=ahead.variables) as first, host(directory, more=behind.variables) as second:
+            burst(first, 0, 100)
+            burst(second, 100, 100)
+
+            for process in (first, second):
+                eventually(lambda process=process: len(look(process)["numbers"]) == 200, says=lambda: look(first))
+                seen = look(process)
+                assert sorted(seen["numbers"]) == list(range(200))
+                assert seen["total"] == 200
+                times = dict(zip(seen["numbers"], seen["times"], strict=True))
+                assert 8 < times[0] - times[100] < 12
+        assert ahead.asked
+        assert behind.asked
+
+
+class TestC5AfterAReboot:
+    def test_the_dead_of_the_last_boot_count_once(self, tmp_path: Path) -> None:
+        """
+        Simulated by another boot id in the second process' own mount namespace: sums go on, nothing counts twice or is negative.
+        """
+        needs("unshare", "mount", root=True)
+        identity = tmp_path / "boot_id"
+        identity.write_text("11111111-2222-3333-4444-555555555555\n")
+        mount = f'mount --bind {identity} /proc/sys/kernel/random/boot_id && exec "$0" "$@"'
+        launch = ["unshare", "-m", "--propagation", "private", "sh", "-c", mount, sys.executable, "-m"]
+        with host(tmp_path / "rfs") as first:
+            burst(first, 0, 100)
+        with host(tmp_path / "rfs", launch=launch) as second:
+            burst(second, 100, 100)
+            seen = look(second)
+
+            assert seen["total"] == 200
+            assert set(range(100, 200)) <= set(seen["numbers"])
+            headers = b"".join(
+                file.read_bytes()[:4096] for file in (tmp_path / "rfs" / "live").glob(f"{second.pid}-*.alive")
+            )
+            assert identity.read_bytes().strip() in headers
 
 
 class NonsenseClock:

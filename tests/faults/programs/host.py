@@ -6,6 +6,8 @@ It writes the number of each record to the witness pipe after the call that reco
 * ``{"do": "burst", "id": …, "first": n, "count": n, "level": n}``: records the numbers, and adds 1 to ``host_total`` for each.
 * ``{"do": "until", "id": …, "first": n, "seconds": n}``: the same for a time.
 * ``{"do": "look", "id": …}``: what RFS says here, and which numbers are found.
+* ``{"do": "print_to_nobody"}``: from now on, prints every record into a pipe that is never read; SIGTERM ends it as `sys.exit` does.
+* ``{"do": "fork", "id": …, "count": n}``: lets a child record the numbers 0 to *count*; answers with what it saw.
 * ``{"do": "exit", "how": "return" | "_exit" | "segfault"}``.
 
 The longest and the 99th percentile of the calls are answered with each burst, in seconds.
@@ -15,13 +17,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import time
-from json import loads
+from json import dumps, loads
 from struct import Struct
 from typing import Any
 
-from rfs.monitoring import CorrelationContext, counter, log
+from rfs.monitoring import CorrelationContext, configure_result_logging, counter, log
 from rfs.monitoring.monitor import Monitor, default_monitor
 from tests.faults.processes import reply
 
@@ -61,6 +64,27 @@ class Host:
                 self.record(first + len(taken), 20, taken)
                 time.sleep(0.001)
         return figures(taken)
+
+    def print_to_nobody(self) -> str:
+        """Have a sink that hangs."""
+        _, end = os.pipe()
+        configure_result_logging(stream=os.fdopen(end, "w"))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        return "done"
+
+    def fork(self, *, id: str, count: int) -> dict[str, Any]:  # noqa: A002
+        """Let a child record, and end without a word to the parent's files."""
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            self.burst(id=id, first=0, count=count)
+            os.write(write, dumps({**self.look(id=id), "pid": os.getpid()}).encode())
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read) as answer:
+            said: dict[str, Any] = loads(answer.read())
+        assert os.waitpid(child, 0)[1] == 0
+        return said
 
     def look(self, *, id: str = "") -> dict[str, Any]:  # noqa: A002
         """What RFS says in this process."""
