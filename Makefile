@@ -50,5 +50,5 @@ lock: ## Renew requirements/*.lock from pyproject.toml, and those of the benchma
 	@$(PYTHON) -m benchmarks.environments
 
 clean: ## Remove what the other targets made
-	rm -rf .venv .venv-* .state site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* examples/table_order/.state site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

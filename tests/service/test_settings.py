@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.core import config
-from app.core.config import PROFILES, SAMPLE_SECRET_KEY, Settings, SettingsError, allowed, load_settings
+from app.core.config import PROFILES, SAMPLE_SECRET_KEY, Settings, SettingsError, allowed, load_settings, read_settings
 from app.run import RunSettings
 
 HOME = Path(config.__file__).parents[2]
@@ -210,6 +210,18 @@ class TestRefusing:
         assert "DB_POOL_SIZE=5" in shown
         assert not any(secret in shown for secret in (*GOOD.values(), "demo-demo"))
 
+    @pytest.mark.parametrize("value", ["0", "17", "two", "1.5", ""])
+    def test_how_many_workers_there_may_be(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        """
+        A number of workers that cannot be is named with its range.
+        """
+        monkeypatch.setenv("WORKERS", value)
+
+        with pytest.raises(SettingsError) as caught:
+            read_settings(RunSettings)
+
+        assert str(caught.value) == f"setting WORKERS={value!r} is not allowed: a number from 1 to 16"
+
     @given(st.sampled_from(sorted(Settings.model_fields)))
     def test_every_range_can_be_said(self, key: str) -> None:
         """
@@ -219,7 +231,9 @@ class TestRefusing:
 
 
 class TestStarting:
-    @pytest.mark.parametrize("changed", [{"SECRET_KEY": SAMPLE_SECRET_KEY}, {"PORT": "65536"}, {"RATE": "0"}])
+    @pytest.mark.parametrize(
+        "changed", [{"SECRET_KEY": SAMPLE_SECRET_KEY}, {"PORT": "65536"}, {"RATE": "0"}, {"WORKERS": "0"}]
+    )
     def test_an_invalid_setting_stops_it_before_it_listens(self, changed: dict[str, str], tmp_path: Path) -> None:
         """
         The launcher says what is wrong in one line, starts nothing, and ends with status 2.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,7 +52,6 @@ class Watched(Monitor):
 
     capture_state: Any = SimpleNamespace(mode="directory", degraded="")
     leadership: Any = SimpleNamespace(epoch=3, pid=4711, process="4711-x", is_self=False)
-    live_processes: Any = 2
 
 
 class TestMonitoring:
@@ -77,9 +77,29 @@ class TestMonitoring:
             "mode": "directory",
             "degraded": None,
             "leader": {"pid": 4711, "epoch": 3, "is_self": False},
-            "processes": 2,
+            "processes": 1,
         }
         assert "monitoring" not in stranger.json()
+
+    async def test_of_a_monitor_with_a_directory(self, tmp_path: Path) -> None:
+        """
+        With a directory it names this process as the leader once it has started, and counts the processes that live.
+        """
+        monitor = Monitor(service_name="test", directory=tmp_path)
+        app = FastAPI()
+        install(app, dashboard_token=TOKEN, monitor=monitor)
+        monitor.start()
+        try:
+            async with asyncio.timeout(20):
+                while not monitor.leadership.epoch:
+                    await asyncio.sleep(0.01)
+            told = (await get(app, "/health/ready", headers=KEY)).json()["monitoring"]
+        finally:
+            monitor.stop()
+
+        assert (told["status"], told["mode"], told["processes"]) == ("ok", "directory", 1)
+        assert (told["leader"]["pid"], told["leader"]["is_self"]) == (os.getpid(), True)
+        assert told["leader"]["epoch"] >= 1
 
     async def test_degraded_is_said_and_serves(self, watched: Watched) -> None:
         """

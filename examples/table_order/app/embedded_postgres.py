@@ -43,7 +43,7 @@ _SERVER_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "shared_buffers": "32MB",
-    "max_connections": "100",
+    "max_connections": "300",  # for as many workers as a run may have
     "timezone": "UTC",
     "log_timezone": "UTC",
 }

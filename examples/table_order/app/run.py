@@ -1,14 +1,17 @@
 """
 ``python -m app.run``: the whole service for one person, until Ctrl-C.
 
-Starts a PostgreSQL of its own (unless ``DATABASE_URL`` names one), the service, and
-the traffic (unless ``TRAFFIC=0``), says where everything is, and stops all of it
-within 5 s. A PostgreSQL of its own that dies is started again. If this process is
-killed outright, the kernel ends the others.
+Starts a PostgreSQL of its own (unless ``DATABASE_URL`` names one), the service's
+workers, and the traffic (unless ``TRAFFIC=0``), says where everything is, and stops
+all of it within 5 s. A PostgreSQL of its own that dies is started again, and so is
+a worker. If this process is killed outright, the kernel ends the others.
+
+What RFS keeps is in ``.state`` beside the program, unless ``RFS_DIR`` says otherwise.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import signal
@@ -16,6 +19,9 @@ import socket
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
+from itertools import count
+from pathlib import Path
+from typing import Final
 
 from dotenv import dotenv_values
 from pydantic import Field
@@ -23,6 +29,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.config import SettingsError, load_settings, read_settings
 from app.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+
+_STATE: Final = Path(__file__).resolve().parents[1] / ".state"
 
 
 class RunSettings(BaseSettings):
@@ -34,13 +42,14 @@ class RunSettings(BaseSettings):
 
     HOST: str = Field("127.0.0.1", min_length=1, max_length=255)
     PORT: int = Field(8000, ge=0, le=65_535, description="0 takes a free one")
+    WORKERS: int = Field(2, ge=1, le=16, description="Processes that serve")
     TRAFFIC: bool = True
     RATE: float = Field(2.0, gt=0, le=1000, description="Orders per second")
     SEED: int = Field(1, ge=0, le=2**31)
 
 
 def main() -> int:
-    """Run until told to stop; 0, or 2 if a setting, the port or PostgreSQL is not usable."""
+    """Run until told to stop; 0, 1 if a worker cannot start, or 2 if a setting, the port or PostgreSQL is not usable."""
     # Until the server takes them over, both end the run in order.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -51,13 +60,21 @@ def main() -> int:
         _prepare_environment(given, embedded=embedded)
         # Before anything is started; an embedded server's address is not known yet.
         load_settings(**({"DATABASE_URL": "postgresql://embedded"} if embedded else {}))
-        with _listen(run) as listener, EmbeddedPostgres() if embedded else nullcontext() as postgres:
+        with (
+            _listen(run) as listener,
+            nullcontext() if "RFS_DIR" in os.environ else _own_directory(_STATE),
+            EmbeddedPostgres() if embedded else nullcontext() as postgres,
+        ):
             if postgres is not None:
                 os.environ["DATABASE_URL"] = postgres.url()
             # Imported now: a wrong setting is told without waiting for a web framework.
-            from app.serve import serve
+            from app.serve import WorkerError, serve
 
-            serve(run, load_settings(), listener, postgres)
+            try:
+                serve(run, load_settings(), listener, postgres)
+            except WorkerError as error:
+                print(error, file=sys.stderr)
+                return 1
     except SettingsError as error:
         for key, fault in error.faults:
             print(f"setting {key}{fault}", file=sys.stderr)
@@ -79,6 +96,36 @@ def _prepare_environment(given: set[str], *, embedded: bool) -> None:
     if "LOG_STDOUT" not in given:
         # A person reads the page; a pipe or a container's log wants the lines.
         os.environ["LOG_STDOUT"] = "false" if sys.stdout.isatty() else "true"
+
+
+@contextmanager
+def _own_directory(state: Path) -> Generator[None]:
+    """
+    Let RFS keep its files below *state*, in a directory that no other run uses at the same time.
+
+    Where none can be made, RFS keeps them in memory, and says so in its health.
+    """
+    for number in count(1):
+        directory = state / ("rfs" if number == 1 else f"rfs-{number}")
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(directory / "run.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            print(f"cannot write into {directory}: {error.strerror}. RFS keeps its files in memory", file=sys.stderr)
+            os.environ["RFS_DIR"] = ":memory:"
+            yield
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        os.environ["RFS_DIR"] = str(directory)
+        try:
+            yield
+        finally:
+            os.close(lock)
+        return
 
 
 @contextmanager

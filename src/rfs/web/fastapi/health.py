@@ -12,11 +12,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, cast
+from contextlib import suppress
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from rfs.monitoring._capture.live import ALIVE_SUFFIX, is_locked
 from rfs.monitoring.monitor import Monitor
 from rfs.web.fastapi._exchange import count_internal_error
 
@@ -27,58 +29,6 @@ CHECK_TIMEOUT_SECONDS = 1.0
 
 Check = Callable[[], Awaitable[str | None]]
 Allows = Callable[[Request], Awaitable[bool]]
-
-
-class CaptureHealth(Protocol):
-    """Where records and numbers are kept."""
-
-    @property
-    def mode(self) -> str:
-        """``directory`` or ``memory``."""
-        ...
-
-    @property
-    def degraded(self) -> str:
-        """Why they stay in this process' memory; empty if all is well."""
-        ...
-
-
-class LeaderHealth(Protocol):
-    """Which process collects for all of them."""
-
-    @property
-    def epoch(self) -> int:
-        """How often there was a new one; 0 without a directory."""
-        ...
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        ...
-
-    @property
-    def is_self(self) -> bool:
-        """Whether it is the one that is asked."""
-        ...
-
-
-class MonitoringState(Protocol):
-    """What a Monitor says of itself."""
-
-    @property
-    def capture_state(self) -> CaptureHealth:
-        """Where records and numbers are kept."""
-        ...
-
-    @property
-    def leadership(self) -> LeaderHealth:
-        """Which process collects for all of them."""
-        ...
-
-    @property
-    def live_processes(self) -> int:
-        """How many processes record for this service, this one among them."""
-        ...
 
 
 def health_router(
@@ -159,18 +109,32 @@ async def monitoring_health(
         return {}
     shown: dict[str, Any] = {"status": "unknown", "pid": os.getpid()}
     try:
-        watched = cast("MonitoringState", monitor())
+        watched = monitor()
         capture, leader = watched.capture_state, watched.leadership
         shown |= {
             "status": "degraded" if capture.degraded else "ok",
             "mode": capture.mode,
             "degraded": capture.degraded or None,
             "leader": {"pid": leader.pid, "epoch": leader.epoch, "is_self": leader.is_self},
-            "processes": watched.live_processes,
+            "processes": _live_processes(watched),
         }
     except Exception as exc:  # noqa: BLE001 - telemetry may fail, the answer may not
         count_internal_error("web.health", exc)
     return {"monitoring": shown}
+
+
+def _live_processes(monitor: Monitor) -> int:
+    directory = monitor.capture.directory
+    if directory is None:
+        return 1
+    alive = 0
+    for name in directory.names():
+        if name.endswith(ALIVE_SUFFIX):
+            with suppress(FileNotFoundError):
+                watched = directory.watch(name)
+                alive += is_locked(watched)
+                os.close(watched)
+    return alive
 
 
 def _note(monitor: Callable[[], Monitor], failing: dict[str, str], name: str, fault: str | None) -> None:

@@ -129,7 +129,7 @@ def install(
         token=os.environ.get(TOKEN_VARIABLE, "") if dashboard_token is None else dashboard_token,
         access=access,
         allowed_hosts=allowed_hosts,
-        directory=lambda: getattr(the_monitor(), "directory", None),
+        directory=lambda: the_monitor().directory,
     )
     exposition = Exposition(
         the_monitor, guard, os.environ.get(SCRAPE_TOKEN_VARIABLE, "") if scrape_token is None else scrape_token
