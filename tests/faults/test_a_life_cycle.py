@@ -362,9 +362,8 @@ class TestA19Stopped:
         While the leader is stopped another process leads; when it comes back there is one leader, and the sums are right.
         """
         with host(tmp_path / "rfs") as first, host(tmp_path / "rfs") as second:
-            hosts = (first, second)
-            leader = eventually(lambda: next((one for one in hosts if look(one)["leads"]), None))
-            other = second if leader is first else first
+            eventually(lambda: look(first)["leads"] != look(second)["leads"])
+            leader, other = (first, second) if look(first)["leads"] else (second, first)
             epoch = look(leader)["epoch"]
 
             leader.send(signal.SIGSTOP)
