@@ -16,7 +16,7 @@ import pytest
 
 from rfs.monitoring.monitor import Monitor, use_monitor
 from tests.faults.hosts import burst, host, look
-from tests.faults.processes import Process, environment, eventually
+from tests.faults.processes import Process, environment
 from tests.faults.tools import Shim, build_shim, needs
 
 pytestmark = pytest.mark.fault
