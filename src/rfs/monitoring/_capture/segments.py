@@ -1,28 +1,35 @@
 """
-Segments: records in preallocated memory, from the call that made them to the leader that collects them.
+Segments: records in preallocated memory, from the call that made them to the leader that imports them.
 
-The memory (a file that other processes map, or anonymous memory of the same layout) begins with a header page and a table of
-blocks; the rest is the blocks. Each thread writes into a block of its own, handed out by one atomic step, so emitting takes no lock, no
-queue and no I/O, and a fork or a signal handler can find none held. A frame is
+The memory (a file that other processes map, or anonymous memory of the same layout) begins with a header page and a table page; the
+rest is blocks. Each thread writes into a block of its own, so emitting takes no lock, no queue and no I/O, and a fork or a signal
+handler can find none held. A frame is
 
     sync u32 · size u32 · crc32 u32 · time_ns i64 · level u8 · flags u8 · id bytes u8 · operation bytes u8 · id · operation · payload
 
-padded to 8 bytes; ``size`` counts what follows the CRC. The first word is written last: a frame is there when its word is. Place, bytes
-and word are written in one stretch without a call, so that only a killed process can leave a torn frame, at the end of its block. The
-CRC begins with the block's sequence, so that nothing of an earlier use of the block can pass for a frame of this one.
+padded to 8 bytes. ``size`` counts what follows the CRC, without the padding; the CRC covers the padding, too, and begins with the
+block's sequence, so that nothing of an earlier use of the block can pass for a frame of this one. The first word, sync and size, is
+written last: a frame is there when its word is. Its place is taken and its bytes are copied in one stretch of code without a call,
+in which CPython neither switches threads nor runs signal handlers nor raises what another thread sent: only a killed process can leave
+a torn frame, as the last of its block.
 
-Of a block the table holds two words: ``sequence``, which its owner writes when it opens the block (0 while it is made ready), and ``progress``,
-in which the leader publishes how far it has read: sequence << 28 | frames << 15 | offset / 8, one word so that it cannot be torn.
-When no block is free because nobody collects, records are shed by level, DEBUG first.
+The table has three words for each block: ``sequence``, which rises with every use of a block (0: never used, or being made ready; the
+block's own first word repeats it, in case the table is damaged), ``end``, where the frames end, once nothing will be added to them, and
+``progress``, in which the leader publishes how far it has read: sequence << 28 | frames << 15 | offset / 8, one word, so that it
+cannot be torn. A block is used again when all of it was imported. When there is none because nobody imports, records are shed by
+level, DEBUG first.
+
+Words are the machine's own, which is little-endian wherever this runs.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections import deque
+from itertools import count
 from struct import Struct
-from threading import Thread, current_thread, local
+from struct import error as StructError  # noqa: N812 - it is a class
+from threading import local
 from zlib import crc32
 
 import msgspec
@@ -32,23 +39,39 @@ from rfs.monitoring._capture.files import HEADER_BYTES, SEGMENT_MAGIC, Header, p
 
 BLOCK_BYTES = 128 << 10
 BLOCK_COUNT = 124
-_TABLE_BYTES = 4096
-_BLOCKS_AT = HEADER_BYTES + _TABLE_BYTES
-SEGMENT_BYTES = _BLOCKS_AT + BLOCK_COUNT * BLOCK_BYTES  # 15.5 MiB; pages that were never used cost no memory
-MAX_FRAME_BYTES = BLOCK_BYTES
-_REUSED = (_BLOCKS_AT >> 3) - 1  # the table's last word: frames of blocks that have been used again
+MAX_FRAME_BYTES = BLOCK_BYTES - 8
 HAS_ERROR = 1  # flag: the record describes a failure
 
-_HEAD = Struct("<qBBBB")  # after sync, size and crc
-_FRAME_HEAD_BYTES = 12 + _HEAD.size  # 24
-_CRC = Struct("<I")
+_TABLE_BYTES = 4096
+_BLOCKS_AT = HEADER_BYTES + _TABLE_BYTES
+_TABLE = (
+    HEADER_BYTES >> 3
+)  # in words, as the following: all sequences, then all ends, then all progresses, and at the end of the page
+_IMPORTS = (
+    _BLOCKS_AT >> 3
+) - 2  # changes whenever progress was published: then it is worth looking for blocks to use again
+_REUSED = (_BLOCKS_AT >> 3) - 1  # how many frames were in blocks that have been used again
+_MAX_BLOCKS = (_IMPORTS - _TABLE) // 3
+
+_HEAD = Struct("<qBBBB")  # time, level, flags, id bytes, operation bytes: what follows sync, size and CRC
+_HEAD_BYTES = _HEAD.size
+_FRAME_HEAD_BYTES = 12 + _HEAD_BYTES  # 24
+_pack_head = _HEAD.pack
+_unpack_head = _HEAD.unpack_from
 _ZEROS = bytes(BLOCK_BYTES)
+_PADDING = tuple(bytes(-length % 8) for length in range(8))
 
 # The share of blocks that must be free before a new one is opened for a record of a level.
 _SHED_BELOW = ((10, 0.5), (20, 0.25), (30, 0.125))
+_REFUSALS_PER_SCAN = 64  # of a full segment, while nothing seems to have changed
 
-# What has become of a block, for its owner.
-_FREE, _OPEN, _CLOSED = 0, 1, 2
+
+def segment_bytes(block_count: int = BLOCK_COUNT) -> int:
+    """How long the memory of a segment is."""
+    return _BLOCKS_AT + block_count * BLOCK_BYTES
+
+
+SEGMENT_BYTES = segment_bytes()  # 15.5 MiB; pages that were never used cost no memory
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
@@ -76,89 +99,126 @@ def segment_layout(block_count: int = BLOCK_COUNT) -> dict[str, int]:
     }
 
 
+def _read_layout(memory: memoryview, name: str) -> Header:
+    header = read_header(memory, SEGMENT_MAGIC, name)
+    layout = header.layout
+    at, size, blocks, sync = (layout.get(key, 0) for key in ("blocks", "block_bytes", "block_count", "sync"))
+    if (
+        at != _BLOCKS_AT
+        or not 0 < blocks <= _MAX_BLOCKS
+        or not 8 + _FRAME_HEAD_BYTES <= size <= 1 << 18
+        or size % 8
+        or not 0 < sync < 1 << 32
+        or at + blocks * size > len(memory)
+    ):
+        raise LiveFileError(name, f"has a layout that does not fit its {len(memory)} bytes: {layout}")
+    return header
+
+
 class _Writer:
-    """A thread's place in its block. Only its own thread (or a signal handler on it) moves ``position``."""
+    """A thread's place in its block. Once it is closed, ``limit`` is ``position``: nothing can be added."""
 
-    __slots__ = ("block", "limit", "position", "sequence", "start", "thread")
+    __slots__ = ("closed", "limit", "position", "seed", "sequence", "start")
 
-    def __init__(self, block: int, start: int, sequence: int, thread: Thread) -> None:
-        self.block = block
+    def __init__(self, start: int, sequence: int) -> None:
         self.start = start
-        self.position = start
+        self.position = start + 8
         self.limit = start + BLOCK_BYTES
         self.sequence = sequence
-        self.thread = thread
+        self.seed = sequence & 0xFFFFFFFF
+        self.closed = False
 
 
 class Segments:
     """
     Keeps the records of all threads of this process, in *memory* that begins with a segment's header.
 
-    ``append`` never raises, never waits, and is safe from any thread and signal handler.
+    ``append`` never raises, never waits, and is safe from any thread and signal handler. A forked child must make
+    segments of its own.
+
+    Raises:
+        LiveFileError: *memory* does not begin with a segment's header, or is shorter than that says.
     """
 
     def __init__(self, memory: mmap.mmap) -> None:
         self.memory = memory
         self._view = memoryview(memory)
-        self._words = self._view.cast("Q")
-        layout = read_header(self._view, SEGMENT_MAGIC, "own segment").layout
-        self._count = layout["block_count"]
+        layout = _read_layout(self._view, "own segment").layout
+        if layout["block_bytes"] != BLOCK_BYTES:
+            raise LiveFileError("own segment", f"has blocks of {layout['block_bytes']} bytes, not {BLOCK_BYTES}")
+        self._count = blocks = layout["block_count"]
         self._sync = layout["sync"]
-        self._free: deque[int] = deque(range(self._count))
-        self._states = [_FREE] * self._count
-        self._writers: list[_Writer | None] = [None] * self._count
-        self._last_sequence = 0
+        whole = self._view[: len(self._view) & ~7]
+        self._words = whole.cast("Q")
+        self._crcs = whole.cast("I")
+        self._writers: list[_Writer | None] = [None] * blocks  # whose block it is, or None: it is free
+        self._used = [0] * blocks  # bytes that a free block's last use has left in it
+        self._sequences = count(1)
+        self._next = 0  # the free block at or after this one is the next to be used
+        self._opened = 0
+        self._refused = 0
+        self._scanned: tuple[int, ...] = ()
         self._local = local()
-        self._local_readers: list[SegmentReader] = []
+        self._held: tuple[SegmentReader, ...] = ()
 
     @classmethod
     def in_memory(cls, process: str = "memory", block_count: int = BLOCK_COUNT) -> Segments:
         """Make segments in memory of this process alone."""
-        memory = mmap.mmap(-1, _BLOCKS_AT + block_count * BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = mmap.mmap(-1, segment_bytes(block_count), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         header = pack_header(SEGMENT_MAGIC, Header(process, os.getpid(), "", "", 0, 0, segment_layout(block_count)))
         memory[: len(header)] = header
         return cls(memory)
 
     @property
     def half_full(self) -> bool:
-        """Whether less than half of the blocks are free, so that DEBUG records are being shed."""
-        if 2 * len(self._free) < self._count:
-            self._reclaim()
-        return 2 * len(self._free) < self._count
+        """Whether less than half of the blocks can be used, so that DEBUG records are being shed."""
+        return self._free_blocks() * 2 < self._count
 
     def hold_for(self, reader: SegmentReader) -> None:
-        """Reuse no block that *reader*, which reads this memory in this process, has not read to its end."""
-        self._local_readers = [*self._local_readers, reader]
+        """Use no block again that *reader*, which reads this memory in this process, has not read to its end."""
+        self._held = (*self._held, reader)
+
+    def release(self, reader: SegmentReader) -> None:
+        """Wait for *reader* no more; one that was never held for is no error."""
+        self._held = tuple(one for one in self._held if one is not reader)
 
     def append(
         self, time_ns: int, level: int, flags: int, correlation_id: bytes, operation: bytes, payload: bytes
     ) -> bool:
-        """Keep one record; False when it was shed because the segment is full or the record is too large."""
-        body = (
-            _HEAD.pack(time_ns, level, flags, len(correlation_id), len(operation))
-            + correlation_id
-            + operation
-            + payload
-        )
-        size = len(body)
-        padding = bytes(-(12 + size) % 8)
-        needed = 12 + size + len(padding)
+        """Keep one record; False when it was shed because the segment is full, or does not fit into a frame."""
+        id_bytes = len(correlation_id)
+        operation_bytes = len(operation)
+        size = _HEAD_BYTES + id_bytes + operation_bytes + len(payload)
+        try:
+            content = b"".join(
+                (
+                    _pack_head(time_ns, level, flags, id_bytes, operation_bytes),
+                    correlation_id,
+                    operation,
+                    payload,
+                    _PADDING[(12 + size) & 7],
+                )
+            )
+        except StructError:  # an id of more than 255 bytes, a level of more than 255
+            return False
+        needed = 12 + len(content)
         word = size << 32 | self._sync
-        view, words = self._view, self._words
+        view, crcs, words = self._view, self._crcs, self._words
         try:
             writer = self._local.writer
         except AttributeError:
             writer = None
         while True:
             if writer is not None:
-                tail = _CRC.pack(crc32(body, writer.sequence & 0xFFFFFFFF)) + body + padding
-                # From here to the return nothing calls: a signal handler that appends gets the next place.
-                position = writer.position
-                end = position + needed
+                crc = crc32(content, writer.seed)
+                # Nothing calls from here to the return.
+                at = writer.position
+                end = at + needed
                 if end <= writer.limit:
                     writer.position = end
-                    view[position + 8 : end] = tail
-                    words[position >> 3] = word
+                    view[at + 12 : end] = content
+                    crcs[(at >> 2) + 2] = crc
+                    words[at >> 3] = word
                     return True
             if needed > MAX_FRAME_BYTES:
                 return False
@@ -167,236 +227,383 @@ class Segments:
                 return False
 
     def _next_block(self, level: int, full: _Writer | None) -> _Writer | None:
-        if 2 * len(self._free) < self._count:
-            self._reclaim()
-        for highest, share in _SHED_BELOW:
-            if level <= highest:
-                if len(self._free) < share * self._count:
-                    return None
-                break
-        try:
-            block = self._free.popleft()  # the oldest first: other processes can read it for as long as possible
-        except IndexError:
+        """Open a block for this thread and close *full*; None when there is none for a record of *level*."""
+        own = self._local
+        current: _Writer | None = getattr(own, "writer", None)
+        if current is not full:
+            return current  # a signal handler has just opened it
+        free = self._free_blocks()
+        share = next((share for highest, share in _SHED_BELOW if level <= highest), 0.0)
+        if not free or free < share * self._count:
+            self._refused += 1
             return None
-        start = _BLOCKS_AT + block * BLOCK_BYTES
-        entry = (HEADER_BYTES >> 3) + 2 * block
-        old = self._writers[block]
-        used = old.position - start if old is not None else 0
-        words = self._words
-        # What the block held stays counted: a reader that comes later must know how many frames there ever were.
-        frames = words[entry + 1] >> 15 & 0x1FFF
-        words[entry] = 0
-        words[_REUSED] += frames
-        words[entry + 1] = 0
-        self._view[start : start + used] = _ZEROS[:used]
-        sequence = self._last_sequence = self._last_sequence + 1
-        writer = _Writer(block, start, sequence, current_thread())
-        self._writers[block] = writer
-        self._states[block] = _OPEN
-        words[entry] = sequence
-        self._local.writer = writer
-        if full is not None:
-            self._states[full.block] = _CLOSED
-        return writer
+        writers, used, words, view = self._writers, self._used, self._words, self._view
+        while True:
+            try:
+                block = writers.index(None, self._next)
+            except ValueError:
+                try:
+                    block = writers.index(None)
+                except ValueError:
+                    return None
+            dirty = used[block]
+            zeros = _ZEROS if dirty == BLOCK_BYTES else _ZEROS[:dirty]
+            start = _BLOCKS_AT + block * BLOCK_BYTES
+            sequence = next(self._sequences)
+            writer = _Writer(start, sequence)
+            entry = _TABLE + block
+            end_entry = entry + self._count
+            progress_entry = end_entry + self._count
+            head = start >> 3
+            # Nothing calls from here to the return: no other thread takes the same block, and no exception loses it.
+            if writers[block] is None and used[block] == dirty:
+                writers[block] = writer
+                # With its sequence gone no reader looks into the block. Its frames stay counted.
+                words[head] = 0
+                words[entry] = 0
+                words[_REUSED] = words[_REUSED] + (words[progress_entry] >> 15 & 0x1FFF)
+                words[progress_entry] = 0
+                words[end_entry] = 0
+                view[start : start + dirty] = zeros
+                words[entry] = sequence
+                words[head] = sequence
+                own.writer = writer
+                self._next = block + 1
+                self._opened += 1
+                if full is not None and not full.closed:
+                    full.closed = True
+                    full.limit = full.position
+                    words[_TABLE + self._count + (full.start - _BLOCKS_AT) // BLOCK_BYTES] = full.position - full.start
+                return writer
 
-    def _reclaim(self) -> None:
-        words, states = self._words, self._states
-        for block, writer in enumerate(self._writers):
-            if writer is None or states[block] == _FREE:
+    def _free_blocks(self) -> int:
+        """How many blocks are free, after a look for more if they get few."""
+        free = self._writers.count(None)
+        if free * 2 > self._count:
+            return free
+        state = (
+            self._opened,
+            self._words[_IMPORTS],
+            self._refused // _REFUSALS_PER_SCAN,
+            *(reader.frames_read for reader in self._held),
+        )
+        if state != self._scanned:
+            self._scanned = state
+            self._reclaim(closed=True)
+            free = self._writers.count(None)
+            if free * 2 <= self._count:
+                # Many threads have blocks that they have not filled, or are dead. One that writes again opens another.
+                self._reclaim(closed=False)
+                free = self._writers.count(None)
+        return free
+
+    def _reclaim(self, *, closed: bool) -> None:
+        """Free the blocks of which all was imported; those that are still open only if not *closed*."""
+        writers, used, words, blocks = self._writers, self._used, self._words, self._count
+        for block in range(blocks):
+            writer = writers[block]
+            if writer is None or (closed and not writer.closed):
                 continue
-            if states[block] == _OPEN and writer.thread.is_alive():
-                continue
-            offset = writer.position - writer.start
-            progress = words[(HEADER_BYTES >> 3) + 2 * block + 1]
+            position = writer.position
+            offset = position - writer.start
+            progress = words[_TABLE + 2 * blocks + block]
             if progress >> 28 != writer.sequence or (progress & 0x7FFF) << 3 != offset:
                 continue
-            if not all(reader.has_read(block, writer.sequence, offset) for reader in self._local_readers):
+            if not all(reader.has_read(block, writer.sequence, offset) for reader in self._held):
                 continue
-            state = states[block]
-            if state != _FREE and self._writers[block] is writer:
-                states[block] = _FREE  # nothing calls since the test: no other thread gives it back as well
-                self._free.append(block)
+            # Nothing calls in these lines: its thread has no time to add to it, and nobody else to free it as well.
+            if writers[block] is writer and writer.position == position:
+                writer.closed = True
+                writer.limit = position
+                words[_TABLE + blocks + block] = offset
+                used[block] = offset
+                writers[block] = None
 
 
 class _Cursor:
     """How far a reader has come in one block."""
 
-    __slots__ = ("doubtful", "frames", "offset", "sequence")
+    __slots__ = ("at", "block", "counted", "done", "doubtful", "frames", "judged", "sequence", "start")
 
-    def __init__(self) -> None:
-        self.sequence = 0
-        self.offset = 0
+    def __init__(self, block: int, start: int) -> None:
+        self.block = block
+        self.start = start
+        self.begin(0)
+
+    def begin(self, sequence: int) -> None:
+        """Stand at the beginning of that use of the block."""
+        self.at = self.start + 8
         self.frames = 0
-        self.doubtful = -1
+        self.doubtful = 0  # where damage was seen that may be only late
+        self.counted = 0  # how many damaged frames from ``at`` on have been counted already
+        self.done = False  # nothing will follow
+        self.judged = False  # `finish` has looked at what follows, and no frame was there
+        self.sequence = sequence
 
 
 class SegmentReader:
     """
-    Reads a segment: the own one, another living process', or a dead one's.
+    Reads a segment: the own one, another living process', or a dead one's. *memory* may be read-only.
 
     Not safe to use from two threads at once. Damage costs the damaged frames: they are skipped and counted in
-    ``corrupt_frames``; a frame that a killed process left half written is counted in ``torn_frames``.
+    ``corrupt_frames``; a frame that a killed process left half written is counted in ``torn_frames``. A block that its owner
+    uses again before this reader has come to it is lost to this reader only; what holds it for the leader is
+    `mark_imported`, and `Segments.hold_for` for the others of the same process.
 
     Raises:
         LiveFileError: *memory* is no segment that this version reads.
     """
 
-    def __init__(self, memory: mmap.mmap, *, name: str) -> None:
-        self._memory = memory
-        self._view = memoryview(memory)
-        self.header = read_header(self._view, SEGMENT_MAGIC, name)
+    def __init__(self, memory: mmap.mmap | bytes | bytearray | memoryview, *, name: str) -> None:
+        self._view = memoryview(memory).cast("B")
+        self.header = _read_layout(self._view, name)
         layout = self.header.layout
-        self._at, self._bytes, self._count = (layout.get(key, 0) for key in ("blocks", "block_bytes", "block_count"))
-        self._sync = layout.get("sync", 0)
-        table_end = HEADER_BYTES + 16 * self._count
-        if (
-            not 0 < self._count <= 1 << 16
-            or not _FRAME_HEAD_BYTES <= self._bytes <= 1 << 18
-            or self._at < table_end
-            or (self._at | self._bytes) % 8
-            or self._at + self._count * self._bytes > len(self._view)
-            or not 0 < self._sync < 1 << 32
-        ):
-            raise LiveFileError(name, f"has a layout that does not fit its {len(self._view)} bytes: {layout}")
-        self._words = self._view[: len(self._view) & ~7].cast("Q")
-        self._sync_bytes = _CRC.pack(self._sync)
-        self._cursors = [_Cursor() for _ in range(self._count)]
+        self._block_bytes, self._count, self._sync = layout["block_bytes"], layout["block_count"], layout["sync"]
+        whole = self._view[: len(self._view) & ~7]
+        self._words = whole.cast("Q")
+        self._crcs = whole.cast("I")
+        self._table = self._words[_TABLE : _TABLE + self._count]
+        self._sync_bytes = self._sync.to_bytes(4, "little")
+        self._cursors = [_Cursor(block, _BLOCKS_AT + block * self._block_bytes) for block in range(self._count)]
+        self._known = [0] * self._count  # the sequences that ``_pending`` was made of
+        self._pending: list[_Cursor] = []
         self.frames_read = 0
         self.corrupt_frames = 0
         self.torn_frames = 0
 
-    def read(self) -> list[Frame]:
-        """The frames committed since the last time, in order of time."""
-        return self._read(final=False)
+    def close(self) -> None:
+        """Let go of the memory, so that it can be closed. The counts stay, reading is over."""
+        for view in (self._table, self._crcs, self._words, self._view):
+            view.release()
+
+    def read(self, limit: int = 1 << 30) -> list[Frame]:
+        """
+        Return what was committed since the last time, in order of time, but about *limit* frames at most.
+
+        Of one thread, what is returned now was written before what is returned later.
+        """
+        # A block of the table as it is now is read to its end, unless it is the one that its thread still writes into.
+        sequences = self._table.tolist()
+        if sequences != self._known:
+            for cursor, sequence in zip(self._cursors, sequences, strict=True):
+                if sequence and cursor.sequence != sequence:
+                    cursor.begin(sequence)
+            self._known = sequences
+            self._pending = [cursor for cursor in self._cursors if cursor.sequence and not cursor.done]
+            self._pending.sort(key=_sequence_of)
+        frames: list[Frame] = []
+        finished = False
+        for cursor in self._pending:
+            self._read_block(cursor, frames, limit)
+            finished |= cursor.done
+            if len(frames) >= limit:
+                break
+        if finished:
+            self._pending = [cursor for cursor in self._pending if not cursor.done]
+        return self._sorted(frames)
 
     def finish(self) -> list[Frame]:
-        """Everything that is left of a process that is dead."""
-        return self._read(final=True)
+        """
+        Return everything that is left of a process that is dead, and judge what cannot be read.
 
-    def resume(self) -> None:
-        """Begin where the leader has come to, instead of at what is still there."""
-        for block, cursor in enumerate(self._cursors):
-            progress = self._words[(HEADER_BYTES >> 3) + 2 * block + 1]
-            cursor.sequence = progress >> 28
-            cursor.frames = progress >> 15 & 0x1FFF
-            cursor.offset = (progress & 0x7FFF) << 3
+        Said too early it does no harm but to the counts of damage.
+        """
+        frames: list[Frame] = []
+        for cursor in self._cursors:
+            named = self._table[cursor.block], self._words[cursor.start >> 3]
+            sequence = named[0] or named[1]
+            if not sequence:
+                continue
+            if cursor.sequence in named:
+                cursor.sequence = sequence
+            else:
+                cursor.begin(sequence)
+            if not cursor.judged or self._words[cursor.at >> 3]:
+                # Where table and block differ, one is damaged: the frames themselves say which.
+                self._finish_block(cursor, frames, [name & 0xFFFFFFFF for name in set(named) if name])
+        return self._sorted(frames)
 
     def has_read(self, block: int, sequence: int, offset: int) -> bool:
         """Whether this reader has come to *offset* in that use of the block."""
         cursor = self._cursors[block]
-        return cursor.sequence == sequence and cursor.offset >= offset
+        return cursor.sequence == sequence and cursor.at - cursor.start >= offset
 
     @property
     def total_frames(self) -> int:
-        """How many frames the process has ever committed; of a dead one, after `finish`."""
-        return self._words[(self._at >> 3) - 1] + sum(cursor.frames for cursor in self._cursors)
+        """How many frames the process has ever committed and can still be read or have been; of a dead one, after `finish`."""
+        return self._words[_REUSED] + sum(cursor.frames for cursor in self._cursors)
+
+    def resume(self) -> None:
+        """Begin where the last `mark_imported`, of any process, has left."""
+        progresses = self._words[_TABLE + 2 * self._count : _TABLE + 3 * self._count].tolist()
+        self._known = self._table.tolist()
+        for cursor, sequence, progress in zip(self._cursors, self._known, progresses, strict=True):
+            cursor.begin(sequence)
+            offset = (progress & 0x7FFF) << 3
+            if sequence and progress >> 28 == sequence and 8 <= offset <= self._block_bytes:
+                cursor.at = cursor.start + offset
+                cursor.frames = progress >> 15 & 0x1FFF
+        self._pending = [cursor for cursor in self._cursors if cursor.sequence]
+        self._pending.sort(key=_sequence_of)
 
     def mark_imported(self, table: mmap.mmap | None = None) -> int:
         """
-        Publish how far this reader has read, for the owner to reuse the blocks; return how many frames that are more than before.
+        Publish how far this reader has read, for the owner to use the blocks again; return how many frames that are more than before.
 
         *table* is a writable mapping of the file's beginning, by default the memory itself. Frames that a predecessor has
         published already are not counted again.
         """
-        marked = 0
-        target = self._words if table is None else memoryview(table).cast("Q")
-        for block, cursor in enumerate(self._cursors):
-            if not cursor.sequence:
-                continue
-            entry = (HEADER_BYTES >> 3) + 2 * block
-            word = cursor.sequence << 28 | cursor.frames << 15 | cursor.offset >> 3
-            before = self._words[entry + 1]
-            if word != before and self._words[entry] == cursor.sequence:
-                frames = before >> 15 & 0x1FFF if before >> 28 == cursor.sequence else 0
-                if cursor.frames >= frames:
-                    target[entry + 1] = word
-                    marked += cursor.frames - frames
-        return marked
+        if table is None:
+            return self._mark(self._words)
+        with memoryview(table) as view, view[:_BLOCKS_AT] as beginning, beginning.cast("Q") as words:
+            return self._mark(words)
 
-    def _read(self, *, final: bool) -> list[Frame]:
-        found: list[Frame] = []
-        words = self._words
-        entry = HEADER_BYTES >> 3
-        for block, cursor in enumerate(self._cursors):
-            sequence = words[entry + 2 * block]
+    def _mark(self, target: memoryview[int]) -> int:
+        first = _TABLE + 2 * self._count
+        marked = 0
+        changed = False
+        for cursor in self._cursors:
+            sequence = cursor.sequence
             if not sequence:
                 continue
-            start = self._at + block * self._bytes
-            if sequence != cursor.sequence:
-                cursor.sequence, cursor.offset, cursor.frames, cursor.doubtful = sequence, 0, 0, -1
-            if not final and (cursor.offset >= self._bytes or not words[(start + cursor.offset) >> 3]):
+            entry = first + cursor.block
+            offset = (cursor.at - cursor.start) >> 3
+            before = target[entry]
+            known = before >> 28 == sequence
+            if (known and before & 0x7FFF >= offset) or target[_TABLE + cursor.block] != sequence:
                 continue
-            before = cursor.offset, cursor.frames, self.corrupt_frames, self.torn_frames
-            frames = self._read_block(start, cursor, final=final)
-            if words[entry + 2 * block] != sequence:
-                # Its owner has begun to use it anew: what was read may be anything. (It had been imported before.)
-                cursor.offset, cursor.frames, self.corrupt_frames, self.torn_frames = before
-                continue
-            found += frames
-        self.frames_read += len(found)
-        found.sort(key=_time_of)
-        return found
+            target[entry] = sequence << 28 | min(cursor.frames, 0x1FFF) << 15 | offset
+            changed = True
+            marked += cursor.frames - (before >> 15 & 0x1FFF if known else 0)
+        if changed:
+            target[_IMPORTS] = (target[_IMPORTS] + 1) & 0xFFFFFFFF
+        return marked
 
-    def _read_block(self, start: int, cursor: _Cursor, *, final: bool) -> list[Frame]:
-        frames: list[Frame] = []
-        words, limit, seed = self._words, start + self._bytes, cursor.sequence & 0xFFFFFFFF
-        at = start + cursor.offset
-        while at + _FRAME_HEAD_BYTES <= limit:
-            word = words[at >> 3]
-            if not word and not final:
-                break
-            frame = self._frame(at, limit, word, seed)
-            if frame is None:
-                if not final and cursor.doubtful != at:
-                    cursor.doubtful = at  # another processor may not have shown us all of it yet
-                    break
-                following = self._resynchronise(at + 8, limit, seed)
-                if following is None:
-                    if final:
-                        torn = any(words[at >> 3 : limit >> 3])
-                        self.corrupt_frames += 1 if torn and word else 0
-                        self.torn_frames += 1 if torn and not word else 0
-                        at = limit
-                    break
-                self.corrupt_frames += 1
-                at = following
-                continue
-            frames.append(frame)
-            cursor.frames += 1
-            at += 12 + (word >> 32) + 7 & ~7
-        cursor.offset = at - start
+    def _sorted(self, frames: list[Frame]) -> list[Frame]:
+        self.frames_read += len(frames)
+        frames.sort(key=_time_of)
         return frames
 
-    def _frame(self, at: int, limit: int, word: int, seed: int) -> Frame | None:
+    def _read_block(self, cursor: _Cursor, frames: list[Frame], limit: int) -> None:
+        words = self._words
+        block_end = cursor.start + self._block_bytes
+        # Asked before the words are: once it is said where the frames end, all of them are there.
+        offset = words[_TABLE + self._count + cursor.block]
+        closed = 8 <= offset <= self._block_bytes and not offset & 7
+        stop = cursor.start + offset if closed else block_end
+        seeds = (cursor.sequence & 0xFFFFFFFF,)
+        at = cursor.at
+        while at + _FRAME_HEAD_BYTES <= stop and len(frames) < limit:
+            word = words[at >> 3]
+            if not word and not closed:
+                break  # nothing more yet
+            frame = self._frame(at, block_end, word, seeds) if word else None
+            if frame is not None:
+                frames.append(frame)
+                cursor.frames += 1
+                at += (12 + (word >> 32) + 7) & ~7
+                continue
+            if self._table[cursor.block] != cursor.sequence:
+                break  # not damage: its owner has begun to use it anew
+            if cursor.doubtful != at:
+                cursor.doubtful = at  # another processor may not have shown us all of it yet
+                break
+            following = self._resynchronise(at + 8, stop, seeds)
+            damaged = self._count_damaged(at, stop if following is None else following)
+            self.corrupt_frames += max(0, damaged - cursor.counted)
+            cursor.counted = 0
+            if following is not None:
+                at = following
+            elif closed:
+                at = stop
+            else:
+                cursor.counted = damaged  # where the next frame will be, only it can say
+                break
+        cursor.at = at
+        cursor.done = at + _FRAME_HEAD_BYTES > block_end or (closed and at + _FRAME_HEAD_BYTES > stop)
+
+    def _finish_block(self, cursor: _Cursor, frames: list[Frame], seeds: list[int]) -> None:
+        words = self._words
+        stop = cursor.start + self._block_bytes
+        at = cursor.at
+        while at + _FRAME_HEAD_BYTES <= stop:
+            word = words[at >> 3]
+            frame = self._frame(at, stop, word, seeds) if word else None
+            if frame is not None:
+                frames.append(frame)
+                cursor.frames += 1
+                cursor.judged = False
+                at += (12 + (word >> 32) + 7) & ~7
+                continue
+            following = self._resynchronise(at + 8, stop, seeds)
+            rest = bytes(self._view[at : stop if following is None else following])
+            if following is not None or word or self._next_sync(rest, 8) >= 0:
+                damaged = self._count_damaged(at, at + len(rest))
+                self.corrupt_frames += max(0, damaged - cursor.counted)
+                cursor.counted = damaged
+            elif not cursor.judged and rest.count(0) != len(rest):
+                self.torn_frames += 1
+            if following is None:
+                cursor.judged = True
+                break
+            cursor.counted = 0
+            at = following
+        cursor.at = at
+
+    def _frame(self, at: int, stop: int, word: int, seeds: tuple[int, ...] | list[int]) -> Frame | None:
         size = word >> 32
-        body = at + 12
-        if word & 0xFFFFFFFF != self._sync or not _HEAD.size <= size <= limit - body:
+        end = at + ((12 + size + 7) & ~7)
+        if word & 0xFFFFFFFF != self._sync or size < _HEAD_BYTES or end > stop:
             return None
-        view = self._view
-        content = bytes(view[body : body + size])
-        if crc32(content, seed) != _CRC.unpack_from(view, at + 8)[0]:
+        content = bytes(self._view[at + 12 : end])
+        crc = self._crcs[(at >> 2) + 2]
+        for seed in seeds:
+            if crc32(content, seed) == crc:
+                break
+        else:
             return None
-        time_ns, level, flags, id_bytes, operation_bytes = _HEAD.unpack_from(content)
-        operation_at = _HEAD.size + id_bytes
+        time_ns, level, flags, id_bytes, operation_bytes = _unpack_head(content)
+        operation_at = _HEAD_BYTES + id_bytes
         payload_at = operation_at + operation_bytes
         return Frame(
             time_ns,
             level,
             flags,
-            str(content[_HEAD.size : operation_at], "utf-8", "replace"),
+            str(content[_HEAD_BYTES:operation_at], "utf-8", "replace"),
             str(content[operation_at:payload_at], "utf-8", "replace"),
-            content[payload_at:],
+            content[payload_at:size],
         )
 
-    def _resynchronise(self, at: int, limit: int, seed: int) -> int | None:
+    def _resynchronise(self, at: int, stop: int, seeds: tuple[int, ...] | list[int]) -> int | None:
+        rest = bytes(self._view[at:stop])
+        found = self._next_sync(rest, 0)
+        while found >= 0:
+            if self._frame(at + found, stop, self._words[(at + found) >> 3], seeds) is not None:
+                return at + found
+            found = self._next_sync(rest, found + 8)
+        return None
+
+    def _count_damaged(self, at: int, stop: int) -> int:
+        """How many frames have been between *at* and *stop*: as many as have left a sync word, and the first."""
+        gap = bytes(self._view[at:stop])
+        damaged = 1
+        found = self._next_sync(gap, 8)
+        while found >= 0:
+            damaged += 1
+            found = self._next_sync(gap, found + 8)
+        return damaged
+
+    def _next_sync(self, where: bytes, at: int) -> int:
         while True:
-            at = self._memory.find(self._sync_bytes, at, limit)
-            if at < 0:
-                return None
-            if at % 8 == 0 and self._frame(at, limit, self._words[at >> 3], seed) is not None:
+            at = where.find(self._sync_bytes, at)
+            if at < 0 or not at & 7:
                 return at
             at += 1
 
 
 def _time_of(frame: Frame) -> int:
     return frame.time_ns
+
+
+def _sequence_of(cursor: _Cursor) -> int:
+    return cursor.sequence
