@@ -149,6 +149,10 @@ class Process:
         line, _, self._lines = self._lines.partition(b"\n")
         return json.loads(line)
 
+    def has_answered(self) -> bool:
+        """Whether `answer` would not wait."""
+        return b"\n" in self._lines or bool(self._selector.select(0))
+
     def ask(self, **command: Any) -> Any:
         """Give a command and wait for its answer."""
         self.tell(**command)
