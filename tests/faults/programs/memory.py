@@ -1,0 +1,115 @@
+"""
+One of the loads of test_memory.py, on an event loop that is watched: ``memory.py load size report``.
+
+The report is a file, since standard output may be what hangs. All figures are this process' own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from rfs.monitoring import counter, default_monitor, start_monitoring, stop_monitoring
+from rfs.monitoring.result_logging import configure_result_logging, info
+
+SLICE = 200  # turns between two looks of the loop at its other tasks: under a millisecond
+RECORDS_PER_SECOND = 2_000
+WATCH_SECONDS = 0.002
+
+
+def rss_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def label_sets(size: int) -> None:
+    orders = counter("orders_total")
+    for begin in range(0, size, SLICE):
+        for number in range(begin, min(begin + SLICE, size)):
+            orders.inc(1, user=f"user {number}")
+        await asyncio.sleep(0)
+
+
+async def storm(size: int) -> None:
+    for begin in range(0, size, SLICE):
+        for _ in range(begin, min(begin + SLICE, size)):
+            info("storm")
+        await asyncio.sleep(0)
+
+
+async def hang(size: int) -> None:
+    """Record *size* seconds long at an ordinary rate, each record with a text of its own."""
+    began = time.monotonic()
+    made = 0
+    while (now := time.monotonic() - began) < size:
+        while made < now * RECORDS_PER_SECOND:
+            info(f"record {made}", order_id=made, table="T12", note="x" * 100)
+            made += 1
+        await asyncio.sleep(0.002)
+
+
+LOADS: dict[str, Callable[[int], Coroutine[Any, Any, None]]] = {"label_sets": label_sets, "storm": storm, "hang": hang}
+
+
+async def watch(lags: list[float]) -> None:
+    while True:
+        before = time.monotonic()
+        await asyncio.sleep(WATCH_SECONDS)
+        lags.append(time.monotonic() - before - WATCH_SECONDS)
+
+
+async def main(load: str, size: int) -> dict[str, object]:
+    if load == "hang":
+        configure_result_logging()
+    start_monitoring()
+    counter("warm_total").inc(1, a="b")
+    for number in range(100):
+        info(f"warm {number}")
+    monitor = default_monitor()
+    monitor.query.books()
+    before, peak = rss_mib(), 0.0
+    lags: list[float] = []
+    watching = asyncio.create_task(watch(lags))
+    working = asyncio.create_task(LOADS[load](size))
+    began = time.monotonic()
+    while not working.done():
+        peak = max(peak, rss_mib())
+        await asyncio.sleep(0.02)
+    await working
+    took = time.monotonic() - began
+    watching.cancel()
+    peak = max(peak, rss_mib())
+    deadline = time.monotonic() + 10
+    books = monitor.query.books()["records"]
+    while books["in_flight"] and time.monotonic() < deadline:
+        books = monitor.query.books()["records"]
+    orders = [one.value for one in counter("orders_total").series()] if load == "label_sets" else []
+    dropped = {
+        ",".join(value for _, value in one.key.labels): one.value
+        for one in monitor.counter("rfs_dropped_total").series()
+    }
+    lags.sort()
+    began = time.monotonic()
+    stop_monitoring()
+    return {
+        "growth_mib": peak - before,
+        "lag_p99_seconds": lags[int(len(lags) * 0.99)],
+        "lag_max_seconds": lags[-1],
+        "looks": len(lags),
+        "took_seconds": took,
+        "stop_seconds": time.monotonic() - began,
+        "books": books,
+        "dropped": dropped,
+        "series": len(orders),
+        "sum": sum(orders),
+    }
+
+
+if __name__ == "__main__":
+    told = asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    Path(sys.argv[3]).write_text(json.dumps(told))
