@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfs.monitoring._capture.instruments import SeriesKey
+from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.segments import HAS_ERROR, Frame
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Batch, Point, Store, Window

@@ -213,6 +213,8 @@ class Leader:
         with self._lock:
             self._capture.mend()
         if self._lease.keep() and self._capture.directory is not None:
+            with self._lock:
+                dead = self.live.take_dead()
             self.collect()
             with self._lock:
-                self.live.fold(self._lease, LOST)
+                self.live.fold(dead, self._lease, LOST)

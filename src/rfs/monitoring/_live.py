@@ -294,11 +294,21 @@ class LiveReader:
 
     # Folding
 
-    def fold(self, lease: Lease, lost: SeriesKey) -> None:
+    def take_dead(self) -> list[str]:
+        """The leader's part: the processes that are dead, each now ours to fold. They make no more files and records."""
+        known = set(self._folded.processes)
+        return [
+            one
+            for one, process in self._processes.items()
+            if one not in known and process.watch >= 0 and take_lock(process.watch)
+        ]
+
+    def fold(self, taken: list[str], lease: Lease, lost: SeriesKey) -> None:
         """
         The leader's part: add the sums of the dead to the folded ones, each exactly once, and remove their files.
 
-        *lost* is the counter of records that were begun and not committed. Call it after `records`.
+        *lost* is the counter of records that were begun and not committed. Call it after `refresh` and `records`, which
+        have found the last that *taken* have left.
         """
         directory = self._capture.directory
         if directory is None or not lease.held:
@@ -306,11 +316,7 @@ class LiveReader:
         self._load_folded()
         there = {process_of(name) for name in directory.names() if not name.endswith(SEGMENT_SUFFIX)}
         known = set(self._folded.processes)
-        dead = {
-            one: process
-            for one, process in self._processes.items()
-            if one in there and one not in known and process.watch >= 0 and take_lock(process.watch)
-        }
+        dead = {one: self._processes[one] for one in taken if one in there and one not in known}
         finished = {one for one in known if one not in there}
         if not dead and not finished and self._folded_identity[:1] == (lease.epoch,):
             return self._remove(lease, directory, known & there)
@@ -342,7 +348,8 @@ class LiveReader:
             ):
                 directory.unlink(name)
         alive = {process_of(name) for name in names if name.endswith(ALIVE_SUFFIX)} - folded
-        dead = [name for name in names if name.endswith(SEGMENT_SUFFIX) and process_of(name) not in alive]
+        read = {name for process in self._processes.values() for name in process.segments}
+        dead = [name for name in names if name in read and process_of(name) not in alive]
         dead.sort(key=directory.modified)
         for name in dead[: max(0, len(dead) - MAX_DEAD_SEGMENTS)]:
             directory.unlink(name)

@@ -24,7 +24,7 @@ from weakref import WeakSet
 from rfs.monitoring._capture.capture import Capture, CaptureState
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.instruments import Counter, Gauge, Histogram, MetricType, Registry
-from rfs.monitoring._capture.live import MEMORY
+from rfs.monitoring._capture.live import MEMORY, default_directory
 from rfs.monitoring._capture.record import RecordData, encode_record
 from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES
 from rfs.monitoring._leader import LOST, Leader, Sink
@@ -193,6 +193,10 @@ class Monitor:
         self.capture.attach(self._planned)
         self._leader.attached()
 
+    def plan_directory(self, directory: Path) -> None:
+        """Use *directory* from `start` on, and in a forked child at once: until then nobody else has to see anything."""
+        self._planned = directory
+
     @property
     def directory(self) -> Path | None:
         """The directory that was chosen; None if this process records in memory."""
@@ -220,6 +224,8 @@ class Monitor:
 
     def start(self) -> None:
         """Start collecting and evaluating alert rules; does nothing if it runs. At exit the interpreter stops it."""
+        if self._planned is not None and not self.capture.chosen:
+            self.use_directory(self._planned)
         self._leader.start()
         atexit.unregister(self.stop)
         atexit.register(self.stop)
@@ -254,7 +260,7 @@ class Monitor:
 
     def after_fork(self) -> None:
         """In a forked child: start anew, with nothing of the parent's pending records, thread and locks."""
-        self.capture.after_fork()
+        self.capture.after_fork(self._planned)
         self._leader.after_fork()
         if self._planned is not None:
             self._leader.attached()
@@ -574,6 +580,7 @@ def _plain_text(error: BaseException) -> str:
 # One Monitor for the module functions
 
 _monitors: WeakSet[Monitor] = WeakSet()
+_made: Monitor | None = None  # by ourselves, not by `use_monitor`
 default: Monitor | None = None  # read directly where a call to `default_monitor` would be felt
 
 
@@ -583,15 +590,26 @@ def default_monitor() -> Monitor:
 
 
 def _make_default() -> Monitor:
-    global default  # noqa: PLW0603 - the one module-level convenience; tests replace it
+    global default, _made  # noqa: PLW0603 - the one module-level convenience; tests replace it
     directory = os.environ.get("RFS_DIR", MEMORY)
     made = Monitor(
         service_name=os.environ.get("RFS_SERVICE_NAME", "rfs"),
         directory=None if directory in ("", MEMORY) else directory,
     )
     if default is None:
-        default = made
+        default = _made = made
     return default
+
+
+def plan_default_directory() -> None:
+    """
+    Let the default Monitor record into its service's directory from its start on, unless ``RFS_DIR`` has decided.
+
+    A Monitor that `use_monitor` has put in place is left as it is.
+    """
+    monitor = default_monitor()
+    if monitor is _made and monitor.directory is None and os.environ.get("RFS_DIR") is None:
+        monitor.plan_directory(default_directory(monitor.service_name))
 
 
 @contextmanager

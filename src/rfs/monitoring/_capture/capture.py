@@ -73,8 +73,14 @@ class Capture:
         self._planned = path
         self._enter(keep=True)
 
-    def after_fork(self) -> None:
-        """In a forked child: record as a new process, with nothing of the parent's."""
+    @property
+    def chosen(self) -> bool:
+        """Whether a directory has been chosen, if it can be used or not."""
+        return self._planned is not None
+
+    def after_fork(self, path: Path | None) -> None:
+        """In a forked child: record as a new process, with nothing of the parent's, into files of *path* if it is given."""
+        self._planned = path
         if self._lock >= 0:
             os.close(self._lock)  # only closed: the lock is the parent's
             self._lock = -1
