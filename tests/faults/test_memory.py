@@ -53,7 +53,7 @@ def run(load: str, size: int, report: Path, *, hang: bool = False) -> dict[str, 
     assert status == 0, said
     told: dict[str, Any] = json.loads(report.read_text())
     told["held_bytes"] = held
-    assert told["looks"] > 100  # the loop was watched
+    assert told["looks"] >= 20  # the loop was watched
     return told
 
 
