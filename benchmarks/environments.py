@@ -22,6 +22,7 @@ ENVIRONMENTS = ROOT / ".venv-bench"
 
 # What each environment is asked to hold. `stack` is what a FastAPI service would otherwise be given.
 PEERS = {
+    "aioprometheus": ["aioprometheus"],
     "ancestor": ["rfs-framework==4.6.6"],
     "logfire": ["logfire"],
     "loguru": ["loguru"],
@@ -47,6 +48,7 @@ PEERS = {
     "structlog": ["structlog", "orjson"],
 }
 WITHOUT_DEPENDENCIES = {"ancestor"}
+FROM_SOURCE = ("quantile-python",)  # published without wheels, and pure Python
 
 
 def say(text: str) -> None:
@@ -87,7 +89,8 @@ def prepare(peer: str) -> str:
     home = ENVIRONMENTS / peer
     subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", home], check=True)
     command = [sys.executable, "-m", "pip", f"--python={python_of(peer)}", "install", "--no-deps", "--require-hashes"]
-    command += ["--quiet", "--disable-pip-version-check", "--only-binary=:all:", "-r", str(lock_of(peer))]
+    command += ["--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+    command += [*(f"--no-binary={package}" for package in FROM_SOURCE), "-r", str(lock_of(peer))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from benchmarks.corpus import CORRELATION_ID, ORDER_IDS, RING, durations
+from benchmarks.exposed import one_of_two_workers
 from benchmarks.worker import Loop, timed, timed_async, timed_in_threads
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring import (
@@ -15,6 +18,7 @@ from rfs.monitoring import (
     log_result_operation,
     start_monitoring,
 )
+from rfs.monitoring.exporters.prometheus import exposition
 from rfs.reactive import MonoResult
 
 start_monitoring()
@@ -108,6 +112,19 @@ async def _chain_that_fails(count: int) -> None:
         )
 
 
+_worker = cache(one_of_two_workers)  # made when it is asked for: the other loops shall not meet it
+
+
+def _expose(count: int) -> float:
+    monitor = _worker()
+
+    def body(count: int) -> None:
+        for _ in range(count):
+            exposition(monitor)
+
+    return timed(body)(count)
+
+
 def _undisturbed(loop: Loop) -> Loop:
     """Return *loop* with what earlier loops recorded out of the way; else the collecting thread works it off meanwhile."""
 
@@ -131,5 +148,6 @@ LOOPS = {
         "operation": timed_async(_operate),
         "mono_success": timed_async(_chain_that_succeeds),
         "mono_failure": timed_async(_chain_that_fails),
+        "exposition": _expose,
     }.items()
 }
