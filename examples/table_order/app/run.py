@@ -59,7 +59,9 @@ def main() -> int:
         embedded = "DATABASE_URL" not in given
         _prepare_environment(given, embedded=embedded)
         # Before anything is started; an embedded server's address is not known yet.
-        load_settings(**({"DATABASE_URL": "postgresql://embedded"} if embedded else {}))
+        settings = load_settings(**({"DATABASE_URL": "postgresql://embedded"} if embedded else {}))
+        # RFS enters its directory as soon as it is imported, and under this name.
+        os.environ.setdefault("RFS_SERVICE_NAME", settings.APP_NAME)
         with (
             _listen(run) as listener,
             nullcontext() if "RFS_DIR" in os.environ else _own_directory(_STATE),

@@ -51,7 +51,7 @@ class ApplicationMetrics:
         entered = monitor.counter("orders_total", "Orders that entered a status", ("status",))
         for status in OrderStatus:
             entered.inc(0, status=status.value)
-        monitor.gauge("sse_connections", "Streams open now").set(0)
+        monitor.gauge("sse_connections", "Streams open now", across="sum").set(0)
         monitor.counter("sse_events_total", "Events that streams tried to send").inc(0)
         monitor.counter("sse_events_sent_total", "Events that streams handed over").inc(0)
         monitor.counter("sse_events_failed_total", "Events that a stream could not hand over").inc(0)
@@ -73,8 +73,8 @@ class ApplicationMetrics:
         monitor.counter("orders_total", labels=("status",)).inc(1, status=status.value)
 
     def streams_open(self, count: int) -> None:
-        """Say how many streams are open in this process."""
-        self._monitor.gauge("sse_connections").set(count)
+        """Say how many streams are open in this process; what is shown is the sum over all of them."""
+        self._monitor.gauge("sse_connections", across="sum").set(count)
 
     def events_sent(self, count: int) -> None:
         """Count events that a client's connection took."""
@@ -109,7 +109,7 @@ class ApplicationMetrics:
 
     @property
     def active_sse_connections(self) -> int:
-        """Streams open now."""
+        """Streams open now, at all workers."""
         return int(self._monitor.query.latest("sse_connections") or 0)
 
     @property
