@@ -169,7 +169,7 @@ def storm(monitor: Monitor, live: Path, forks: int) -> dict[str, object]:
     signals.start()
     for number in range(forks):
         recorders.begin()
-        for _ in range(seed.randrange(400)):  # a moment anywhere within the threads' turn
+        for _ in range(seed.randrange(4_000)):  # a moment anywhere within the threads' turn
             pass
         began = time.monotonic()
         pid = os.fork()
