@@ -621,12 +621,10 @@ class TestStreams:
                 return len(text)
 
         configure_result_logging(stream=Hanging())
-        for _ in range(12_000):
-            info("x")
-        monitor.query.records(limit=1)
-        for _ in range(12_000):
-            info("x")
-        monitor.query.records(limit=1)
+        for site in range(2):
+            for _ in range(12_000):
+                info(f"x{site}")
+            monitor.query.records(limit=1)
         release.set()
 
         assert (counted(monitor, "rfs_dropped_total", signal="stream") or 0) >= 4_000

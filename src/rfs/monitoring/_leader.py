@@ -114,8 +114,13 @@ class Leader:
             if self.running:
                 return
             self._stopping = Event()
-            self._thread = Thread(target=self._run, args=(self._stopping,), name="rfs-leader", daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._run, args=(self._stopping,), name="rfs-leader", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads: queries collect by themselves; a later start tries again
+                self._on_error("leader", error)
+            else:
+                self._thread = thread
 
     def stop(self, timeout_seconds: float) -> None:
         """Stop the thread and collect once more; nothing happens if it does not run."""

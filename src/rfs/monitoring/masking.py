@@ -28,6 +28,7 @@ the checks of patterns that are not ours.
 
 from __future__ import annotations
 
+import atexit
 import base64
 import binascii
 import ipaddress
@@ -35,6 +36,7 @@ import linecache
 import pathlib
 import re
 import sys
+import threading
 import typing
 import urllib.parse
 import uuid
@@ -46,7 +48,7 @@ from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from threading import Lock
-from time import perf_counter
+from time import perf_counter, sleep
 from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType, TracebackType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
@@ -458,7 +460,14 @@ def _detector(regexes: Iterable[str]) -> Callable[[bytes], list[int] | None]:
     for regex in regexes:
         together.Add(regex)
     together.Compile()
-    return cast("Callable[[bytes], list[int] | None]", together.Match)
+    search = cast("Callable[[bytes], list[int] | None]", together.Match)
+
+    def match(data: bytes) -> list[int] | None:
+        if _ending:
+            _stand_still()
+        return search(data)
+
+    return match
 
 
 def _secret_span(match: _Match, groups: int) -> tuple[int, int]:
@@ -746,7 +755,34 @@ class _Plan:
         return self._json in found
 
 
+_ending = False
+
+
+def _end() -> None:
+    """
+    Keep daemon threads out of the engine from now on, and give those inside it the time to come out.
+
+    The engine is C++. CPython before 3.14 ends a thread that wants the interpreter back while it finalises by unwinding
+    its stack, which C++ answers by ending the whole process with SIGABRT.
+    """
+    global _ending  # noqa: PLW0603 - said once, at the end of the process
+    _ending = True
+    if threading.active_count() > 1:
+        sleep(0.02)
+
+
+def _stand_still() -> None:
+    """Hold a daemon thread where the interpreter, which is ending, will forget it."""
+    while threading.current_thread() is not threading.main_thread():
+        sleep(3600)
+
+
+atexit.register(_end)
+
+
 def _search_all(search: _Search, data: bytes) -> list[_Span]:
+    if _ending:
+        _stand_still()
     spans: list[_Span] = []
     position = 0
     for _ in range(_MAX_CANDIDATES):

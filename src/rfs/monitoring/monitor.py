@@ -27,6 +27,7 @@ from rfs.monitoring._capture.instruments import Counter, Gauge, Histogram, Metri
 from rfs.monitoring._capture.live import MEMORY, default_directory
 from rfs.monitoring._capture.record import RecordData, encode_record
 from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES
+from rfs.monitoring._capture.storm import DEFAULT_LIMIT, Storms
 from rfs.monitoring._leader import LOST, Leader, Sink
 from rfs.monitoring._live import Leadership
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query
@@ -99,6 +100,7 @@ class Monitor:
         store: Where collected records and windows are kept; by default in memory, bounded.
         masker: What no secret gets past; by default the built-in rules.
         level: The lowest level that is recorded, as the standard library numbers them (20 is INFO).
+        storm_limit: How many log records a second one call site may make; see `rfs.monitoring._capture.storm`.
         directory: Where all processes of the service record, and find one another; by default the memory of this one.
 
     Every recording method is safe from any thread, signal handler and event loop; it never raises, never blocks,
@@ -114,6 +116,7 @@ class Monitor:
         store: Store | None = None,
         masker: Masker | None = None,
         level: int = INFO,
+        storm_limit: float = DEFAULT_LIMIT,
         directory: Path | str | None = None,
     ) -> None:
         self.service_name = service_name
@@ -135,11 +138,16 @@ class Monitor:
         self._rejected = self.counter("rfs_rejected_total", "Measurements that were not taken")
         self._masked = self.counter("rfs_masked_total", "Secrets masked, by rule")
         self._truncated = self.counter("rfs_truncated_total", "Values cut, by bound")
+        self._hook_faults = self.counter("rfs_hook_faults_total", "Faults of checks that were handed in, by reason")
         if self.masker.on_count is None:
             self.masker.on_count = self._count_masked
         self._internal_errors = self.counter("telemetry_internal_errors_total", "Faults inside RFS itself")
         self._produced = self.counter("rfs_produced_total", "What was handed to RFS").labels(signal="records")
         self._delivered = self.counter("rfs_delivered_total", "What reached the store").labels(signal="records")
+        self._suppressed = self.counter("rfs_suppressed_total", "What one call site made too much of").labels(
+            signal="records"
+        )
+        self._storms = Storms(clock.monotonic, storm_limit)
         self._dropped = self.counter("rfs_dropped_total", "What was dropped, and why")
         self.successes = self.counter(SUCCESSES, "Operations that returned a Success")
         self.failures = self.counter(FAILURES, "Operations that returned a Failure or raised")
@@ -261,6 +269,7 @@ class Monitor:
     def after_fork(self) -> None:
         """In a forked child: start anew, with nothing of the parent's pending records, thread and locks."""
         self.capture.after_fork(self._planned)
+        self._storms.after_fork()
         self._leader.after_fork()
         if self._planned is not None:
             self._leader.attached()
@@ -335,6 +344,7 @@ class Monitor:
         outcome: str = "",
         kind: str = "log",
         context: Context | None = None,
+        template: str | None = None,
     ) -> None:
         """
         Keep one record. Never raises, never blocks; below the Monitor's level it does nothing.
@@ -344,6 +354,7 @@ class Monitor:
             error: What a Failure holds, or an exception; with a stack trace if the Monitor includes them.
             duration_seconds: From a monotonic clock.
             context: Whose ids the record carries; the current one by default.
+            template: What *message* was made from, if that is known: it tells the call site better.
         """
         if level < self.level:
             return
@@ -355,6 +366,11 @@ class Monitor:
                     operation = context.operation
                 if context.fields:
                     fields = {**context.fields, **fields} if fields else context.fields
+            # Operations, requests and steps are told by their kind: how many there are, traffic decides.
+            if kind == "log" and not self._storms.allow(logger, operation, level, template or message):
+                self._produced.inc()
+                self._suppressed.inc()
+                return
             masker = self.masker
             self.keep(
                 context,
@@ -498,6 +514,8 @@ class Monitor:
     def _count_masked(self, name: str, label: str) -> None:
         if name == self._masked.name:
             self._masked.inc(1, rule=label)
+        elif name == self._hook_faults.name:
+            self._hook_faults.inc(1, reason=label)
         else:
             self._truncated.inc(1, bound=label)
 
@@ -505,11 +523,19 @@ class Monitor:
 
     def tick(self) -> None:
         """What the leader does each second: collect, evaluate the alert rules, say what went wrong."""
+        self._report_storms()
         self._leader.collect()
         if self._leader.leadership.is_self:
             self.alerts.evaluate(self.clock.monotonic())
         if self._diagnostics and self.clock.monotonic() - self._diagnosed_at >= _DIAGNOSTIC_SECONDS:
             self._print_diagnostics()
+
+    def _report_storms(self) -> None:
+        for site in self._storms.report():
+            what = self.masker.text(site.message) if site.message else "<texts that are made anew each time>"
+            fields: dict[str, JsonValue] = {"suppressed": site.times, "message": what, "level": site.level}
+            text = f"Suppressed {site.times} records: {what}"
+            self.keep(None, 30, "log", site.logger, site.operation, "", text, "", None, fields, None)
 
     def _read_for_rule(self, rule: Rule) -> Sample:
         query = self._rule_query
@@ -559,12 +585,15 @@ class Monitor:
             for name in ("rfs_produced_total", "rfs_delivered_total")
         )
         lost = totals.counters.get(LOST, 0.0)
+        suppressed = totals.counters.get(SeriesKey("rfs_suppressed_total", (signal,)), 0.0)
         books = {
             "produced": produced,
             "delivered": delivered,
-            "in_flight": produced - delivered - lost - sum(dropped.values()),
+            "in_flight": produced - delivered - lost - suppressed - sum(dropped.values()),
             **{f"dropped_{reason}": count for reason, count in dropped.items()},
         }
+        if suppressed:
+            books["suppressed"] = suppressed
         if lost:
             books["lost_on_crash"] = lost
         return {"records": books}

@@ -14,14 +14,17 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sys
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from enum import StrEnum
+from json.encoder import encode_basestring_ascii as _ascii_json
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
+from time import perf_counter
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 import msgspec
@@ -51,6 +54,7 @@ T = TypeVar("T")
 E = TypeVar("E")
 
 _MAX_SINK_RECORDS = 10_000
+_SLOW_RENDER_SECONDS = 0.01
 
 
 class LogLevel(StrEnum):
@@ -121,12 +125,16 @@ def configure_result_logging(
     monitor.include_stack_trace = include_stack_trace
     monitor.include_performance_data = include_performance_data
     monitor.correlation_header = correlation_header
-    for sink in [sink for sink in monitor.sinks if isinstance(sink, StreamSink)]:
-        monitor.remove_sink(sink)
-    target = sys.stdout if isinstance(stream, str) else stream
-    if target is not None:
-        monitor.add_sink(StreamSink(monitor, target))
-        monitor.start()
+    with _configuring:
+        for sink in [sink for sink in monitor.sinks if isinstance(sink, StreamSink)]:
+            monitor.remove_sink(sink)
+        target = sys.stdout if isinstance(stream, str) else stream
+        if target is not None:
+            monitor.add_sink(StreamSink(monitor, target))
+            monitor.start()
+
+
+_configuring = Lock()  # held by those who configure at once, never by those who record
 
 
 class StreamSink:
@@ -141,14 +149,23 @@ class StreamSink:
         self._dropped = monitor.counter("rfs_dropped_total").labels(signal="stream", reason="queue_full")
         self._thread: Thread | None = None
         self._pid = 0
+        encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-")
+        self._takes_all = encoding in ("utf-8", "utf8", "utf-16", "utf-32")
 
     def put(self, frames: list[Frame]) -> None:
         """Queue *frames* for printing; what does not fit is dropped, the newest first, and counted."""
         if self._pid != os.getpid():  # first use, or a forked child, which inherits no thread and no queued record
             self._pid = os.getpid()
             self._frames, self._changed = deque(), Condition()
-            self._thread = Thread(target=self._run, name="rfs-stream", daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._run, name="rfs-stream", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads: what is queued is bounded, and printed when there is one
+                self._pid = 0
+                self._monitor.internal_error("stream", error)
+                self._dropped.inc(len(frames))
+                return
+            self._thread = thread
         with self._changed:
             room = _MAX_SINK_RECORDS - len(self._frames)
             self._frames.extend(frames[:room])
@@ -175,7 +192,8 @@ class StreamSink:
                     return
             try:
                 name = self._monitor.service_name
-                self._stream.write("".join(f"{json_line(read_record(0, frame.payload, name))}\n" for frame in frames))
+                lines = "".join(f"{json_line(read_record(0, frame.payload, name))}\n" for frame in frames)
+                self._stream.write(lines if self._takes_all else escape_json(lines))
                 self._stream.flush()
             except Exception as error:  # noqa: BLE001 - a closed stream, a full disk: counted, and we go on
                 self._monitor.internal_error("stream", error)
@@ -190,6 +208,14 @@ _LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": 
 def json_line(record: LogRecord) -> str:
     """One strict JSON object on one line by anybody's idea of a line, without its newline."""
     return _encode_json(record.to_dict()).decode().translate(_LINE_BREAKS)
+
+
+_BEYOND_ASCII = re.compile("[^\0-\x7f]")
+
+
+def escape_json(text: str) -> str:
+    """The same JSON with ASCII characters alone, for a stream that takes no others."""
+    return _BEYOND_ASCII.sub(lambda match: _ascii_json(match[0])[1:-1], text)
 
 
 # Plain messages
@@ -255,17 +281,21 @@ class RfsHandler(logging.Handler):
         try:
             fields = {key: value for key, value in vars(record).items() if key not in self._STANDARD}
             fields.update(module=record.module, function=record.funcName, line=record.lineno)
+            began = perf_counter()
             try:
                 message = record.getMessage()
             except Exception as fault:  # noqa: BLE001 - the arguments' own __str__, or a wrong format
                 message = f"{record.msg if isinstance(record.msg, str) else '<message>'} <unformattable arguments>"
                 fields["formatting_error"] = type(fault).__name__
+            if perf_counter() - began > _SLOW_RENDER_SECONDS:
+                monitor.counter("rfs_slow_render_total", "Messages whose arguments took over 10 ms to format").inc()
             monitor.log(
                 record.levelno,
                 message,
                 logger=record.name if isinstance(cast("object", record.name), str) else "<no name>",
                 fields=fields,
                 error=record.exc_info[1] if record.exc_info else None,
+                template=record.msg if isinstance(record.msg, str) else None,
             )
         except Exception as fault:  # noqa: BLE001 - the host comes first; counted
             monitor.internal_error("logging_handler", fault)
