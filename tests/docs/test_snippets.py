@@ -24,7 +24,7 @@ from tests.docs.snippets import ROOT, Snippet, pages, snippets
 
 ALL = [snippet for page in pages() for snippet in snippets(page)]
 PYTHON = [snippet for snippet in ALL if snippet.language in {"python", "py"}]
-LANGUAGES = {"python", "text", "sh", "json", "toml", "ini"}
+LANGUAGES = {"python", "text", "sh", "json", "toml", "ini", "yaml"}
 
 
 def run(snippet: Snippet) -> None:
@@ -123,7 +123,13 @@ class TestSettingsPage:
             for name in re.findall(r"`([A-Z_]+)`", row)
         }
 
-        known = {*Settings.model_fields, *RunSettings.model_fields, "RFS_SERVICE_NAME", "RFS_DASHBOARD_TOKEN"}
+        known = {
+            *Settings.model_fields,
+            *RunSettings.model_fields,
+            "RFS_SERVICE_NAME",
+            "RFS_DASHBOARD_TOKEN",
+            "RFS_SCRAPE_TOKEN",
+        }
         assert described == known
 
 

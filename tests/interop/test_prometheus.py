@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.instruments import MetricType, SketchReading
 from rfs.monitoring._totals import Exemplar, ForeignFamily, ForeignSample, Metric, Totals
 from rfs.monitoring.exporters.prometheus import OPENMETRICS, negotiate, render_openmetrics, render_text
+from tests.docs.snippets import pages, snippets
 from tests.interop.conftest import Prometheus, eventually, free_port
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]  # Prometheus scrapes at most once a second
@@ -259,3 +261,23 @@ class TestTwoWorkers:
 
         assert prometheus.target()["health"] == "down"
         assert "401" in prometheus.target()["lastError"]
+
+
+class TestDocumentation:
+    def test_the_configuration_that_we_show(self, tmp_path: Path) -> None:
+        """
+        Prometheus takes every configuration of our pages as it stands.
+        """
+        shown = [snippet for page in pages() for snippet in snippets(page) if snippet.language == "yaml"]
+        assert shown
+        if shutil.which("promtool") is None:
+            pytest.skip("promtool is not installed (Debian package prometheus)")
+
+        (tmp_path / "bistro.token").write_text("made-by-a-password-manager")
+        for number, snippet in enumerate(shown):
+            file = tmp_path / f"{number}.yml"
+            file.write_text(snippet.code)
+            done = subprocess.run(
+                ["promtool", "check", "config", str(file)], capture_output=True, check=False, timeout=60
+            )
+            assert done.returncode == 0, f"{snippet}: {done.stderr.decode()}"
