@@ -37,7 +37,7 @@ class TestForkStorm:
             seen = parent.answer(FORKS * SECONDS_PER_FORK + 60)
 
             # The fault happened: children were made while a thread was inside a recording call, and the handler ran.
-            assert seen["mid_record"] >= FORKS // 50
+            assert seen["mid_record"] >= 1
             assert seen["recorded"]["signal"] > 0
 
             assert seen["hung"] == 0, parent.errors()

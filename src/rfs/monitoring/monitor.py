@@ -39,6 +39,7 @@ from rfs.monitoring.context import RANDOM_IDS, Context, Ids, RandomIds, current
 from rfs.monitoring.masking import ErrorInfo, JsonValue, Masker
 
 INFO = 20
+UNNAMED = "rfs"
 STOP_SECONDS = 2.0  # for everything together: leader, sinks, alert callbacks
 _MAX_CODES_PER_OPERATION = 100
 _MAX_DIAGNOSTICS = 128
@@ -110,7 +111,7 @@ class Monitor:
     def __init__(
         self,
         *,
-        service_name: str = "rfs",
+        service_name: str = UNNAMED,
         clock: Clock = SYSTEM_CLOCK,
         ids: Ids = RANDOM_IDS,
         store: Store | None = None,
@@ -134,7 +135,7 @@ class Monitor:
         self._error_codes: dict[str, set[str]] = {}
 
         self.registry = Registry(self.reject, self.masker.text)
-        self.capture = Capture(self.registry, service=lambda: self.service_name, on_problem=self._degraded)
+        self.capture = Capture(self.registry, service=self._own_name, on_problem=self._degraded)
         self._rejected = self.counter("rfs_rejected_total", "Measurements that were not taken")
         self._masked = self.counter("rfs_masked_total", "Secrets masked, by rule")
         self._truncated = self.counter("rfs_truncated_total", "Values cut, by bound")
@@ -219,6 +220,10 @@ class Monitor:
     def leadership(self) -> Leadership:
         """Which process leads: imports, folds the dead and evaluates alert rules."""
         return self._leader.leadership
+
+    def _own_name(self) -> str:
+        # Nobody has named it yet: such a process is a stranger to none.
+        return "" if self.service_name == UNNAMED else self.service_name
 
     def _degraded(self, reason: str) -> None:
         self._diagnose(f"RFS-S105 {reason}")
@@ -622,7 +627,7 @@ def _make_default() -> Monitor:
     global default, _made  # noqa: PLW0603 - the one module-level convenience; tests replace it
     directory = os.environ.get("RFS_DIR", MEMORY)
     made = Monitor(
-        service_name=os.environ.get("RFS_SERVICE_NAME", "rfs"),
+        service_name=os.environ.get("RFS_SERVICE_NAME", UNNAMED),
         directory=None if directory in ("", MEMORY) else directory,
     )
     if default is None:

@@ -1,23 +1,24 @@
 """
 Segments: records in preallocated memory, from the call that made them to the leader that imports them.
 
-The memory (a file that other processes map, or anonymous memory of the same layout) begins with a header page and a table page; the
-rest is blocks. Each thread writes into a block of its own, so emitting takes no lock, no queue and no I/O, and a fork or a signal
-handler can find none held. A frame is
+The memory (a file that other processes map, or anonymous memory of the same layout) begins with a header page and a
+table page; the rest is blocks. Each thread writes into a block of its own, so emitting takes no lock, no queue and no
+I/O, and a fork or a signal handler can find none held. A frame is
 
-    sync u32 · size u32 · crc32 u32 · time_ns i64 · level u8 · flags u8 · id bytes u8 · operation bytes u8 · id · operation · payload
+    sync u32 · size u32 · crc32 u32 · time_ns i64 · level u8 · flags u8 · id bytes u8 · operation bytes u8
+    · id · operation · payload
 
-padded to 8 bytes. ``size`` counts what follows the CRC, without the padding; the CRC covers the padding, too, and begins with the
-block's sequence, so that nothing of an earlier use of the block can pass for a frame of this one. The first word, sync and size, is
-written last: a frame is there when its word is. Its place is taken and its bytes are copied in one stretch of code without a call,
-in which CPython neither switches threads nor runs signal handlers nor raises what another thread sent: only a killed process can leave
-a torn frame, as the last of its block.
+padded to 8 bytes. ``size`` counts what follows the CRC, without the padding; the CRC covers the padding, too, and
+begins with the size and the block's sequence, so that nothing of an earlier use of the block can pass for a frame of
+this one. The first word, sync and size, is written last: a frame is there when its word is. Its place is taken and its
+bytes are copied in one stretch of code without a call, in which CPython neither switches threads nor runs signal
+handlers nor raises what another thread sent: only a killed process can leave a torn frame, as the last of its block.
 
-The table has three words for each block: ``sequence``, which rises with every use of a block (0: never used, or being made ready; the
-block's own first word repeats it, in case the table is damaged), ``end``, where the frames end, once nothing will be added to them, and
-``progress``, in which the leader publishes how far it has read: sequence << 28 | frames << 15 | offset / 8, one word, so that it
-cannot be torn. A block is used again when all of it was imported. When there is none because nobody imports, records are shed by
-level, DEBUG first.
+The table has three words for each block: ``sequence``, which rises with every use of a block (0: never used, or being
+made ready; the block's own first word repeats it, in case the table is damaged), ``end``, where the frames end, once
+nothing will be added to them, and ``progress``, in which the leader publishes how far it has read: sequence << 28 |
+frames << 15 | offset / 8, one word, so that it cannot be torn. A block is used again when all of it was imported. When
+there is none because nobody imports, records are shed by level, DEBUG first.
 
 Words are the machine's own, which is little-endian wherever this runs.
 """
@@ -210,7 +211,7 @@ class Segments:
             writer = None
         while True:
             if writer is not None:
-                crc = crc32(content, writer.seed)
+                crc = crc32(content, writer.seed ^ size)
                 # Nothing calls from here to the return.
                 at = writer.position
                 end = at + needed
@@ -430,7 +431,7 @@ class SegmentReader:
 
     @property
     def total_frames(self) -> int:
-        """How many frames the process has ever committed and can still be read or have been; of a dead one, after `finish`."""
+        """How many frames the process has ever committed, but for damaged ones; of a dead one, after `finish`."""
         return self._words[_REUSED] + sum(cursor.frames for cursor in self._cursors)
 
     def resume(self) -> None:
@@ -448,10 +449,11 @@ class SegmentReader:
 
     def mark_imported(self, table: mmap.mmap | None = None) -> int:
         """
-        Publish how far this reader has read, for the owner to use the blocks again; return how many frames that are more than before.
+        Publish how far this reader has read, for the owner to use the blocks again.
 
-        *table* is a writable mapping of the file's beginning, by default the memory itself. Frames that a predecessor has
-        published already are not counted again.
+        Return how many frames have been published that were not before.
+
+        *table* is a writable mapping of the file's first pages, by default the memory itself.
         """
         if table is None:
             return self._mark(self._words)
@@ -464,7 +466,7 @@ class SegmentReader:
         changed = False
         for cursor in self._cursors:
             sequence = cursor.sequence
-            if not sequence:
+            if not sequence or sequence >> 36:  # more than a progress can hold: damaged
                 continue
             entry = first + cursor.block
             offset = (cursor.at - cursor.start) >> 3
@@ -558,7 +560,7 @@ class SegmentReader:
         content = bytes(self._view[at + 12 : end])
         crc = self._crcs[(at >> 2) + 2]
         for seed in seeds:
-            if crc32(content, seed) == crc:
+            if crc32(content, seed ^ size) == crc:
                 break
         else:
             return None
