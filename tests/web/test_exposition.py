@@ -356,6 +356,25 @@ class TestSharing:
         assert [answer.status for answer in await asyncio.gather(*scrapes)] == [200, 200]
 
 
+class TestD17:
+    async def test_an_attempt_at_very_many_series(self, monitor: Monitor) -> None:
+        """
+        Label values without end cost a scrape 5 MB at most, and the sums in it are right (FAULTS.md D17).
+        """
+        app = service()
+        for number in range(6_000):
+            monitor.counter("bomb_total").inc(1, user=str(number))
+            monitor.histogram("bomb_seconds").observe(0.001 * 1.01 ** (number % 1_000), user=str(number))
+
+        answer = await get(app, PATHS[0], headers=SCRAPER)
+
+        assert len(answer.body) <= 5_000_000
+        samples = [sample for family in parse_text(answer.text) for sample in family.samples]
+        assert sum(sample.value for sample in samples if sample.name == "bomb_total") == 6_000
+        assert sum(sample.value for sample in samples if sample.name == "bomb_seconds_count") == 6_000
+        assert len([sample for sample in samples if sample.name == "bomb_total"]) <= 2_000
+
+
 class TestFaults:
     async def test_our_own_fault(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
         """
