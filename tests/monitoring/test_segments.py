@@ -922,29 +922,33 @@ class TestConcurrency:
 class TestA20KeyboardInterrupt:
     """Row A20, for appending: an exception from outside, anywhere in our code."""
 
+    @pytest.mark.usefixtures("switching_often")
     def test_from_another_thread(self) -> None:
         """
         KeyboardInterrupt at a random instruction: what returned is there, no frame is half there, no block is lost.
         """
-        rounds = 5_000 if FULL else 500
+        rounds = 5_000 if FULL else 300
         segments = Segments.in_memory(block_count=6)
         reader = reader_of(segments)
         returned: list[int] = []
         seen: list[bytes] = []
         caught = 0
+        ready = False  # to be interrupted: where it is caught
         stop = Event()
         numbers = count()
 
         def work() -> None:
-            nonlocal caught
+            nonlocal caught, ready
             while not stop.is_set():
                 try:
+                    ready = True
                     while not stop.is_set():
                         number = next(numbers)
                         while not put(segments, b"%d " % number + bytes(3_000), level=50):
                             pass
                         returned.append(number)
                 except KeyboardInterrupt:
+                    ready = False
                     caught += 1
 
         thread = Thread(target=work)
@@ -952,12 +956,14 @@ class TestA20KeyboardInterrupt:
         deadline = time.monotonic() + 120
         while caught < rounds and time.monotonic() < deadline:
             before = caught
+            eventually(lambda: ready)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(thread.ident or 0), ctypes.py_object(KeyboardInterrupt)
             )
             while caught == before and thread.is_alive() and time.monotonic() < deadline:
-                seen += payloads(reader.read())
-                reader.mark_imported()
+                time.sleep(0)
+            seen += [payload.rstrip(b"\0") for payload in payloads(reader.read())]
+            reader.mark_imported()
         stop.set()
         thread.join(30)
         seen += payloads(reader.read())
