@@ -470,7 +470,13 @@ def add_cells(totals: Totals, reader: CellsReader) -> None:
         elif metric.type != MetricType.GAUGE:
             reading = read_sketch(series)
             before = sketches.get(key)
-            sketches[key] = reading if before is None else before.plus(reading)
+            if before is not None:
+                one, other, together = series.together
+                if one is not before or other is not reading:
+                    together = before.plus(reading)
+                    series.together = before, reading, together
+                reading = together
+            sketches[key] = reading
 
 
 def _declare(metrics: dict[str, Metric], metric: MetricEntry) -> None:
@@ -479,9 +485,14 @@ def _declare(metrics: dict[str, Metric], metric: MetricEntry) -> None:
 
 
 def read_sketch(series: Series) -> SketchReading:
-    """A histogram's cells at this instant."""
+    """A histogram's cells at this instant; the same object as the last time if nothing was measured since."""
     cells, head = series.cells, series.at
     count = cells[head]
+    last: SketchReading | None = series.read
+    # The count is written last: with the same count and sum, nothing has been measured but what was under way.
+    total = cells[head + 1]
+    if last is not None and last.count == count and last.total == total:
+        return last
     positive: dict[int, list[float]] = {}
     negative: dict[int, list[float]] = {}
     for is_negative, number, memory, at in tuple(series.octaves):
@@ -489,15 +500,16 @@ def read_sketch(series: Series) -> SketchReading:
         counts = list(memory[at : at + BUCKETS_PER_OCTAVE])
         known = target.get(number)
         target[number] = counts if known is None else [one + other for one, other in zip(known, counts, strict=True)]
-    return SketchReading(
+    series.read = reading = SketchReading(
         count,
-        cells[head + 1],
+        total,
         cells[head + 2],
         cells[head + 3] if count else inf,
         cells[head + 4] if count else -inf,
         positive,
         negative,
     )
+    return reading
 
 
 def _merge_gauge(totals: Totals, key: SeriesKey, values: list[tuple[float, float, str]], across: str) -> None:

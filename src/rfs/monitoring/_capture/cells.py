@@ -215,7 +215,7 @@ class MetricEntry(NamedTuple):
 class Series:
     """A series as a reader finds it: where its cells are, in one process."""
 
-    __slots__ = ("at", "cells", "exemplar", "key", "metric", "octaves")
+    __slots__ = ("at", "cells", "exemplar", "key", "metric", "octaves", "read", "together")
 
     def __init__(self, key: SeriesKey, metric: MetricEntry, cells: memoryview[float], at: int) -> None:
         self.key = key
@@ -224,6 +224,9 @@ class Series:
         self.at = at
         self.octaves: list[tuple[bool, int, memoryview[float], int]] = []  # negative, number, cells, first
         self.exemplar: tuple[memoryview[int], int] | None = None
+        # A reader's own: the last reading, and what it made with other processes' one. Most series rest most of the time.
+        self.read: Any = None
+        self.together: tuple[Any, Any, Any] = (None, None, None)
 
 
 class ForeignEntry(NamedTuple):
