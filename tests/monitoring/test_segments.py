@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -351,7 +352,7 @@ class TestBlocks:
         segments.hold_for(sink)
         written = 0
 
-        while put(segments, bytes(BLOCK_BYTES // 2), level=50):
+        while written < 100 and put(segments, bytes(BLOCK_BYTES // 2), level=50):
             written += 1
             leader.read()
             leader.mark_imported()
@@ -560,6 +561,21 @@ class TestDamage:
         assert payloads(frames) == [b"first", b"third", b"fourth"]
         assert reader.corrupt_frames == 1
 
+    @pytest.mark.parametrize("change", [1, 2, 7, -1, -2, -3])
+    def test_of_a_length_within_the_padding_changes_no_record(self, change: int) -> None:
+        """
+        A length that is off by less than the padding would give the record a byte more or less: it is damaged, too.
+        """
+        segments = Segments.in_memory(block_count=8)
+        put(segments, b"text" + bytes(2 if change > 0 else 1))  # the frame has 7 bytes of padding, or none
+        at = place(segments, b"text")
+        (size,) = struct.unpack_from("<I", segments.memory, at + 4)
+        struct.pack_into("<I", segments.memory, at + 4, size + change)
+        reader = reader_of(segments)
+
+        assert reader.finish() == []
+        assert reader.corrupt_frames == 1
+
     def test_that_is_only_late_costs_nothing(self) -> None:
         """
         A frame whose bytes arrive after its word (another processor's writes may) is read the second time.
@@ -644,6 +660,34 @@ class TestDamage:
 
         assert reader.read() == reader.finish() == []
         assert (reader.corrupt_frames, reader.torn_frames) == (0, 0)
+
+
+class TestKilledWhileABlockIsOpened:
+    def test_at_every_line(self) -> None:
+        """
+        Death between any two lines that make a block ready: nothing is read twice, lost, or taken for damage.
+        """
+        segments = Segments.in_memory(block_count=2)
+        reader = reader_of(segments)
+        for number in range(3):
+            assert put(segments, b"%d" % number + bytes(BLOCK_BYTES * 2 // 3), level=ERROR)
+            reader.read()
+            reader.mark_imported()
+        assert put(segments, b"pending", level=ERROR)
+        left: list[list[bytes]] = []
+
+        def look() -> None:
+            successor = SegmentReader(bytes(segments.memory), name="dead")
+            successor.resume()
+            left.append(payloads(successor.read() + successor.finish()))
+            assert (successor.corrupt_frames, successor.torn_frames) == (0, 0)
+            assert 3 <= successor.total_frames <= 5
+
+        with interrupted(Segments._next_block, "", look):
+            assert put(segments, b"next" + bytes(BLOCK_BYTES * 2 // 3), level=ERROR)
+
+        assert len(left) > 20
+        assert all(one == [b"pending"] for one in left)
 
 
 class TestFinish:
@@ -787,6 +831,31 @@ class TestOneStretch:
         assert any("CALL" in instruction.opname for instruction in found)
 
 
+@contextmanager
+def interrupted(function: Any, line: str, handle: Callable[[], None]) -> Iterator[None]:
+    """Call *handle* once, where a signal handler would run: before *function* comes to *line*; at each line if it is ""."""
+    code = function.__code__
+    lines = Path(module.__file__).read_text().splitlines()
+    calls = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal calls
+        if frame.f_code is not code:
+            return None
+        if event == "line" and (not line or (not calls and lines[frame.f_lineno - 1].strip() == line)):
+            calls += 1
+            handle()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+    assert calls
+
+
 class TestConcurrency:
     @pytest.mark.usefixtures("switching_often")
     def test_each_record_exactly_once(self) -> None:
@@ -885,26 +954,57 @@ class TestConcurrency:
         reader = reader_of(segments)
         seen: list[bytes] = []
         put(segments, b"first", level=50)
-        interrupted: list[bool] = []
 
-        class Late(bytes):
-            def __len__(self) -> int:  # asked while the outer frame is composed
-                if not interrupted:
-                    interrupted.append(True)
-                    for number in range(40):
-                        assert put(segments, b"inner %d " % number + bytes(BLOCK_BYTES // 4), level=50)
-                        seen.extend(payloads(reader.read()))
-                        reader.mark_imported()
-                return super().__len__()
+        def handle() -> None:
+            for number in range(40):
+                assert put(segments, b"inner %d " % number + bytes(BLOCK_BYTES // 4), level=50)
+                seen.extend(payloads(reader.read()))
+                reader.mark_imported()
 
-        assert put(segments, Late(b"outer"), level=50)
+        with interrupted(Segments.append, "at = writer.position", handle):
+            assert put(segments, b"outer", level=50)
 
         seen += payloads(reader.read())
-        assert interrupted
         assert [payload.rstrip(b"\0") for payload in seen] == [
             b"first", *(b"inner %d " % number for number in range(40)), b"outer",
         ]  # fmt: skip
         assert reader.corrupt_frames == 0
+
+    def test_a_handler_may_close_the_block_in_the_middle_of_an_append(self) -> None:
+        """
+        Between composing a frame and placing it, its block is closed, though it has room, and read to its end.
+        """
+        segments = Segments.in_memory(block_count=8)
+        reader = reader_of(segments)
+        seen: list[bytes] = []
+        put(segments, b"first")
+
+        def handle() -> None:
+            assert put(segments, b"inner" + bytes(BLOCK_BYTES - 80))
+            seen.extend(payloads(reader.read()))
+
+        with interrupted(Segments.append, "at = writer.position", handle):
+            assert put(segments, b"outer")
+
+        assert [payload[:5] for payload in seen] == [b"first", b"inner"]
+        assert segments._writers.count(None) == 8 - 2
+        assert payloads(reader.read()) == [b"outer"]
+
+    def test_a_handler_may_open_the_block_that_is_about_to_be_opened(self) -> None:
+        """
+        The handler's new block serves what it has interrupted, too.
+        """
+        segments = Segments.in_memory(block_count=8)
+        put(segments, b"first" + bytes(BLOCK_BYTES - 100))
+
+        def handle() -> None:
+            assert put(segments, b"inner" + bytes(1_000))
+
+        with interrupted(Segments._next_block, "own = self._local", handle):
+            assert put(segments, b"outer" + bytes(1_000))
+
+        assert segments._writers.count(None) == 8 - 2
+        assert [payload[:5] for payload in payloads(reader_of(segments).read())] == [b"first", b"inner", b"outer"]
 
     def test_goes_on_in_its_own_memory_when_replaced(self) -> None:
         """
