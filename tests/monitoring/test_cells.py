@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rfs.errors import MetricDefinitionError
 from rfs.monitoring._capture import cells as cells_module
+from rfs.monitoring._capture import instruments as instruments_module
 from rfs.monitoring._capture.cells import Cells, CellsReader, Region, Series, anonymous_cells
 from rfs.monitoring._capture.instruments import MAX_SERIES, Counter, Gauge, Histogram, MetricType, Registry
 
@@ -116,6 +117,20 @@ class TestCells:
         made = Cells(anonymous_cells)
         made.regions[0].next_cell = made.regions[0].cell_limit
 
+        assert made.allocate(1, nameless) is None
+        assert made.allocate(1, nameless, own=True) is None
+
+    def test_the_last_file_is_for_our_own_books(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        When the host has spent all memory that is for it, RFS's books still have cells.
+        """
+        monkeypatch.setattr(cells_module, "MAX_FILES", 3)
+        made = Cells(anonymous_cells)
+        all_of_it = made.regions[0].cell_limit - made.regions[0].next_cell
+        assert all(made.allocate(all_of_it, nameless) for _ in range(2))
+
+        assert made.allocate(1, nameless) is None
+        assert made.allocate(1, nameless, own=True) is not None
         assert made.allocate(1, nameless) is None
 
     def test_a_reader_finds_every_series(self, registry: Registry) -> None:
@@ -332,13 +347,51 @@ class TestLabels:
         assert sum(series.values()) == 5_000
         assert set(rejections.seen) == {("orders_total", "cardinality_limit")}
 
+    def test_all_metrics_together_have_a_limit(
+        self, registry: Registry, rejections: Rejections, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Beyond the limit of the process every metric has its overflow series, sums stay right, and the books go on growing.
+        """
+        monkeypatch.setattr(instruments_module, "MAX_PROCESS_SERIES", 10)
+        first, second = counter(registry), counter(registry, "visits_total")
+        late, own = histogram(registry), counter(registry, "rfs_dropped_total")
+
+        for number in range(8):
+            first.inc(1, user=str(number))
+            second.inc(1, day="monday", user=str(number))
+            late.observe(1.0, day="monday", user=str(number))
+            own.inc(1, reason=str(number))
+        first.inc(100)  # without labels: there is one such series of a metric
+
+        overflow = (("rfs_overflow", "true"),)
+        assert sum(one.value for one in first.series()) == 108
+        assert sum(one.value for one in second.series()) == 8
+        assert [len(metric.series()) for metric in (first, second, late)] == [4 + 1 + 1, 3 + 1, 3 + 1]
+        assert {one.key.labels: one.count for one in late.series()}[overflow] == 5
+        assert len(own.series()) == 8
+        assert set(rejections.seen) == {(metric.name, "cardinality_limit") for metric in (first, second, late)}
+        assert (first.crowded_by, second.crowded_by, own.crowded_by) == ("user", "user", "")
+
+    def test_metrics_have_a_limit(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Whoever makes metrics without end is told where it is; RFS's own are not concerned.
+        """
+        monkeypatch.setattr(instruments_module, "MAX_METRICS", 2)
+        for name in ("one_total", "two_total", "one_total"):
+            counter(registry, name)
+
+        with pytest.raises(MetricDefinitionError, match=r"'three_total': there are 2 metrics already; .* a label"):
+            counter(registry, "three_total")
+        counter(registry, "rfs_dropped_total")
+
     def test_measures_on_without_cells(
         self, registry: Registry, rejections: Rejections, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """
         When all memory for cells is spent, new series go to the overflow series and a sketch stops growing, both counted.
         """
-        monkeypatch.setattr(Cells, "allocate", lambda _self, _count, _describe: None)
+        monkeypatch.setattr(Cells, "allocate", lambda _self, _count, _describe, **_own: None)
         orders, waits = counter(registry), histogram(registry)
 
         orders.inc(3, status="new")

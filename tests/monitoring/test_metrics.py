@@ -129,6 +129,25 @@ class TestCollectMetric:
 
         assert capsys.readouterr().err == "RFS-E131 metric '1a': rejected (invalid_name) (repeated 5x)\n"
 
+    def test_the_label_that_has_too_many_values_is_named(
+        self, monitor: Monitor, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """
+        When a metric overflows, its name and the label with the most values are said once, and counted.
+        """
+        for number in range(2_005):
+            collect_metric("visits_total", 1, MetricType.COUNTER, {"page": f"page {number % 7}", "user": str(number)})
+
+        monitor.stop()
+
+        assert capsys.readouterr().err == (
+            "RFS-E131 metric 'visits_total': rejected (cardinality_limit); label 'user' has the most values, "
+            "further series are one: rfs_overflow (repeated 6x)\n"
+        )
+        assert (
+            monitor.counter("rfs_rejected_total").labels(metric="visits_total", reason="cardinality_limit").value == 6
+        )
+
 
 class TestDeclaring:
     def test_a_bad_declaration_raises(self, monitor: Monitor) -> None:

@@ -23,7 +23,15 @@ from weakref import WeakSet
 
 from rfs.monitoring._capture.capture import Capture, CaptureState
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.instruments import Counter, Gauge, Histogram, MetricType, Registry
+from rfs.monitoring._capture.instruments import (
+    INTERNAL_ERRORS,
+    OVERFLOW_LABEL,
+    Counter,
+    Gauge,
+    Histogram,
+    MetricType,
+    Registry,
+)
 from rfs.monitoring._capture.live import MEMORY, default_directory
 from rfs.monitoring._capture.record import RecordData, encode_record
 from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES
@@ -142,7 +150,7 @@ class Monitor:
         self._hook_faults = self.counter("rfs_hook_faults_total", "Faults of checks that were handed in, by reason")
         if self.masker.on_count is None:
             self.masker.on_count = self._count_masked
-        self._internal_errors = self.counter("telemetry_internal_errors_total", "Faults inside RFS itself")
+        self._internal_errors = self.counter(INTERNAL_ERRORS, "Faults inside RFS itself")
         self._produced = self.counter("rfs_produced_total", "What was handed to RFS").labels(signal="records")
         self._delivered = self.counter("rfs_delivered_total", "What reached the store").labels(signal="records")
         self._suppressed = self.counter("rfs_suppressed_total", "What one call site made too much of").labels(
@@ -489,7 +497,10 @@ class Monitor:
             return  # its own overflow: the sum is kept, there is nothing else to say
         name = metric if isinstance(metric, str) else type(metric).__name__
         self._rejected.inc(1, metric=name[:200], reason=reason)
-        self._diagnose(f"RFS-E131 metric {name[:200]!r}: rejected ({reason})")
+        text = f"RFS-E131 metric {name[:200]!r}: rejected ({reason})"
+        if reason == "cardinality_limit" and (crowded := self.registry.get(name)) is not None:
+            text += f"; label {crowded.crowded_by!r} has the most values, further series are one: {OVERFLOW_LABEL}"
+        self._diagnose(text)
 
     def internal_error(self, where: str, error: BaseException) -> None:
         """Count a fault of RFS itself, and say so. Never raises."""

@@ -120,19 +120,24 @@ class Cells:
         self._region = Region(make(0), 0)
         self.regions = [self._region]
 
-    def allocate(self, count: int, describe: Callable[[Region], bytes]) -> Block | None:
+    def allocate(self, count: int, describe: Callable[[Region], bytes], *, own: bool = False) -> Block | None:
         """
         Return *count* fresh cells, named by the entry that *describe* gives for the region; None when all memory is spent.
+
+        The last file is for RFS's *own* books, which no label of the host crowds out.
         """
+        limit = MAX_FILES if own else MAX_FILES - 1
         while True:
             region = self._region
+            if len(self.regions) > limit:
+                return None
             block = self._take(region, count, describe(region))
             if block is not None:
                 return block
             if region is not self._region:
                 continue
             number = len(self.regions)
-            if number >= MAX_FILES:
+            if number >= limit:
                 return None
             fresh = Region(self._make(number), number)
             if region is self._region:

@@ -6,8 +6,9 @@ a finite number (or, for a counter, is negative) leaves the sums alone and is co
 ``observe`` is safe from any thread, takes no lock and does no I/O.
 
 A child (one label set of a metric) is bound once with ``labels(...)`` and then costs one cell addition. Passing labels
-with the measurement finds the same child. A metric keeps at most `MAX_SERIES` children; what comes after goes to one series
-labelled ``rfs_overflow="true"``, so sums stay right.
+with the measurement finds the same child. A metric keeps at most `MAX_SERIES` children, and all metrics together
+`MAX_PROCESS_SERIES`; what comes after goes to one series of its metric labelled ``rfs_overflow="true"``, so sums stay right.
+RFS's own books are not among those 10,000: no label of the host takes their place.
 """
 
 from __future__ import annotations
@@ -37,11 +38,16 @@ from rfs.monitoring._capture.cells import (
 )
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE, Sketch
 
-MAX_SERIES = 2_000
+MAX_SERIES = 2_000  # of one metric
+MAX_PROCESS_SERIES = (
+    10_000  # of all the host's metrics; each may still have a series without labels, and its overflow series
+)
+MAX_METRICS = 10_000
 MAX_LABEL_CHARACTERS = 256
 MAX_NAME_CHARACTERS = 200
 MAX_HELP_CHARACTERS = 500
 OVERFLOW_LABEL = "rfs_overflow"
+INTERNAL_ERRORS = "telemetry_internal_errors_total"
 
 # Measurements are checked by `value.__class__ is _FLOAT` (or _INT): a call-free test of the exact type that bool, str and
 # hostile classes fail. These names are for the type checkers, which believe that nothing else can come.
@@ -86,15 +92,17 @@ class Collector:
     """
     What an instrument needs from its registry: cells, and somebody to tell about rejected measurements and label text.
 
-    ``clean`` masks a label value; it is called once per series, not per measurement.
+    ``clean`` masks a label value; it is called once per series, not per measurement. ``series`` counts those of all the host's
+    metrics.
     """
 
-    __slots__ = ("cells", "clean", "reject")
+    __slots__ = ("cells", "clean", "reject", "series")
 
     def __init__(self, cells: Cells, reject: Callable[[str, str], None], clean: Callable[[str], str]) -> None:
         self.cells = cells
         self.reject = reject
         self.clean = clean
+        self.series = 0
 
 
 class BoundCounter:
@@ -291,7 +299,8 @@ class BoundHistogram:
 
     def _octave(self, octaves: _Octaves, number: int) -> tuple[memoryview[float], int] | None:
         entry = encode_entry([OCTAVE, self._region, self._at, number, octaves is self._negative])
-        block = self._owner.collector.cells.allocate(BUCKETS_PER_OCTAVE, lambda _region: entry)
+        owner = self._owner
+        block = owner.collector.cells.allocate(BUCKETS_PER_OCTAVE, lambda _region: entry, own=owner.own)
         if block is None:
             self._owner.reject("cells_full")
             return None
@@ -400,6 +409,8 @@ class Instrument(ABC, Generic[Child]):
         self.name = name
         self.help = help_text
         self._fields = (str(self.type), help_text[:MAX_HELP_CHARACTERS], across)
+        self.own = is_own(name)
+        self.crowded_by = ""  # the label with the most values, once a series has been refused
         self.label_names = tuple(labels)
         for label in self.label_names:
             fault = label_fault(label)
@@ -458,12 +469,17 @@ class Instrument(ABC, Generic[Child]):
         child = self._series.get(key)
         if child is not None:
             return child
-        if len(self._series) >= MAX_SERIES - 1 and key:
-            return self._overflowing("cardinality_limit")
+        collector = self.collector
+        if key and (len(self._series) >= MAX_SERIES - 1 or (collector.series >= MAX_PROCESS_SERIES and not self.own)):
+            return self._overflowing("cardinality_limit", key)
         block = self._allocate(key)
         if block is None:
-            return self._overflowing("cells_full")
-        return self._series.setdefault(key, self._make(SeriesKey(self.name, key), block))
+            return self._overflowing("cells_full", key)
+        made = self._make(SeriesKey(self.name, key), block)
+        child = self._series.setdefault(key, made)
+        if child is made and not self.own:
+            collector.series += 1
+        return child
 
     def _allocate(self, labels: Labels) -> Block | None:
         cells = self.collector.cells
@@ -472,14 +488,16 @@ class Instrument(ABC, Generic[Child]):
         def describe(region: Region) -> bytes:
             return encode_entry([SERIES, cells.metric_id(region, self.name, self._fields), flat])
 
-        return cells.allocate(self._cells_per_child, describe)
+        return cells.allocate(self._cells_per_child, describe, own=self.own)
 
     def move(self, moved: Moved, *, keep: bool) -> None:
         """Let every series go on in other cells; see `Cells.move`."""
         for child in tuple(self._series.values()):
             child.move(moved, keep=keep)
 
-    def _overflowing(self, reason: str) -> Child:
+    def _overflowing(self, reason: str, refused: Labels) -> Child:
+        if not self.crowded_by:
+            self.crowded_by = self._widest_label(refused)
         self.reject(reason)
         child = self._overflow
         if child is None:
@@ -489,6 +507,14 @@ class Instrument(ABC, Generic[Child]):
             block = self._allocate(key) or Block(private, 0, -1)
             child = self._overflow = self._series.setdefault(key, self._make(SeriesKey(self.name, key), block))
         return child
+
+    def _widest_label(self, refused: Labels) -> str:
+        """The label with the most values; looked for once, when a series is refused for the first time."""
+        values: dict[str, set[str]] = {}
+        for labels in [*self._series, refused]:
+            for label, value in labels:
+                values.setdefault(label, set()).add(value)
+        return max(values, key=lambda label: len(values[label]), default="")
 
     @abstractmethod
     def _make(self, key: SeriesKey, block: Block) -> Child:
@@ -621,11 +647,14 @@ class Registry:
         Return the instrument *name*, made if it is new.
 
         Raises:
-            MetricDefinitionError: The name or a label is malformed, or the name is taken by another type.
+            MetricDefinitionError: The name or a label is malformed, or the name is taken by another type; or there are
+                `MAX_METRICS` already.
         """
         metric = self._metrics.get(name)
         if metric is None:
             fault = name_fault(name)
+            if fault is None and len(self._metrics) >= MAX_METRICS and not is_own(name):
+                fault = f"there are {MAX_METRICS:,} metrics already; what varies belongs into a label"
             if fault:
                 raise MetricDefinitionError(str(name), fault)
             made: AnyInstrument
@@ -654,6 +683,11 @@ class Registry:
     def series_count(self) -> int:
         """How many series there are, over all metrics."""
         return sum(len(metric.series()) for metric in self.metrics())
+
+
+def is_own(name: str) -> bool:
+    """Whether a metric is among RFS's own books, which no limit of the host's series touches."""
+    return name.startswith("rfs_") or name == INTERNAL_ERRORS
 
 
 def name_fault(name: object) -> str | None:
