@@ -5,6 +5,8 @@ The collector of a process, and the leader that one of them is.
 that `start` starts hands this process' records to its sinks ten times a second, and once a second samples the cells of all
 processes into windows. In the process that leads it also frees what it has imported, folds the dead, and lets the alert rules be
 evaluated. None of this is on the recording path.
+
+A process that joins others asks the one that leads for its history (see `_history`), and goes on from there.
 """
 
 from __future__ import annotations
@@ -14,16 +16,21 @@ from collections.abc import Callable
 from threading import Event, Lock, Thread
 from typing import Protocol
 
+from rfs.errors import LiveFileError
 from rfs.monitoring._capture.capture import Capture
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.instruments import NOTHING_READ
+from rfs.monitoring._capture.live import HISTORY_SUFFIX, JOINING_SUFFIX, LiveDirectory, process_of
 from rfs.monitoring._capture.segments import Frame, SegmentReader
+from rfs.monitoring._history import pack_history, unpack_history
 from rfs.monitoring._live import Leadership, Lease, LiveReader
 from rfs.monitoring._store import Batch, Store, Window
+from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring._totals import Totals
 
 COLLECT_INTERVAL_SECONDS = 0.1
 TICK_SECONDS = 1.0
+NEW_SECONDS = 1.0  # so long a new process leaves the lead to those that know more
 LOST = SeriesKey("rfs_lost_on_crash_total", (("signal", "records"),))
 
 
@@ -85,6 +92,7 @@ class Leader:
         self._sequence = 0
         self._sampled = Totals({}, {}, {}, {}, {}, [])
         self._own_tail: tuple[object, SegmentReader] | None = None
+        self._joining = ""  # the name under which history has been asked for
 
     @property
     def running(self) -> bool:
@@ -136,19 +144,22 @@ class Leader:
     def collect(self) -> Totals:
         """Move everything recorded so far into the store, as one batch; return the totals that it now knows."""
         with self._lock:
-            self.live.refresh()
-            frames = self.live.records()
-            if frames:
-                self._append(frames, None)
-            if self._lease.held:
-                delivered = self.live.mark_imported()
-                if delivered:
-                    self._on_delivered(delivered)
-            self._feed_sinks(frames)
-            totals = self.live.read()
-            self._append([], self._close_window(totals))
-            self._sampled = totals
-            return totals
+            return self._collect()
+
+    def _collect(self) -> Totals:
+        self.live.refresh()
+        frames = self.live.records()
+        if frames:
+            self._append(frames, None)
+        if self._lease.held:
+            delivered = self.live.mark_imported()
+            if delivered:
+                self._on_delivered(delivered)
+        self._feed_sinks(frames)
+        totals = self.live.read()
+        self._append([], self._close_window(totals))
+        self._sampled = totals
+        return totals
 
     def _append(self, frames: list[Frame], window: Window | None) -> None:
         self._store.append(Batch(self._process, self._sequence, frames, window))
@@ -201,12 +212,14 @@ class Leader:
 
     def _run(self, stopping: Event) -> None:
         ticks = max(1, round(TICK_SECONDS / COLLECT_INTERVAL_SECONDS))
+        new_turns = max(1, round(NEW_SECONDS / COLLECT_INTERVAL_SECONDS))
         turn = 0
         while not stopping.wait(COLLECT_INTERVAL_SECONDS):
             turn += 1
             try:
                 if turn % 5 == 1:
-                    self._capture_and_lead()
+                    self._capture_and_lead(is_new=turn <= new_turns)
+                self._hand_over()
                 if turn % ticks == 0:
                     self._on_tick()
                 elif self.sinks or self._capture.segments.half_full:
@@ -214,12 +227,61 @@ class Leader:
             except Exception as error:  # noqa: BLE001 - the thread must outlive any fault of a store or a rule
                 self._on_error("leader", error)
 
-    def _capture_and_lead(self) -> None:
+    def _capture_and_lead(self, *, is_new: bool) -> None:
         with self._lock:
             self._capture.mend()
-        if self._lease.keep() and self._capture.directory is not None:
+            self.live.refresh()
+        alone = not is_new or self.live.living() == 1
+        if self._lease.keep(may_follow=alone) and self._capture.directory is not None:
             with self._lock:
                 dead = self.live.take_dead()
             self.collect()
             with self._lock:
                 self.live.fold(dead, self._lease, LOST)
+        elif is_new and not self._joining and self._lease.leadership.epoch:
+            self._join()
+
+    # History
+
+    def _join(self) -> None:
+        directory = self._capture.directory
+        if directory is not None and isinstance(self._store, MemoryStore):
+            self._joining = self._capture.process
+            directory.claim(self._joining + JOINING_SUFFIX, b"")
+
+    def _hand_over(self) -> None:
+        directory = self._capture.directory
+        if directory is None:
+            return
+        if self._lease.held:
+            asked = [process_of(name) for name in directory.names() if name.endswith(JOINING_SUFFIX)]
+            if asked:
+                self._give_history(directory, asked)
+        elif self._joining and directory.has(self._joining + HISTORY_SUFFIX):
+            self._take_history(directory, self._joining + HISTORY_SUFFIX)
+
+    def _give_history(self, directory: LiveDirectory, asked: list[str]) -> None:
+        if isinstance(self._store, MemoryStore):
+            with self._lock:
+                totals = self._collect()
+                snapshot = self._store.snapshot()
+            for process in asked:
+                if process != self._capture.process:  # which has asked another, and come to lead itself
+                    directory.write(process + HISTORY_SUFFIX, pack_history(snapshot, totals))
+        for process in asked:
+            directory.unlink(process + JOINING_SUFFIX)
+
+    def _take_history(self, directory: LiveDirectory, name: str) -> None:
+        self._joining = ""
+        try:
+            snapshot, totals = unpack_history(directory.read(name), name)
+        except LiveFileError as error:
+            self.live.refused[name] = str(error)
+        else:
+            assert isinstance(self._store, MemoryStore)  # noqa: S101 - `_join` has asked
+            with self._lock:
+                self._collect()  # what the snapshot has of the records is then known here, too, and recognised
+                self._store.take_over(snapshot)
+                self._sampled = totals
+                self._collect()
+        directory.unlink(name)

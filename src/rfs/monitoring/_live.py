@@ -47,12 +47,15 @@ _TABLE_BYTES = 2 * HEADER_BYTES
 
 
 class Leadership(NamedTuple):
-    """Who leads; epoch 0 is a process that records in memory and leads itself."""
+    """Who leads; in epoch 0 it is not known, or it is this process itself because it records in memory."""
 
     epoch: int
     pid: int
     process: str
     is_self: bool
+
+
+_NOBODY = Leadership(0, 0, "", is_self=False)
 
 
 class _Folded(msgspec.Struct):
@@ -335,7 +338,7 @@ class LiveReader:
             counters=[(key.name, key.labels, value) for key, value in totals.counters.items()],
             sketches=[(key.name, key.labels, value) for key, value in totals.sketches.items()],
         )
-        directory.write(f"{_TOTALS}{lease.epoch}", _encode(folded))
+        directory.write(f"{_TOTALS}{lease.epoch}", [_encode(folded)])
         return self._remove(lease, directory, set(folded.processes))
 
     def _remove(self, lease: Lease, directory: LiveDirectory, folded: set[str]) -> None:
@@ -343,7 +346,7 @@ class LiveReader:
         if not lease.still_highest(names):
             return
         for name in names:
-            if (process_of(name) in folded and name.endswith((CELLS_SUFFIX, ALIVE_SUFFIX))) or (
+            if (process_of(name) in folded and not name.endswith(SEGMENT_SUFFIX)) or (
                 name.startswith((_TOTALS, _LEADER)) and _epoch_of(name) < lease.epoch
             ):
                 directory.unlink(name)
@@ -367,25 +370,34 @@ class Lease:
         self._capture = capture
         self.epoch = 0
         self._beats = -1
-        self.leadership = Leadership(0, os.getpid(), capture.process, is_self=True)
+        self._seen = _NOBODY
 
     def after_fork(self) -> None:
         """In a forked child: whatever the parent leads, this process does not."""
         self._step_down()
-        self.leadership = Leadership(0, os.getpid(), self._capture.process, is_self=True)
+        self._seen = _NOBODY
+
+    @property
+    def leadership(self) -> Leadership:
+        """Who leads, as `keep` has last seen it."""
+        if self._capture.directory is None:
+            return Leadership(0, os.getpid(), self._capture.process, is_self=True)
+        return self._seen
 
     @property
     def held(self) -> bool:
         """Whether this process leads; `keep` finds out."""
         return self._capture.directory is None or self.epoch > 0
 
-    def keep(self) -> bool:
-        """Stay or become the leader, if that is possible; return whether this process leads. Raises OSError."""
+    def keep(self, *, may_follow: bool = True) -> bool:
+        """
+        Stay or, if *may_follow*, become the leader where nobody leads; return whether this process leads. Raises OSError.
+        """
         capture = self._capture
         directory = capture.directory
         if directory is None:
             self.release()
-            self.leadership = Leadership(0, os.getpid(), capture.process, is_self=True)
+            self._seen = _NOBODY
             return True
         names = directory.names()
         highest = highest_epoch(names, _LEADER)
@@ -393,7 +405,7 @@ class Lease:
             self._beat()
             return True
         self._step_down()
-        if highest and self._beating(directory, highest):
+        if (highest and self._beating(directory, highest)) or not may_follow:
             return False
         epoch = max(highest, highest_epoch(names, _TOTALS)) + 1
         who = _encode((capture.process, os.getpid()))
@@ -403,7 +415,7 @@ class Lease:
             return False
         self._beats = directory.watch(f"{_LEADER}{epoch}")
         self.epoch = epoch
-        self.leadership = Leadership(epoch, os.getpid(), capture.process, is_self=True)
+        self._seen = Leadership(epoch, os.getpid(), capture.process, is_self=True)
         self._beat()
         return True
 
@@ -433,7 +445,7 @@ class Lease:
             process, pid = _decode_leader(content[2 : 2 + int.from_bytes(content[:2], "little")])
         except (OSError, msgspec.DecodeError):
             return False
-        self.leadership = Leadership(epoch, pid, process, is_self=False)
+        self._seen = Leadership(epoch, pid, process, is_self=False)
         try:
             watch = directory.watch(process + ALIVE_SUFFIX)
         except OSError:

@@ -6,7 +6,7 @@ Each thread writes the number of a record to the witness pipe after the call tha
 * ``{"do": "burst", "id": …, "threads": n, "count": n}``: each thread records the numbers 1 to *count* (0: until it is killed)
   under the correlation id ``<id>.<thread>`` and adds 1 to ``burst_total`` before each. Answered when all are done.
 * ``{"do": "observe", "values": […]}``, ``{"do": "leadership"}``, ``{"do": "total", "name": …}``, ``{"do": "books"}``,
-  ``{"do": "numbers", "id": …}``: answered with what this process knows.
+  ``{"do": "numbers", "id": …}``, ``{"do": "past"}``: answered with what this process knows.
 """
 
 from __future__ import annotations
@@ -66,6 +66,15 @@ def run(monitor: Monitor, witness: int, command: dict[str, Any]) -> Any:
         case "numbers":
             records = monitor.query.records_by_correlation_id(command["id"])
             return [record.context["number"] for record in records]
+        case "past":
+            query = monitor.query
+            distribution = query.distribution("size", "1h")
+            return {
+                "increase": query.increase("before_total", "1h"),
+                "moments": [point.value for point in query.points("before_total", "1h", 1) if point.value],
+                "distribution": distribution.count if distribution is not None else None,
+                "records": sum(record.message == "it happened" for record in query.records(limit=1000)),
+            }
         case unknown:
             raise ValueError(f"no such command: {unknown}")
 

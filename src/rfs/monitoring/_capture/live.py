@@ -14,6 +14,7 @@ import fcntl
 import mmap
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from rfs.monitoring._capture.files import ALIVE_MAGIC, HEADER_BYTES, read_header
 ALIVE_SUFFIX = ".alive"
 CELLS_SUFFIX = ".cells"
 SEGMENT_SUFFIX = ".segment"
+JOINING_SUFFIX = ".joining"
+HISTORY_SUFFIX = ".history"
 MEMORY = ":memory:"  # as a directory's name: none
 
 _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -175,7 +178,7 @@ class LiveDirectory:
         with open(fd, "rb") as file:
             return file.read()
 
-    def write(self, name: str, *parts: bytes) -> None:
+    def write(self, name: str, parts: Iterable[bytes]) -> None:
         """Replace the small file *name* as a whole: whoever reads it sees the old or the new one. Raises OSError."""
         hidden = f".{name}.{os.getpid()}"
         fd = os.open(hidden, _OPEN | os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._fd)

@@ -2,21 +2,27 @@
 The store in memory: bounded, lost at the end of the process.
 
 Records are a ring with an index by correlation id. A series is a list of points, one per second in which it changed;
-older points are thinned out to one per 10 s after a minute and one per minute after an hour, and forgotten after a day, or
-earlier if there are so many series that the bound of points would be passed (`statistics` says how far back the store reaches).
-Counters keep running totals, so an increase is one subtraction whatever the range; histograms keep packed differences.
+after an hour they are thinned out to one per minute, and forgotten after a day. If there are so many series that the bound of
+points would be passed, they are thinned out earlier, and if that is not enough, forgotten earlier (`statistics` says how far back
+the store reaches). Counters keep running totals, so an increase is one subtraction whatever the range; histograms keep packed
+differences.
+
+A new process takes over what another one keeps (`snapshot`, `take_over`), so that both give the same answers.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from math import ceil
 from threading import Lock
 
 from rfs.monitoring._capture.cells import SeriesKey
+from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Batch, Point, StoredRecord
 
@@ -26,21 +32,35 @@ MAX_POINTS = 400_000  # of counters and gauges, 16 bytes each
 MAX_SKETCH_POINTS = 40_000  # of histograms, about 300 bytes each
 
 DAY = 86_400
-_TIERS = ((60, 1), (3_600, 10), (DAY, 60))  # up to this age in seconds: one point per so many seconds
+# Up to this age in seconds: one point per so many seconds. The first that fits into the bounds is used.
+_TIERINGS = (
+    ((3_600, 1), (DAY, 60)),
+    ((300, 1), (3_600, 10), (DAY, 60)),
+    ((60, 1), (3_600, 10), (DAY, 60)),
+)
 _NOTABLE_LEVEL = 30
-_COMPACT_EVERY = 64  # appended points
+_COMPACT_EVERY = 64  # appended points at least
+_POINTS_WORTH_A_SUM = 8  # of one minute; so the sums that are kept are few beside the points
 
 
-class _ValueSeries:
+@dataclass(frozen=True, slots=True)
+class Density:
+    """How far back points reach, and how dense they are."""
+
+    horizon: int = DAY
+    tiering: int = 0  # which of the tierings
+
+
+class ValueSeries:
     """Seconds and values of a counter (running totals) or a gauge (last values)."""
 
     __slots__ = ("base", "compact_at", "times", "values")
 
-    def __init__(self) -> None:
-        self.times = array("q")
-        self.values = array("d")
-        self.base = 0.0  # the value before the first point that is still kept
-        self.compact_at = _COMPACT_EVERY
+    def __init__(self, times: array[int] | None = None, values: array[float] | None = None, base: float = 0.0) -> None:
+        self.times = array("q") if times is None else times
+        self.values = array("d") if values is None else values
+        self.base = base  # the value before the first point that is still kept
+        self.compact_at = _next_compaction(len(self.times))
 
     def put(self, second: int, value: float) -> None:
         if self.times and self.times[-1] >= second:
@@ -54,28 +74,32 @@ class _ValueSeries:
         index = bisect_left(self.times, time)
         return self.values[index - 1] if index else self.base
 
-    def compact(self, now: int, horizon: int) -> None:
-        kept = _thinned(self.times, now, horizon)
-        forgotten = bisect_left(self.times, now - horizon)
+    def compact(self, now: int, density: Density) -> None:
+        kept = _thinned(self.times, now, density)
+        forgotten = bisect_left(self.times, now - density.horizon)
         if forgotten:
             self.base = self.values[forgotten - 1]
         self.times = array("q", (self.times[index] for index in kept))
         self.values = array("d", (self.values[index] for index in kept))
-        self.compact_at = len(kept) + _COMPACT_EVERY
+        self.compact_at = _next_compaction(len(kept))
+
+    def copy(self) -> ValueSeries:
+        return ValueSeries(self.times[:], self.values[:], self.base)
 
 
-_Packed = tuple[int, float, int, float, float, bytes, bytes]
+Packed = tuple[int, float, int, float, float, bytes, bytes]
 
 
-class _SketchSeries:
+class SketchSeries:
     """Seconds and packed differences of a histogram."""
 
-    __slots__ = ("compact_at", "deltas", "times")
+    __slots__ = ("_minutes", "compact_at", "deltas", "times")
 
-    def __init__(self) -> None:
-        self.times = array("q")
-        self.deltas: list[_Packed] = []
-        self.compact_at = _COMPACT_EVERY
+    def __init__(self, times: array[int] | None = None, deltas: list[Packed] | None = None) -> None:
+        self.times = array("q") if times is None else times
+        self.deltas = [] if deltas is None else deltas
+        self.compact_at = _next_compaction(len(self.times))
+        self._minutes: dict[int, Packed] = {}  # sums of whole minutes that are over, made when they are first asked for
 
     def put(self, second: int, sketch: Sketch) -> None:
         if self.times and self.times[-1] >= second:
@@ -89,8 +113,21 @@ class _SketchSeries:
 
     def sum(self, start: float, end: float) -> Sketch:
         total = Sketch()
-        for index in range(bisect_left(self.times, start), bisect_left(self.times, end)):
-            _add_packed(total, self.deltas[index])
+        times, deltas = self.times, self.deltas
+        index, last = bisect_left(times, start), bisect_left(times, end)
+        while index < last:
+            minute = times[index] // 60
+            after = bisect_left(times, (minute + 1) * 60, index, last)
+            is_whole = minute * 60 >= start and (after < last or ((minute + 1) * 60 <= end and after < len(times)))
+            if is_whole and after - index >= _POINTS_WORTH_A_SUM:
+                packed = self._minutes.get(minute)
+                if packed is None:
+                    packed = self._minutes[minute] = _together(deltas[index:after])
+                _add_packed(total, packed)
+            else:
+                for delta in deltas[index:after]:
+                    _add_packed(total, delta)
+            index = after
         return total
 
     def count(self, start: float, end: float) -> int:
@@ -98,23 +135,33 @@ class _SketchSeries:
             self.deltas[index][0] for index in range(bisect_left(self.times, start), bisect_left(self.times, end))
         )
 
-    def compact(self, now: int, horizon: int) -> None:
-        kept = _thinned(self.times, now, horizon)
-        deltas: list[_Packed] = []
+    def compact(self, now: int, density: Density) -> None:
+        kept = _thinned(self.times, now, density)
+        deltas: list[Packed] = []
         # A point that stays takes over what the points thinned out before it had measured.
-        first = bisect_left(self.times, now - horizon)
+        first = bisect_left(self.times, now - density.horizon)
         for index in kept:
-            if index == first:
-                deltas.append(self.deltas[index])
-            else:
-                merged = Sketch()
-                for merged_index in range(first, index + 1):
-                    _add_packed(merged, self.deltas[merged_index])
-                deltas.append(_pack(merged))
+            deltas.append(self.deltas[index] if index == first else _together(self.deltas[first : index + 1]))
             first = index + 1
         self.times = array("q", (self.times[index] for index in kept))
         self.deltas = deltas
-        self.compact_at = len(kept) + _COMPACT_EVERY
+        self.compact_at = _next_compaction(len(kept))
+        self._minutes.clear()
+
+    def copy(self) -> SketchSeries:
+        return SketchSeries(self.times[:], self.deltas[:])  # the packed differences themselves never change
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a `MemoryStore` keeps, at one instant; to be read only."""
+
+    records: Sequence[Frame]
+    seen: ValueSeries
+    values: Mapping[str, Mapping[SeriesKey, ValueSeries]]
+    sketches: Mapping[str, Mapping[SeriesKey, SketchSeries]]
+    gauges: AbstractSet[str]
+    density: Density
 
 
 class MemoryStore:
@@ -152,34 +199,20 @@ class MemoryStore:
         self._evicted = 0
         self._sequence = 0
         self._batches: dict[str, int] = {}  # process → highest sequence kept
-        self._values: dict[str, dict[SeriesKey, _ValueSeries]] = {}
-        self._sketches: dict[str, dict[SeriesKey, _SketchSeries]] = {}
+        self._values: dict[str, dict[SeriesKey, ValueSeries]] = {}
+        self._sketches: dict[str, dict[SeriesKey, SketchSeries]] = {}
         self._gauges: set[str] = set()
-        self._seen = _ValueSeries()  # seconds in which any window was closed: elsewhere is a gap
+        self._seen = ValueSeries()  # seconds in which any window was closed: elsewhere is a gap
         self._points = 0
         self._sketch_points = 0
-        self._horizon = DAY
+        self._density = Density()
 
     def append(self, batch: Batch) -> bool:
         with self._lock:
             if batch.sequence <= self._batches.get(batch.process, -1):
                 return False
             self._batches[batch.process] = batch.sequence
-            by_id = self._by_id
-            for sequence, frame in enumerate(batch.records, self._sequence + 1):
-                record = StoredRecord(sequence, frame)
-                self._records.append(record)
-                self._record_bytes += len(frame.payload)
-                correlation_id = frame.correlation_id
-                if correlation_id in by_id:
-                    by_id[correlation_id].append(record)
-                elif correlation_id:
-                    by_id[correlation_id] = [record]
-                if frame.level >= _NOTABLE_LEVEL or frame.flags:
-                    self._notable.append(record)
-            self._sequence += len(batch.records)
-            if len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
-                self._evict_oldest()
+            self._keep_records(batch.records)
             window = batch.window
             if window is not None:
                 second = window.second
@@ -192,9 +225,69 @@ class MemoryStore:
                 for key, sketch in window.sketches.items():
                     self._put_sketch(key, second, sketch)
                 if len(self._seen.times) >= self._seen.compact_at:
-                    self._seen.compact(second, self._horizon)
+                    self._seen.compact(second, self._density)
                 self._keep_bounds(second)
             return True
+
+    def _keep_records(self, frames: Iterable[Frame]) -> None:
+        by_id, sequence = self._by_id, self._sequence
+        for frame in frames:
+            sequence += 1
+            record = StoredRecord(sequence, frame)
+            self._records.append(record)
+            self._record_bytes += len(frame.payload)
+            correlation_id = frame.correlation_id
+            if correlation_id in by_id:
+                by_id[correlation_id].append(record)
+            elif correlation_id:
+                by_id[correlation_id] = [record]
+            if frame.level >= _NOTABLE_LEVEL or frame.flags:
+                self._notable.append(record)
+        self._sequence = sequence
+        if len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
+            self._evict_oldest()
+
+    def snapshot(self) -> Snapshot:
+        """All that is kept at this instant, for `take_over` of another process' store."""
+        with self._lock:
+            return Snapshot(
+                [record.frame for record in self._records],
+                self._seen.copy(),
+                {name: {key: one.copy() for key, one in by_key.items()} for name, by_key in self._values.items()},
+                {name: {key: one.copy() for key, one in by_key.items()} for name, by_key in self._sketches.items()},
+                set(self._gauges),
+                self._density,
+            )
+
+    def take_over(self, other: Snapshot) -> None:
+        """
+        Go on from *other*: its series replace this store's, and its records come before those that this store alone has.
+
+        *other* belongs to this store afterwards.
+        """
+        with self._lock:
+            both = Counter(_identity(frame) for frame in other.records)
+            own = [record.frame for record in self._records]
+            self._records.clear()
+            self._notable.clear()
+            self._by_id.clear()
+            self._record_bytes = 0
+            self._keep_records(other.records)
+            alone: list[Frame] = []
+            for frame in own:
+                identity = _identity(frame)
+                if both[identity]:
+                    both[identity] -= 1
+                else:
+                    alone.append(frame)
+            self._keep_records(alone)
+            self._seen, self._gauges, self._density = other.seen, set(other.gauges), other.density
+            self._values = {name: dict(by_key) for name, by_key in other.values.items()}
+            self._sketches = {name: dict(by_key) for name, by_key in other.sketches.items()}
+            self._points = sum(len(one.times) for by_key in self._values.values() for one in by_key.values())
+            self._sketch_points = sum(len(one.times) for by_key in self._sketches.values() for one in by_key.values())
+            if self._seen.times:
+                self._keep_bounds(self._seen.times[-1])
 
     def _evict_oldest(self) -> None:
         # Some more than needed at once, so that an id with very many records is cut seldom.
@@ -220,21 +313,21 @@ class MemoryStore:
     def _put(self, key: SeriesKey, second: int, value: float, *, add: bool) -> None:
         series = self._values.setdefault(key.name, {}).get(key)
         if series is None:
-            series = self._values[key.name][key] = _ValueSeries()
+            series = self._values[key.name][key] = ValueSeries()
         before = len(series.times)
         series.put(second, (series.values[-1] if before else series.base) + value if add else value)
         if len(series.times) >= series.compact_at:
-            series.compact(second, self._horizon)
+            series.compact(second, self._density)
         self._points += len(series.times) - before
 
     def _put_sketch(self, key: SeriesKey, second: int, sketch: Sketch) -> None:
         series = self._sketches.setdefault(key.name, {}).get(key)
         if series is None:
-            series = self._sketches[key.name][key] = _SketchSeries()
+            series = self._sketches[key.name][key] = SketchSeries()
         before = len(series.times)
         series.put(second, sketch)
         if len(series.times) >= series.compact_at:
-            series.compact(second, self._horizon)
+            series.compact(second, self._density)
         self._sketch_points += len(series.times) - before
 
     def _keep_bounds(self, now: int) -> None:
@@ -242,21 +335,25 @@ class MemoryStore:
             return
         self._compact_all(now)
         # Some room must be left, or the next second would be here again.
-        while (self._points > 0.8 * self._max_points or self._sketch_points > 0.8 * self._max_sketch_points) and (
-            self._horizon > 1
-        ):
-            self._horizon //= 2
+        while self._points > 0.8 * self._max_points or self._sketch_points > 0.8 * self._max_sketch_points:
+            horizon, tiering = self._density.horizon, self._density.tiering
+            if tiering + 1 < len(_TIERINGS):
+                self._density = Density(horizon, tiering + 1)
+            elif horizon > 1:
+                self._density = Density(horizon // 2, tiering)
+            else:
+                break
             self._compact_all(now)
 
     def _compact_all(self, now: int) -> None:
         self._points = self._sketch_points = 0
         for by_key in self._values.values():
             for series in by_key.values():
-                series.compact(now, self._horizon)
+                series.compact(now, self._density)
                 self._points += len(series.times)
         for sketches in self._sketches.values():
             for sketch_series in sketches.values():
-                sketch_series.compact(now, self._horizon)
+                sketch_series.compact(now, self._density)
                 self._sketch_points += len(sketch_series.times)
 
     def records(
@@ -340,29 +437,50 @@ class MemoryStore:
                 "evicted_records": self._evicted,
                 "points": self._points,
                 "sketch_points": self._sketch_points,
-                "horizon_seconds": self._horizon,
+                "horizon_seconds": self._density.horizon,
             }
 
 
-def _thinned(times: array[int], now: int, horizon: int) -> list[int]:
+def _thinned(times: array[int], now: int, density: Density) -> list[int]:
     """The indices of the points to keep: per slot of its tier the last one."""
     kept: list[int] = []
-    last_slot: tuple[int, int] | None = None
-    for index, second in enumerate(times):
-        age = now - second
-        if age > horizon:
-            continue
-        width = next((seconds for limit, seconds in _TIERS if age <= limit), _TIERS[-1][1])
-        slot = (width, second // width)
-        if slot == last_slot:
-            kept[-1] = index
+    oldest = bisect_left(times, now - density.horizon)
+    end = len(times)
+    parts: list[tuple[int, int, int]] = []
+    for limit, width in _TIERINGS[density.tiering]:
+        begin = max(oldest, bisect_left(times, now - limit)) if limit < DAY else oldest
+        parts.append((begin, end, width))
+        end = begin
+    for begin, end, width in reversed(parts):
+        if width == 1:
+            kept += range(begin, end)
         else:
-            kept.append(index)
-            last_slot = slot
+            kept += (
+                index
+                for index in range(begin, end)
+                if index + 1 == end or times[index] // width != times[index + 1] // width
+            )
     return kept
 
 
-def _pack(sketch: Sketch) -> _Packed:
+def _identity(frame: Frame) -> tuple[int, bytes]:
+    # The payload has the record's ids; the time has nanoseconds.
+    return frame.time_ns, frame.payload
+
+
+def _next_compaction(points: int) -> int:
+    # In proportion to what it costs.
+    return points + max(_COMPACT_EVERY, points // 4)
+
+
+def _together(deltas: Sequence[Packed]) -> Packed:
+    merged = Sketch()
+    for delta in deltas:
+        _add_packed(merged, delta)
+    return _pack(merged)
+
+
+def _pack(sketch: Sketch) -> Packed:
     return (
         sketch.count,
         sketch.sum,
@@ -378,7 +496,7 @@ def _pack_buckets(buckets: Mapping[int, int]) -> bytes:
     return array("q", (number for item in buckets.items() for number in item)).tobytes() if buckets else b""
 
 
-def _add_packed(sketch: Sketch, packed: _Packed) -> None:
+def _add_packed(sketch: Sketch, packed: Packed) -> None:
     count, total, zero, minimum, maximum, positive, negative = packed
     sketch.count += count
     sketch.sum += total

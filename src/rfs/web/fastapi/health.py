@@ -115,7 +115,7 @@ async def monitoring_health(
             "status": "degraded" if capture.degraded else "ok",
             "mode": capture.mode,
             "degraded": capture.degraded or None,
-            "leader": {"pid": leader.pid, "epoch": leader.epoch, "is_self": leader.is_self},
+            "leader": {"pid": leader.pid, "epoch": leader.epoch, "is_self": leader.is_self} if leader.pid else None,
             "processes": _live_processes(watched),
         }
     except Exception as exc:  # noqa: BLE001 - telemetry may fail, the answer may not
