@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.instruments import MetricType, SketchReading
+from rfs.monitoring._capture.instruments import MetricType, Octave, SketchReading
 from rfs.monitoring._totals import Exemplar, ForeignFamily, ForeignSample, Metric, Totals
 from rfs.monitoring.exporters.prometheus import OPENMETRICS, negotiate, render_openmetrics, render_text
 from tests.docs.snippets import pages, snippets
@@ -34,10 +34,9 @@ AWKWARD = 'a "b"\\\n{c}=비빔밥 %d %s'
 
 def awkward() -> Totals:
     """Everything that a format could stumble over."""
-    buckets = [0.0] * 64
-    buckets[32] = 3.0
-    reading = SketchReading(6.0, 2.5, 1.0, -0.7, 0.7, {-1: buckets}, {-1: [2.0] + [0.0] * 63})
-    wait = SketchReading(3.0, 2.5, 0.0, 0.7, 0.9, {-1: buckets}, {})
+    octave = Octave.of([0.0] * 32 + [3.0] + [0.0] * 31)
+    reading = SketchReading(6.0, 2.5, 1.0, -0.7, 0.7, {-1: octave}, {-1: Octave.of([2.0] + [0.0] * 63)})
+    wait = SketchReading(3.0, 2.5, 0.0, 0.7, 0.9, {-1: octave}, {})
     return Totals(
         {"orders.total": Metric("orders.total", MetricType.COUNTER, 'help\nwith \\ and "')},
         {SeriesKey("orders.total", (("dish", AWKWARD),)): 12.0, SeriesKey("huge_total", ()): 1e300},

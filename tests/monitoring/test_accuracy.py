@@ -87,8 +87,8 @@ class TestMerging:
             assert (merged.minimum, merged.maximum) == (expected.minimum, expected.maximum)
             assert merged.total == pytest.approx(expected.total, rel=1e-12)
             for ours, theirs in ((merged.positive, expected.positive), (merged.negative, expected.negative)):
-                assert {octave: list(counts) for octave, counts in ours.items() if any(counts)} == {
-                    octave: list(counts) for octave, counts in theirs.items() if any(counts)
+                assert {number: list(octave.buckets) for number, octave in ours.items() if any(octave.buckets)} == {
+                    number: list(octave.buckets) for number, octave in theirs.items() if any(octave.buckets)
                 }
 
         reader = Monitor(service_name="bursts", directory=directory)

@@ -21,7 +21,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.instruments import MetricType, SketchReading
+from rfs.monitoring._capture.instruments import MetricType, Octave, SketchReading
 from rfs.monitoring._totals import Exemplar, ForeignFamily, ForeignSample, Metric, Totals
 from rfs.monitoring.exporters import prometheus
 from rfs.monitoring.exporters.prometheus import (
@@ -68,8 +68,8 @@ def reading(values: Iterable[float]) -> SketchReading:
         float(values.count(0)),
         min(values, default=inf),
         max(values, default=-inf),
-        positive,
-        negative,
+        {number: Octave.of(buckets) for number, buckets in positive.items()},
+        {number: Octave.of(buckets) for number, buckets in negative.items()},
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfs.monitoring._capture.cells import CellsReader
-from rfs.monitoring._capture.instruments import Histogram, MetricType, Registry, SketchReading
+from rfs.monitoring._capture.instruments import Histogram, MetricType, Octave, Registry, SketchReading
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._live import read_sketch
 
@@ -147,3 +147,36 @@ class TestMerging:
         )
         assert between.max == pytest.approx(max(after), rel=0.01, abs=1e-300)
         assert between.min == pytest.approx(min(after), rel=0.01, abs=1e-300)
+
+
+class TestSums:
+    def test_thousands_of_processes_add_up(self) -> None:
+        """
+        What 3,000 processes have measured is added up, though Python itself goes only a thousand calls deep.
+        """
+        waits = new_histogram()
+        waits.observe(0.3)
+        one = reading_of(waits)
+
+        together = one
+        for _ in range(2_999):
+            together = together.plus(one)
+
+        assert together.count == 3_000
+        assert together.since(None).positive == {math.ceil(64 * math.log2(0.3)): 3_000}
+        assert [sum(octave.quarters) for octave in together.positive.values()] == [3_000]
+
+    @given(
+        st.lists(st.integers(0, 1000), min_size=64, max_size=64),
+        st.lists(st.integers(0, 1000), min_size=64, max_size=64),
+    )
+    def test_quarters_are_sums_of_buckets(self, one: list[int], other: list[int]) -> None:
+        """
+        The quarters of an octave, and of a sum of two, are what their buckets add up to.
+        """
+        for octave, counts in (
+            (Octave.of(one), one),
+            (Octave.of(one).plus(Octave.of(other)), [mine + theirs for mine, theirs in zip(one, other, strict=True)]),
+        ):
+            assert list(octave.buckets) == counts
+            assert octave.quarters == (counts[0], sum(counts[1:32]), counts[32], sum(counts[33:]))

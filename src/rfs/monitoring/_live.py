@@ -13,7 +13,9 @@ reads any more; and it removes no file before it has seen that its epoch is stil
 from __future__ import annotations
 
 import os
+import struct
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from math import inf
 from typing import NamedTuple
@@ -24,7 +26,7 @@ from rfs.errors import LiveFileError
 from rfs.monitoring._capture.capture import Capture
 from rfs.monitoring._capture.cells import CellsReader, Labels, MetricEntry, Region, Series, SeriesKey
 from rfs.monitoring._capture.files import HEADER_BYTES
-from rfs.monitoring._capture.instruments import MetricType, SketchReading
+from rfs.monitoring._capture.instruments import NOTHING_READ, MetricType, Octave, SketchReading
 from rfs.monitoring._capture.live import (
     ALIVE_SUFFIX,
     CELLS_SUFFIX,
@@ -68,8 +70,19 @@ class _Folded(msgspec.Struct):
     sketches: list[tuple[str, Labels, SketchReading]] = []
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode_folded = msgspec.msgpack.Decoder(_Folded).decode
+def _octave_out(octave: Octave) -> list[float]:
+    return list(octave.buckets)
+
+
+def _octave_in(_kind: type, buckets: Iterable[float]) -> Octave:
+    try:
+        return Octave.of(buckets)
+    except struct.error as error:
+        raise ValueError("no octave") from error  # which makes a DecodeError of it
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_octave_out).encode
+_decode_folded = msgspec.msgpack.Decoder(_Folded, dec_hook=_octave_in).decode
 _decode_leader = msgspec.msgpack.Decoder(tuple[str, int]).decode
 
 
@@ -483,11 +496,10 @@ def add_cells(totals: Totals, reader: CellsReader) -> None:
             reading = read_sketch(series)
             before = sketches.get(key)
             if before is not None:
-                one, other, together = series.together
-                if one is not before or other is not reading:
-                    together = before.plus(reading)
-                    series.together = before, reading, together
-                reading = together
+                last = series.together
+                if last is None or last[0] is not before or last[1] is not reading:
+                    last = series.together = before, reading, before.plus(reading)
+                reading = last[2]
             sketches[key] = reading
 
 
@@ -505,13 +517,16 @@ def read_sketch(series: Series) -> SketchReading:
     total = cells[head + 1]
     if last is not None and last.count == count and last.total == total:
         return last
-    positive: dict[int, list[float]] = {}
-    negative: dict[int, list[float]] = {}
-    for is_negative, number, memory, at in tuple(series.octaves):
-        target = negative if is_negative else positive
-        counts = list(memory[at : at + BUCKETS_PER_OCTAVE])
-        known = target.get(number)
-        target[number] = counts if known is None else [one + other for one, other in zip(known, counts, strict=True)]
+    positive: dict[int, Octave] = {}
+    negative: dict[int, Octave] = {}
+    was = NOTHING_READ if last is None else last
+    for is_negative, number, memory, at in series.octaves:
+        target, known = (negative, was.negative) if is_negative else (positive, was.positive)
+        raw = memory[at : at + BUCKETS_PER_OCTAVE].tobytes()
+        if number in target and not any(raw):
+            continue  # two threads have raced for this octave: the cells of one stay zero
+        octave = known.get(number)
+        target[number] = octave if octave is not None and octave.raw == raw else Octave(raw)
     series.read = reading = SketchReading(
         count,
         total,

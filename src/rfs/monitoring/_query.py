@@ -153,7 +153,8 @@ class Query:
     Reads from one Monitor's store.
 
     Args:
-        collect: Called before every answer, so that it is up to date.
+        collect: Called before every answer that the store gives, so that it is up to date.
+        totals: What has been measured up to now, without collecting it.
         now: The present in unix seconds.
         zone: In which the hours of ``hourly_distribution`` are counted.
 
@@ -165,6 +166,7 @@ class Query:
         store: Store,
         *,
         collect: Callable[[], Totals],
+        totals: Callable[[], Totals],
         now: Callable[[], float],
         service_name: Callable[[], str],
         statistics: Callable[[Totals], Mapping[str, Mapping[str, float]]],
@@ -172,6 +174,7 @@ class Query:
     ) -> None:
         self._store = store
         self._collect = collect
+        self._totals = totals
         self._now = now
         self._service_name = service_name
         self._statistics = statistics
@@ -186,7 +189,7 @@ class Query:
         totals = self._collect()
         now = self._now()
         settled = copy(self)
-        settled._collect = lambda: totals
+        settled._collect = settled._totals = lambda: totals
         settled._now = lambda: now
         return settled
 
@@ -194,11 +197,11 @@ class Query:
 
     def metric_type(self, name: str) -> MetricType | None:
         """The type of metric *name*; None if there is no such metric."""
-        return _type_of(self._collect(), name)
+        return _type_of(self._totals(), name)
 
     def totals(self) -> Totals:
         """What all processes have measured since the service began; for expositions. All else is within a range of time."""
-        return self._collect()
+        return self._totals()
 
     def label_values(self, name: str, label: str) -> list[str]:
         """All values of *label* of metric *name*, sorted; the absent label is the empty one and left out."""
@@ -238,7 +241,7 @@ class Query:
     def latest(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
         """The value of gauge *name*: of the series with these *labels*, the one written last; None if no living process has written it."""
         wanted = set((labels or {}).items())
-        gauges = self._collect().gauges
+        gauges = self._totals().gauges
         found = [value for key, value in gauges.items() if key.name == name and wanted <= set(key.labels)]
         return found[-1] if found else None
 
@@ -308,7 +311,7 @@ class Query:
     @property
     def series_count(self) -> int:
         """How many series there are, over all metrics."""
-        totals = self._collect()
+        totals = self._totals()
         return len(totals.counters) + len(totals.gauges) + len(totals.sketches)
 
     def _matching(self, name: str, labels: Mapping[str, str] | None = None) -> Iterable[SeriesKey]:

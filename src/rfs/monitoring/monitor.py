@@ -189,6 +189,7 @@ class Monitor:
         return Query(
             self.store,
             collect=collect,
+            totals=self._leader.totals,
             now=self._now_seconds,
             service_name=lambda: self.service_name,
             statistics=self._books,

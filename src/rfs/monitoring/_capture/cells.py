@@ -231,7 +231,7 @@ class Series:
         self.exemplar: tuple[memoryview[int], int] | None = None
         # A reader's own: the last reading, and what it made with other processes' one. Most series rest most of the time.
         self.read: Any = None
-        self.together: tuple[Any, Any, Any] = (None, None, None)
+        self.together: Any = None
 
 
 class ForeignEntry(NamedTuple):

@@ -249,10 +249,10 @@ class _Ladder:
             octaves = reading.negative
             for number in self._negative:
                 if number in octaves:
-                    buckets = octaves[number]
-                    middle = sum(buckets[32:], below)
-                    add(middle)
-                    below = sum(buckets[:32], middle)
+                    first, lower, middle, upper = octaves[number].quarters
+                    below += middle + upper
+                    add(below)
+                    below += first + lower
                 else:
                     add(below)
                 add(below)
@@ -264,12 +264,12 @@ class _Ladder:
             octaves = reading.positive
             for number in self._positive:
                 if number in octaves:
-                    buckets = octaves[number]
-                    below += buckets[0]
+                    first, lower, middle, upper = octaves[number].quarters
+                    below += first
                     add(below)
-                    middle = sum(buckets[1:33], below)
-                    add(middle)
-                    below = sum(buckets[33:], middle)
+                    below += lower + middle
+                    add(below)
+                    below += upper
                 else:
                     add(below)
                     add(below)
