@@ -75,16 +75,16 @@ def _pieces(snapshot: Snapshot, totals: Totals) -> Iterator[msgspec.Struct]:
     yield _Head(_VERSION, sorted(snapshot.gauges), snapshot.density, _points(snapshot.seen))
     values = [(key, series) for by_key in snapshot.values.values() for key, series in by_key.items()]
     for some in _in_pieces(values, _SERIES_PER_PIECE):
-        yield _Values([(*key, _points(series)) for key, series in some])
+        yield _Values([(key.name, key.labels, _points(series)) for key, series in some])
     sketches = [(key, series) for by_key in snapshot.sketches.values() for key, series in by_key.items()]
     for more in _in_pieces(sketches, _SERIES_PER_PIECE):
-        yield _Sketches([(*key, series.times.tobytes(), series.deltas) for key, series in more])
+        yield _Sketches([(key.name, key.labels, series.times.tobytes(), series.deltas) for key, series in more])
     for frames in _in_pieces(snapshot.records, _FRAMES_PER_PIECE):
         yield _Records(list(frames))
     for counters in _in_pieces(totals.counters.items(), 10 * _SERIES_PER_PIECE):
-        yield _Counters([(*key, value) for key, value in counters])
+        yield _Counters([(key.name, key.labels, value) for key, value in counters])
     for readings in _in_pieces(totals.sketches.items(), _SERIES_PER_PIECE):
-        yield _Readings([(*key, reading) for key, reading in readings])
+        yield _Readings([(key.name, key.labels, reading) for key, reading in readings])
 
 
 def unpack_history(content: bytes, name: str) -> tuple[Snapshot, Totals]:
