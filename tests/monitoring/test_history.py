@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rfs.errors import LiveFileError
 from rfs.monitoring import counter, histogram, warning
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.instruments import SketchReading
+from rfs.monitoring._capture.instruments import Octave, SketchReading
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._history import pack_history, unpack_history
@@ -142,7 +142,7 @@ class TestFile:
         store.append(
             Batch("p", 0, [frame(1), frame(2)], Window(NOW, {ORDERS: 2}, {OPEN: 1}, {WAITS: sketch(4)})),
         )
-        reading = SketchReading(1.0, 2.0, 0.0, 2.0, 2.0, {1: [0.0] * 63 + [1.0]}, {})
+        reading = SketchReading(1.0, 2.0, 0.0, 2.0, 2.0, {1: Octave.of([0.0] * 63 + [1.0])}, {})
         totals = Totals({}, {ORDERS: 2.0}, {}, {WAITS: reading}, {}, [])
         return b"".join(pack_history(store.snapshot(), totals))
 
@@ -153,7 +153,7 @@ class TestFile:
         _, totals = unpack_history(self._content(), "a history")
 
         assert totals.counters == {ORDERS: 2.0}
-        assert totals.sketches[WAITS].positive == {1: [0.0] * 63 + [1.0]}
+        assert list(totals.sketches[WAITS].positive[1].buckets) == [0.0] * 63 + [1.0]
 
     def test_cut_anywhere(self) -> None:
         """

@@ -21,6 +21,7 @@ from rfs.errors import LiveFileError
 from rfs.monitoring._capture.cells import Labels, SeriesKey
 from rfs.monitoring._capture.instruments import SketchReading
 from rfs.monitoring._capture.segments import Frame
+from rfs.monitoring._live import octave_in, octave_out
 from rfs.monitoring._store.memory import Density, Packed, SketchSeries, Snapshot, ValueSeries
 from rfs.monitoring._totals import Totals
 
@@ -59,8 +60,10 @@ class _Readings(msgspec.Struct, tag="readings"):
     totals: list[tuple[str, Labels, SketchReading]]
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Head | _Values | _Sketches | _Records | _Counters | _Readings).decode
+_encode = msgspec.msgpack.Encoder(enc_hook=octave_out).encode
+_decode = msgspec.msgpack.Decoder(
+    _Head | _Values | _Sketches | _Records | _Counters | _Readings, dec_hook=octave_in
+).decode
 
 
 def pack_history(snapshot: Snapshot, totals: Totals) -> Iterator[bytes]:

@@ -70,19 +70,19 @@ class _Folded(msgspec.Struct):
     sketches: list[tuple[str, Labels, SketchReading]] = []
 
 
-def _octave_out(octave: Octave) -> list[float]:
+def octave_out(octave: Octave) -> list[float]:
     return list(octave.buckets)
 
 
-def _octave_in(_kind: type, buckets: Iterable[float]) -> Octave:
+def octave_in(_kind: type, buckets: Iterable[float]) -> Octave:
     try:
         return Octave.of(buckets)
     except struct.error as error:
         raise ValueError("no octave") from error  # which makes a DecodeError of it
 
 
-_encode = msgspec.msgpack.Encoder(enc_hook=_octave_out).encode
-_decode_folded = msgspec.msgpack.Decoder(_Folded, dec_hook=_octave_in).decode
+_encode = msgspec.msgpack.Encoder(enc_hook=octave_out).encode
+_decode_folded = msgspec.msgpack.Decoder(_Folded, dec_hook=octave_in).decode
 _decode_leader = msgspec.msgpack.Decoder(tuple[str, int]).decode
 
 
