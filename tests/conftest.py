@@ -1,17 +1,61 @@
 """
-What holds for all tests: where `CI` is set, nothing that a test needs may be missing; and the run ends.
+What holds for all tests: where `CI` is set, nothing that a test needs may be missing; no test waits for ever; and the run ends.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import sys
 import threading
 from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
 
 import pytest
 
+# What is not over by then waits for something that will not come. Of the whole size, nobody knows.
+LONGEST_SECONDS = 0 if os.environ.get("RFS_FULL") == "1" else 150
 PEERS = ("browser", "postgres", "fault", "interop")  # markers of tests that need a program beside Python
+
+
+@contextmanager
+def _limited(item: pytest.Item, phase: str) -> Generator[None]:
+    """Let what waits in the main thread fail after `LONGEST_SECONDS`, with the stacks of all threads on standard error."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        faulthandler.dump_traceback(sys.__stderr__ or 2)
+        raise TimeoutError(f"the {phase} of {item.nodeid} takes more than {LONGEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(LONGEST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """No fixture waits for ever."""
+    with _limited(item, "setup"):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Nor does a test."""
+    with _limited(item, "call"):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Nor what it leaves behind."""
+    with _limited(item, "teardown"):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,7 @@ A file system in user space that hands everything on to a folder, and hangs or f
 
 `python passthrough.py FOLDER MOUNT_POINT CONTROL`: the control file's first byte is the mode, its second word counts the
 operations that the mode touched; both may be mapped and changed at any time. Files on it can be mapped and shared, because
-the kernel keeps their pages.
+the kernel keeps their pages. It lives for `LIFE_SECONDS` at most: its end is the only thing that ends a call that waits for it.
 """
 
 # A file system is made of the system's calls.
@@ -15,6 +15,7 @@ import ctypes
 import errno
 import mmap
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from typing import Any
 
 OK, HANG, SLOW, EIO, ENOSPC = range(5)
 SLOW_SECONDS = 0.05
+LIFE_SECONDS = 90
 CONTROL = Struct("<qq")  # mode, how many operations it touched
 
 _STAT = ("st_atime_ns", "st_ctime_ns", "st_mtime_ns", "st_gid", "st_uid", "st_mode", "st_nlink", "st_size", "st_ino")
@@ -184,6 +186,7 @@ def main(folder: str, mount_point: str, control: str) -> None:
     """Serve until it is unmounted or killed."""
     from mfusepy import FUSE
 
+    signal.alarm(LIFE_SECONDS)
     with Path(control).open("r+b") as file:
         mapped = mmap.mmap(file.fileno(), CONTROL.size)
     FUSE(Passthrough(folder, mapped), mount_point, foreground=True, allow_other=True, fsname="rfs-passthrough")

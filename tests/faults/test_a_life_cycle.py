@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from rfs.monitoring import configure_result_logging, info
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring.monitor import Monitor, use_monitor
 from tests.faults.hosts import assert_read_elsewhere, burst, host, look, show
-from tests.faults.processes import ROOT, Process, environment, eventually, size
+from tests.faults.processes import FAR_SECONDS, ROOT, Process, environment, eventually, size
 
 pytestmark = pytest.mark.fault
 
@@ -61,6 +62,22 @@ def assert_balanced(books: dict[str, float]) -> None:
     dropped = sum(count for name, count in books.items() if name.startswith("dropped_"))
     assert books["produced"] == books["delivered"] + dropped
     assert books["in_flight"] == 0
+
+
+def at_once(function: Callable[[], object]) -> None:
+    """Let eight threads call *function* at the same instant."""
+    together = threading.Barrier(8)
+
+    def call() -> None:
+        together.wait(FAR_SECONDS)
+        function()
+
+    threads = [threading.Thread(target=call, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(FAR_SECONDS)
+        assert not thread.is_alive(), "it hangs"
 
 
 class TestA5EndWithAHungSink:
@@ -172,17 +189,7 @@ class TestA11ConfiguredTwice:
         """
         for turn in range(size(whole=200, small=20)):
             stream = io.StringIO()
-            together = threading.Barrier(8)
-
-            def configure(stream: io.StringIO = stream, together: threading.Barrier = together) -> None:
-                together.wait()
-                configure_result_logging(stream=stream)
-
-            threads = [threading.Thread(target=configure) for _ in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            at_once(partial(configure_result_logging, stream=stream))
 
             info(f"turn {turn}")
             monitor.stop()  # prints what is left
@@ -193,18 +200,8 @@ class TestA11ConfiguredTwice:
         """
         However many threads start the Monitor, one thread runs.
         """
-        together = threading.Barrier(8)
-
-        def start() -> None:
-            together.wait()
-            monitor.start()
-
         before = set(threading.enumerate())
-        threads = [threading.Thread(target=start) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(monitor.start)
 
         assert len([thread for thread in set(threading.enumerate()) - before if thread.name == "rfs-leader"]) == 1
 

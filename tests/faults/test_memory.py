@@ -41,10 +41,10 @@ def run(load: str, size: int, report: Path, *, hang: bool = False) -> dict[str, 
                 env=environment,
             )
         try:
-            status = process.wait(timeout=120 + 2 * size if hang else 180)
+            status = process.wait(timeout=300 if FULL else 60)
         finally:
             process.kill()
-            process.wait()
+            process.wait(30)
     finally:
         os.close(write)
         held = len(os.read(read, 1 << 20)) if hang else 0

@@ -16,13 +16,14 @@ import selectors
 import signal
 import socket
 import threading
+import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import Process, environment, eventually, size
+from tests.faults.processes import FAR_SECONDS, Process, environment, eventually, size
 from tests.faults.programs.server import wait_of
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]  # tens of thousands of requests
@@ -158,6 +159,7 @@ class Client:
         self._requests = requests
         self._selector = selectors.DefaultSelector()
         self._asked: dict[socket.socket, int] = {}
+        self._heard = time.monotonic()
         self.sent = 0
         self.answered: dict[int, int] = {}  # number → status
         self.cut_off: set[int] = set()
@@ -195,7 +197,11 @@ class Client:
         """Take in what has come, ask further; False once all has been asked and answered."""
         if not self._asked:
             return False
-        for key, _ in self._selector.select(timeout=0.1):
+        ready = self._selector.select(timeout=0.1)
+        if ready:
+            self._heard = time.monotonic()
+        assert time.monotonic() - self._heard < FAR_SECONDS, f"nobody answers {sorted(self._asked.values())}"
+        for key, _ in ready:
             connection = key.fileobj
             assert isinstance(connection, socket.socket)
             try:

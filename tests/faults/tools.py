@@ -27,6 +27,7 @@ from tests.faults.processes import FAR_SECONDS, eventually
 HERE = Path(__file__).resolve().parent
 NOBODY = 65534
 _WORD = Struct("<q")
+_DENIED = ("ermission denied", "not permitted", "No such device")  # a container may be denied it, root or not
 
 
 def needs(*programs: str, root: bool = False) -> None:
@@ -42,13 +43,15 @@ def needs(*programs: str, root: bool = False) -> None:
 
 
 def _mount(*arguments: str) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False, timeout=FAR_SECONDS)
+    if done.returncode and any(reason in done.stderr for reason in _DENIED):
+        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
 
 
 def _unmount(path: Path) -> None:
     # Lazily: a process under test may still have a file there.
-    subprocess.run(["umount", "-l", str(path)], capture_output=True, check=False)
+    subprocess.run(["umount", "-l", str(path)], capture_output=True, check=False, timeout=FAR_SECONDS)
 
 
 class Tmpfs:
@@ -156,6 +159,8 @@ def faulty_disk(place: Path) -> Generator[FaultyDisk]:
         )
     try:
         eventually(lambda: path.is_mount() or server.poll() is not None, says=log.read_text)
+        if server.poll() is not None and any(reason in log.read_text() for reason in _DENIED):
+            pytest.skip(f"needs the right to mount FUSE: {log.read_text().strip()}")
         assert server.poll() is None, log.read_text()
         yield FaultyDisk(path, folder, mapped)
     finally:
@@ -223,7 +228,7 @@ def build_shim(folder: Path) -> Path:
     needs("gcc")
     library = folder / "shim.so"
     command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(library), "shim.c", "-ldl"]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False, timeout=FAR_SECONDS)
     assert done.returncode == 0, done.stderr
     return library
 
@@ -231,6 +236,11 @@ def build_shim(folder: Path) -> Path:
 def strace_prefix(output: Path, inject: str) -> list[str]:
     """The words before a command that let strace inject *inject* (``fallocate:error=EDQUOT``) and write to *output*."""
     needs("strace")
+    tried = subprocess.run(
+        ["strace", "-qq", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False, timeout=FAR_SECONDS
+    )
+    if tried.returncode:
+        pytest.skip(f"needs the right to trace: {tried.stderr.strip()}")
     call = inject.partition(":")[0]
     return ["strace", "-f", "-qq", "-o", str(output), "-e", f"trace={call}", "-e", f"inject={inject}"]
 

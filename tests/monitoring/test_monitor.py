@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -257,6 +258,7 @@ class TestFork:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
+            signal.alarm(20)
             try:
                 monitor.start()
                 monitor.log(20, "child")
@@ -285,7 +287,7 @@ class TestImport:
             "assert not loaded, loaded\n"
         )
 
-        subprocess.run([sys.executable, "-c", program], check=True)
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
     def test_an_exit_prints_what_was_recorded(self) -> None:
         """
@@ -297,7 +299,7 @@ class TestImport:
             "for number in range(100): info('line', number=number)\n"
         )
 
-        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30)
 
         assert len(done.stdout.splitlines()) == 100
         assert done.stderr == ""

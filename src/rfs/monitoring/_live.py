@@ -211,8 +211,10 @@ class LiveReader:
             files = there.get(one, set())
             if not files:
                 self._processes.pop(one).close()
-            elif not any(name.endswith(CELLS_SUFFIX) for name in files):
-                process.cells = CellsReader()  # folded: only its segment is left, which stays readable for a while
+            elif not any(name.endswith((ALIVE_SUFFIX, CELLS_SUFFIX)) for name in files):
+                # Folded: only its segment is left, which stays readable for a while. (One that has just begun is alive
+                # before its cells are in sight.)
+                process.cells = CellsReader()
                 process.names &= files
                 process.close()
 
@@ -224,9 +226,11 @@ class LiveReader:
                 process.cells.add(directory.map(name), name)
             else:
                 process.segments[name] = SegmentReader(directory.map(name), name=name)
-        except FileNotFoundError:
-            process.names.discard(name)
-        except (OSError, LiveFileError) as error:
+        except OSError:
+            process.names.discard(
+                name
+            )  # gone; or no descriptor or memory is left to map it with: tried again next time
+        except LiveFileError as error:
             self.refused[name] = str(error)
 
     def _identify_folded(self) -> tuple[int, ...]:

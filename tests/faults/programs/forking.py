@@ -189,6 +189,7 @@ def storm(monitor: Monitor, live: Path, forks: int) -> dict[str, object]:
         recorders.end()
         if number % BATCH == BATCH - 1 or number == forks - 1:
             signals.stop()
+            reply({"forked": number + 1})  # it goes on
             most_files = max(most_files, sum(1 for _ in live.iterdir()))
             batch = number // BATCH
             faults += wrong(monitor, f"child.{batch}", set(range(first, number + 1)))

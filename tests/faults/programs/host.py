@@ -77,6 +77,7 @@ class Host:
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
+            signal.alarm(20)
             self.burst(id=id, first=0, count=count)
             os.write(write, dumps({**self.look(id=id), "pid": os.getpid()}).encode())
             os._exit(0)

@@ -1,0 +1,80 @@
+"""What a process sees of the others' live files, at moments that come about by chance once in thousands of times."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from mmap import mmap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rfs.monitoring._capture.instruments import Registry
+from rfs.monitoring._capture.live import LiveDirectory
+from rfs.monitoring.monitor import Monitor
+
+
+@pytest.fixture
+def watcher(tmp_path: Path) -> Iterator[Monitor]:
+    made = Monitor(service_name="live", directory=tmp_path)
+    yield made
+    made.stop()
+
+
+def total(monitor: Monitor) -> float:
+    return sum(value for key, value in monitor.query.totals().counters.items() if key.name == "seen_total")
+
+
+class TestBeginning:
+    def test_alive_before_its_cells_are_in_sight(
+        self, watcher: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        A process that is seen between the two files that it begins with is known as living, and folded when it is dead.
+        """
+        looked: list[int] = []
+        move = Registry.move
+
+        def look_and_move(registry: Registry, make: Callable[[int], mmap], *, keep: bool) -> None:
+            watcher.query.totals()
+            looked.append(watcher._leader.live.living())
+            move(registry, make, keep=keep)
+
+        monkeypatch.setattr(Registry, "move", look_and_move)
+        other = Monitor(service_name="live", directory=tmp_path)
+        other.counter("seen_total").inc(3)
+
+        assert looked == [2]
+        assert total(watcher) == 3
+        assert watcher._leader.live.living() == 2
+        other.capture.close()
+        watcher._leader._capture_and_lead()
+        watcher._leader._capture_and_lead()
+        assert total(watcher) == 3
+        assert not list((tmp_path / "live").glob(f"{other.capture.process}*"))
+
+
+class TestWithoutDescriptors:
+    def test_looks_again(self, watcher: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Simulated: files that cannot be opened for want of descriptors are read, and folded, as soon as they can be.
+        """
+        refused: list[str] = []
+
+        def refuse(_: LiveDirectory, name: str, **__: Any) -> mmap:
+            refused.append(name)
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        other = Monitor(service_name="live", directory=tmp_path)
+        other.counter("seen_total").inc(3)
+        other.log(20, "kept")
+        with monkeypatch.context() as without:
+            without.setattr(LiveDirectory, "map", refuse)
+            without.setattr(LiveDirectory, "watch", refuse)
+            watcher.query.totals()
+
+        assert {Path(name).suffix for name in refused} == {".alive", ".cells", ".segment"}
+        assert total(watcher) == 3
+        assert [record.message for record in watcher.query.records()] == ["kept"]
+        assert watcher._leader.live.living() == 2
