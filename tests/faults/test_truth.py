@@ -272,7 +272,7 @@ class Supervisor:
     def harm(self) -> None:
         """Kill or recycle one of those that serve, and put another in its place."""
         place = self._random.randrange(WORKERS)
-        if self._random.random() < 0.6:
+        if self.killed <= 2 * self.recycled:
             self.workers[place].kill()
             self.killed += 1
         else:
@@ -306,6 +306,8 @@ class TestTruth:
             harm_at = REQUESTS_BETWEEN_FAULTS
             while client.work():
                 # Other workers serve while one starts; harm is measured in answers, so that a slow machine has as much of it.
+                if client.sent >= harm_at + 2 * REQUESTS_BETWEEN_FAULTS:
+                    supervisor.wait_until_up()
                 if client.sent >= harm_at and supervisor.is_up():
                     supervisor.harm()
                     harm_at = client.sent + REQUESTS_BETWEEN_FAULTS

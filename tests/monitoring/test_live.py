@@ -49,8 +49,8 @@ class TestBeginning:
         assert total(watcher) == 3
         assert watcher._leader.live.living() == 2
         other.capture.close()
-        watcher._leader._capture_and_lead()
-        watcher._leader._capture_and_lead()
+        watcher._leader._capture_and_lead(is_new=False)
+        watcher._leader._capture_and_lead(is_new=False)
         assert total(watcher) == 3
         assert not list((tmp_path / "live").glob(f"{other.capture.process}*"))
 

@@ -227,9 +227,7 @@ class LiveReader:
             else:
                 process.segments[name] = SegmentReader(directory.map(name), name=name)
         except OSError:
-            process.names.discard(
-                name
-            )  # gone; or no descriptor or memory is left to map it with: tried again next time
+            process.names.discard(name)  # it is gone, or nothing is left to map it with: tried again the next time
         except LiveFileError as error:
             self.refused[name] = str(error)
 
