@@ -220,18 +220,17 @@ class TestTwoWorkers:
         assert {orders_of(one) for one in scrapes} == {before + 40}
         assert {one["wait_seconds_count"] for one in scrapes} == {before + 40}
 
-    @pytest.mark.xfail(reason="foreign registries are mirrored, but their samples are not in the cells yet")
     def test_the_hosts_own_registry(self, workers: Workers) -> None:
         """
         A counter of prometheus_client is summed over workers, and a gauge is there once for each, in every scrape.
         """
-        before = workers.scrape()["jobs_total"]
         pids = workers.order(30)
+        jobs = orders_of(workers.scrape())  # each order is one job
 
-        for _ in range(8):
-            samples = eventually(
-                lambda: one if (one := workers.scrape())["jobs_total"] == before + 30 else None, "all jobs"
-            )
+        eventually(lambda: True if workers.scrape()["jobs_total"] == jobs else None, "all jobs")
+
+        for samples in [workers.scrape() for _ in range(8)]:
+            assert samples["jobs_total"] == jobs
             assert {int(value) for line, value in samples.items() if line.startswith("worker_pid{")} == pids
 
     def test_prometheus_sees_the_truth(self, workers: Workers, scraping: Scraping) -> None:

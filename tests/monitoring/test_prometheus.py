@@ -20,21 +20,21 @@ from prometheus_client.core import Metric as ForeignMetric
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from rfs.monitoring import _foreign
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.instruments import MetricType, Octave, SketchReading
+from rfs.monitoring._foreign import ForeignMirror, with_worker
 from rfs.monitoring._totals import Exemplar, ForeignFamily, ForeignSample, Metric, Totals
 from rfs.monitoring.exporters import prometheus
 from rfs.monitoring.exporters.prometheus import (
     MAX_BOUNDS,
     OPENMETRICS,
     TEXT,
-    ForeignMirror,
     accepts_gzip,
     exposition,
     negotiate,
     render_openmetrics,
     render_text,
-    with_worker,
 )
 
 # The library leaves this one without types.
@@ -603,7 +603,7 @@ def mirrored(*registries: Any, errors: list[str] | None = None) -> list[ForeignF
             raise AssertionError(where) from exc
         errors.append(where)
 
-    mirror = ForeignMirror(fail)
+    mirror = ForeignMirror(lambda *_: None, fail)
     for registry in registries:
         mirror.include(registry)
     own = {id(registry) for registry in registries}
@@ -612,7 +612,7 @@ def mirrored(*registries: Any, errors: list[str] | None = None) -> list[ForeignF
 
 
 def _default_families() -> set[str]:
-    return {family.name for family in ForeignMirror(lambda *_: None).collect()}
+    return {family.name for family in ForeignMirror(lambda *_: None, lambda *_: None).collect()}
 
 
 _DEFAULT_FAMILIES = _default_families()
@@ -636,14 +636,16 @@ class TestMirror:
         """
         Once the host has imported the library, its default registry is there.
         """
-        assert "process_cpu_seconds" in {family.name for family in ForeignMirror(lambda *_: None).collect()}
+        assert "process_cpu_seconds" in {
+            family.name for family in ForeignMirror(lambda *_: None, lambda *_: None).collect()
+        }
 
     def test_never_imports_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         A host that does not use it pays nothing: nothing is due, nothing collected, nothing imported.
         """
         monkeypatch.delitem(sys.modules, "prometheus_client")
-        mirror = ForeignMirror(lambda *_: None)
+        mirror = ForeignMirror(lambda *_: None, lambda *_: None)
 
         assert not mirror.active
         assert not mirror.due(1e9)
@@ -656,7 +658,7 @@ class TestMirror:
         """
         monkeypatch.setitem(sys.modules, "prometheus_client", ModuleType("prometheus_client"))
 
-        assert ForeignMirror(lambda *_: None).collect() == []
+        assert ForeignMirror(lambda *_: None, lambda *_: None).collect() == []
 
     def test_a_collector_that_raises(self) -> None:
         """
@@ -720,7 +722,7 @@ class TestMirror:
         jobs = Counter("jobs", "", ["queue"], registry=registry)
         jobs.labels("a").inc()
         jobs.labels("b").inc()
-        mirror = ForeignMirror(lambda *_: None)
+        mirror = ForeignMirror(lambda *_: None, lambda *_: None)
         mirror.include(registry)
         before = next(family for family in mirror.collect() if family.name == "jobs")
 
@@ -766,7 +768,7 @@ class TestMirror:
         """
         registry = CollectorRegistry()
         Counter("jobs", "", registry=registry).inc()
-        mirror = ForeignMirror(lambda *_: None)
+        mirror = ForeignMirror(lambda *_: None, lambda *_: None)
 
         mirror.include(registry)
         mirror.include(registry)
@@ -790,14 +792,14 @@ class TestMirror:
         Collecting takes at most a twentieth of the time: after 0.5 s it is due again 10 s after its beginning.
         """
         now = [100.0]
-        monkeypatch.setattr(prometheus, "monotonic", lambda: now[0])
+        monkeypatch.setattr(_foreign, "monotonic", lambda: now[0])
 
         class Slow:
             def collect(self) -> list[Any]:
                 now[0] += 0.5
                 return []
 
-        mirror = ForeignMirror(lambda *_: None)
+        mirror = ForeignMirror(lambda *_: None, lambda *_: None)
         slow = Slow()
         mirror.include(slow)
         assert mirror.due(100.0)
@@ -888,14 +890,20 @@ class TestNegotiation:
             def totals(self) -> Totals:
                 return totals(counters={key("a_total"): 1.0})
 
+        refreshed: list[bool] = []
+
         class Exposed:
             query = Source()
+
+            def refresh_foreign(self) -> None:
+                refreshed.append(True)
 
         assert exposition(Exposed()) == (render_text(Source().totals()), TEXT)
         assert exposition(Exposed(), "application/openmetrics-text") == (
             render_openmetrics(Source().totals()),
             OPENMETRICS,
         )
+        assert refreshed == [True, True]
 
 
 def test_parsers_tell_wrong_from_right() -> None:

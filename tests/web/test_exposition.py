@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sys
 import threading
 from typing import Any
 
@@ -36,6 +37,12 @@ def service(**options: Any) -> FastAPI:
     options.setdefault("allowed_hosts", ["testserver"])
     install(app, **options)
     return app
+
+
+@pytest.fixture
+def without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the host had not imported prometheus_client, whose default registry never says the same twice."""
+    monkeypatch.delitem(sys.modules, "prometheus_client")
 
 
 def is_exposition(answer: Answer) -> bool:
@@ -229,6 +236,7 @@ class TestFormats:
         assert answer.headers["content-type"] == OPENMETRICS
         assert {"wait_seconds", "rfs_produced"} <= {family.name for family in parse(answer.text)}
 
+    @pytest.mark.usefixtures("without_the_library")
     async def test_gzip(self) -> None:
         """
         Compressed for who takes it, and the same text.
@@ -252,6 +260,7 @@ class TestFormats:
 
 
 class TestNotObserved:
+    @pytest.mark.usefixtures("without_the_library")
     @AT_BOTH
     async def test_scrapes_leave_no_trace(self, path: str, monitor: Monitor) -> None:
         """

@@ -38,6 +38,7 @@ from rfs.monitoring._capture.live import (
 )
 from rfs.monitoring._capture.segments import Frame, SegmentReader
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
+from rfs.monitoring._foreign import FoldedSample, ForeignSums
 from rfs.monitoring._totals import Metric, Totals
 
 LEASE_SECONDS = 1.5
@@ -68,6 +69,7 @@ class _Folded(msgspec.Struct):
     metrics: list[tuple[str, str, str]] = []  # name, type, help
     counters: list[tuple[str, Labels, float]] = []
     sketches: list[tuple[str, Labels, SketchReading]] = []
+    foreign: list[FoldedSample] = []
 
 
 def octave_out(octave: Octave) -> list[float]:
@@ -154,6 +156,7 @@ class LiveReader:
         for name, type_name, help_text in self._folded.metrics:
             totals.metrics[name] = Metric(name, MetricType(type_name), help_text)
         gauges: dict[SeriesKey, list[tuple[float, float, str]]] = {}
+        foreign = ForeignSums(self._folded.foreign)
         across: dict[str, str] = {}
         folded = set(self._folded.processes)
         sources = [(process, str(one)) for one, process in self._processes.items() if one not in folded]
@@ -163,6 +166,7 @@ class LiveReader:
         ):
             reader.refresh()
             add_cells(totals, reader)
+            foreign.add(reader.foreign, name.partition("-")[0] if alive else None)
             if alive:
                 for series in reader.series:
                     if series.metric.type == MetricType.GAUGE:
@@ -172,6 +176,7 @@ class LiveReader:
                             gauges.setdefault(series.key, []).append(
                                 (written_at, series.cells[series.at], name.partition("-")[0])
                             )
+        totals.foreign = foreign.families()
         # In the order of their last writes, so that the last of several series is the latest.
         for key, values in sorted(gauges.items(), key=lambda item: max(item[1])[0]):
             _merge_gauge(totals, key, values, across[key.name])
@@ -341,9 +346,11 @@ class LiveReader:
         totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
         for name, type_name, help_text in self._folded.metrics:
             totals.metrics[name] = Metric(name, MetricType(type_name), help_text)
+        foreign = ForeignSums(self._folded.foreign)
         for process in dead.values():
             process.cells.refresh()
             add_cells(totals, process.cells)
+            foreign.add(process.cells.foreign, None)
             missing = _books(process.cells.series) - sum(reader.total_frames for reader in process.segments.values())
             if missing > 0:
                 totals.counters[lost] = totals.counters.get(lost, 0.0) + missing
@@ -352,6 +359,7 @@ class LiveReader:
             metrics=[(metric.name, metric.type, metric.help) for metric in totals.metrics.values()],
             counters=[(key.name, key.labels, value) for key, value in totals.counters.items()],
             sketches=[(key.name, key.labels, value) for key, value in totals.sketches.items()],
+            foreign=foreign.folded(),
         )
         directory.write(f"{_TOTALS}{lease.epoch}", [_encode(folded)])
         return self._remove(lease, directory, set(folded.processes))

@@ -23,6 +23,7 @@ from weakref import WeakSet
 
 from rfs.monitoring._capture.capture import Capture, CaptureState
 from rfs.monitoring._capture.cells import SeriesKey
+from rfs.monitoring._capture.foreign import SampleKey
 from rfs.monitoring._capture.instruments import (
     INTERNAL_ERRORS,
     OVERFLOW_LABEL,
@@ -36,12 +37,13 @@ from rfs.monitoring._capture.live import MEMORY, default_directory
 from rfs.monitoring._capture.record import RecordData, encode_record
 from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT, Storms
+from rfs.monitoring._foreign import ForeignMirror
 from rfs.monitoring._leader import LOST, Leader, Sink
 from rfs.monitoring._live import Leadership
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query
 from rfs.monitoring._store import Store
 from rfs.monitoring._store.memory import MemoryStore
-from rfs.monitoring._totals import Totals
+from rfs.monitoring._totals import ForeignFamily, Totals
 from rfs.monitoring.alerts import Alert, AlertManager, Rule, Sample, default_aggregation
 from rfs.monitoring.context import RANDOM_IDS, Context, Ids, RandomIds, current
 from rfs.monitoring.masking import ErrorInfo, JsonValue, Masker
@@ -52,6 +54,7 @@ STOP_SECONDS = 2.0  # for everything together: leader, sinks, alert callbacks
 _MAX_CODES_PER_OPERATION = 100
 _MAX_DIAGNOSTICS = 128
 _DIAGNOSTIC_SECONDS = 10.0
+_FOREIGN_SECONDS = 1.0
 _LARGEST_PAYLOAD = MAX_FRAME_BYTES - 1024  # leaves room for the frame's own fields
 
 
@@ -180,6 +183,8 @@ class Monitor:
             on_internal_error=self.internal_error,
             on_event=self._record_alert,
         )
+        self._foreign = ForeignMirror(self._publish_foreign, self.internal_error)
+        self._foreign_refused = 0
         self._planned: Path | None = None
         _monitors.add(self)
         if directory is not None:
@@ -255,6 +260,8 @@ class Monitor:
     def stop(self) -> None:
         """Stop, deliver what the sinks still hold, within 2 s in all; does nothing if it does not run."""
         deadline = time.monotonic() + STOP_SECONDS
+        if self.running:
+            self._foreign.refresh(_FOREIGN_SECONDS / 2)
         self._leader.stop(STOP_SECONDS / 2)
         for sink in self._leader.sinks:
             sink.close(max(0.1, (deadline - time.monotonic()) / 2))
@@ -285,6 +292,8 @@ class Monitor:
         self.capture.after_fork(self._planned)
         self._storms.after_fork()
         self._leader.after_fork()
+        self._foreign.after_fork()
+        self._foreign_refused = 0
         if self._planned is not None:
             self._leader.attached()
         if isinstance(self.ids, RandomIds):
@@ -340,6 +349,32 @@ class Monitor:
             return self._operations[name]
         except KeyError:
             return self._operations.setdefault(name, OperationInstruments(self, name))
+
+    # Registries of prometheus_client
+
+    def include_registry(self, registry: object) -> None:
+        """
+        Let every exposition, whichever worker answers, hold the samples of *registry* too, those of all workers.
+
+        Args:
+            registry: A ``prometheus_client.CollectorRegistry``, or anything with its ``collect()``. The library's default one
+                is included without being asked as soon as the host has imported it.
+
+        It is collected once a second while the Monitor runs, and when this process is asked for an exposition; never by what
+        records. Counters, histograms and summaries are added up over processes, and keep what dead ones counted up to their
+        last second. Of any other type each living worker's sample is there, labelled ``worker``. Call it in each process.
+        """
+        self._foreign.include(registry)
+
+    def refresh_foreign(self) -> None:
+        """Bring what this process' foreign registries hold up to date, within a second at most. Runs the host's collectors."""
+        self._foreign.refresh(_FOREIGN_SECONDS)
+
+    def _publish_foreign(self, families: list[ForeignFamily], before: Mapping[SampleKey, float]) -> None:
+        refused = self.registry.foreign.publish(families, before)
+        if refused > self._foreign_refused:  # the same ones are refused each time, and counted once
+            self._dropped.inc(refused - self._foreign_refused, signal="foreign_samples", reason="refused")
+            self._foreign_refused = refused
 
     # Recording
 
@@ -541,6 +576,8 @@ class Monitor:
     def tick(self) -> None:
         """What the leader does each second: collect, evaluate the alert rules, say what went wrong."""
         self._report_storms()
+        if self._foreign.due(time.monotonic()):
+            self._foreign.refresh()
         self._leader.collect()
         if self._leader.leadership.is_self:
             self.alerts.evaluate(self.clock.monotonic())

@@ -48,7 +48,7 @@ METRIC = 1  # id, type, name, help, across
 SERIES = 2  # metric id, [label, value, label, value, …]; cell: its first
 OCTAVE = 3  # region and cell of the series, octave, negative; cell: the first of its 64 buckets
 EXEMPLAR = 4  # region and cell of the series; cell: the first of its 5
-FOREIGN = 5  # family, type, help, unit, sample, [label, value, …]
+FOREIGN = 5  # family, type, help, unit, sample, [label, value, …]; cell: the value, then whether it is there
 
 encode_entry = msgspec.msgpack.Encoder().encode
 _decode_entry = msgspec.msgpack.Decoder(list[Any]).decode
@@ -308,10 +308,11 @@ class CellsReader:
             else:
                 owner.exemplar = file.words, at
         elif kind == FOREIGN:
-            family, type_name, help_text, unit, sample, labels = entry[1:7]
-            self.foreign.append(
-                ForeignEntry(family, type_name, help_text, unit, sample, _pairs(labels), file.cells, at)
-            )
+            with suppress(TypeError, ValueError):  # of another shape than this version knows: left out
+                family, type_name, help_text, unit, sample, labels = entry[1:7]
+                if at + 1 < len(file.cells):
+                    found = ForeignEntry(family, type_name, help_text, unit, sample, _pairs(labels), file.cells, at)
+                    self.foreign.append(found)
         # An entry of a kind that this version does not know belongs to a newer one, which reads it.
 
 

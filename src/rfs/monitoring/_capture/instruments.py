@@ -37,6 +37,7 @@ from rfs.monitoring._capture.cells import (
     anonymous_cells,
     encode_entry,
 )
+from rfs.monitoring._capture.foreign import ForeignCells
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE, Sketch
 
 MAX_SERIES = 2_000  # of one metric
@@ -681,6 +682,7 @@ class Registry:
     def __init__(self, reject: Callable[[str, str], None], clean: Callable[[str], str]) -> None:
         self.cells = Cells(anonymous_cells)
         self._collector = Collector(self.cells, reject, clean)
+        self.foreign = ForeignCells(self.cells, clean)
         self._metrics: dict[str, AnyInstrument] = {}
 
     def move(self, make: Callable[[int], mmap], *, keep: bool) -> None:
@@ -692,6 +694,10 @@ class Registry:
         moved = self.cells.move(make)
         for metric in self.metrics():
             metric.move(moved, keep=keep)
+        if keep:
+            self.foreign.moved()
+        else:
+            self.foreign.after_fork()
 
     def declare(
         self,

@@ -25,30 +25,26 @@ of the mirrored buckets, -2**(k/2 - 1/64), so that a measured -1 is below its bo
 from __future__ import annotations
 
 import re
-import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from math import inf, isnan
 from math import pow as power
-from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from rfs.monitoring._capture.cells import Labels, SeriesKey
 from rfs.monitoring._capture.instruments import SketchReading
-from rfs.monitoring._totals import Exemplar, ForeignFamily, ForeignSample, Totals
+from rfs.monitoring._foreign import SUFFIXES
+from rfs.monitoring._totals import Exemplar, ForeignFamily, Totals
 
 __all__ = [
     "OPENMETRICS",
     "TEXT",
-    "ForeignMirror",
     "accepts_gzip",
     "exposition",
     "negotiate",
     "render_openmetrics",
     "render_text",
-    "with_worker",
 ]
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -63,17 +59,6 @@ _LARGEST_EXACT = 2**53
 _MAX_EXEMPLAR_CHARACTERS = 128  # the format's own limit for names and values of its labels together
 _UNITS = ("seconds", "bytes", "ratio", "meters", "grams", "joules", "volts", "amperes", "celsius")
 
-# What a family's samples are called after its name.
-_SUFFIXES: Mapping[str, tuple[str, ...]] = {
-    "counter": ("_total",),
-    "gauge": ("",),
-    "histogram": ("_bucket", "_sum", "_count"),
-    "gaugehistogram": ("_bucket", "_gsum", "_gcount"),
-    "summary": ("", "_sum", "_count"),
-    "info": ("_info",),
-    "stateset": ("",),
-    "unknown": ("",),
-}
 # Further names that no other family may use.
 _RESERVED = {"counter": ("", "_created"), "histogram": ("", "_created"), "summary": ("_created",)}
 _TEXT_TYPES = {"info": "gauge", "stateset": "gauge", "gaugehistogram": "histogram", "unknown": "untyped"}
@@ -139,11 +124,6 @@ def _legal_labels(labels: Labels, taken: str = "") -> list[tuple[str, str]]:
     return sorted(legal.items())
 
 
-def with_worker(labels: Labels, worker: str) -> Labels:
-    """*labels* and the label ``worker``; one that is called so already becomes ``exported_worker``."""
-    return tuple(sorted([*_legal_labels(labels, "worker"), ("worker", worker)]))
-
-
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +159,7 @@ def _choose_names(families: Iterable[_Family]) -> dict[_Family, str]:
     taken = {_RENAMED}
     chosen: dict[_Family, str] = {}
     for family in sorted(families):
-        suffixes = (*_SUFFIXES.get(family.type, ("",)), *_RESERVED.get(family.type, ()))
+        suffixes = (*SUFFIXES.get(family.type, ("",)), *_RESERVED.get(family.type, ()))
         for candidate in _candidates(family):
             # In OpenMetrics the family's own name must be its own, too.
             names = {candidate, *(candidate + suffix for suffix in suffixes)}
@@ -327,10 +307,10 @@ class _ForeignPlan:
 
     def __init__(self, family: ForeignFamily, name: str, *, openmetrics: bool) -> None:
         self.keys = [(sample.name, sample.labels) for sample in family.samples]
-        kind = family.type if family.type in _SUFFIXES else "unknown"
+        kind = family.type if family.type in SUFFIXES else "unknown"
         sorted_lines: list[tuple[tuple[str, list[tuple[str, str]], int, float, str], str, int]] = []
         seen: set[str] = set()
-        suffixes = _SUFFIXES[kind]
+        suffixes = SUFFIXES[kind]
         for at, sample in enumerate(family.samples):
             suffix = sample.name.removeprefix(family.name)
             if suffix not in suffixes:
@@ -388,7 +368,7 @@ def _header(name: str, kind: str, help_text: str, *, openmetrics: bool, unit: st
         help_text = help_text.replace('"', r"\"")
     else:
         if kind in {"counter", "info"}:  # there it is the samples that have a type
-            name += _SUFFIXES[kind][0]
+            name += SUFFIXES[kind][0]
         lines = f"# TYPE {name} {_TEXT_TYPES.get(kind, kind)}\n"
     return f"# HELP {name} {help_text}\n{lines}" if help_text else lines
 
@@ -423,7 +403,7 @@ class _Plan:
         for keys, kind in kinds[:2]:
             shown = {key.name: names[families[key.name, kind]] for key in keys}
             ordering += [(shown[key.name], key.labels) for key in keys]
-            suffix = _SUFFIXES[kind][0]
+            suffix = SUFFIXES[kind][0]
             lines += [f"{shown[key.name]}{suffix}{_braced(key.labels)} " for key in keys]
         begun: set[str] = set()
         for at in sorted(range(len(lines)), key=ordering.__getitem__):
@@ -579,6 +559,8 @@ class _Exposed(Protocol):
     @property
     def query(self) -> _TotalsSource: ...
 
+    def refresh_foreign(self) -> None: ...
+
 
 def exposition(monitor: _Exposed, accept: str | None = None) -> tuple[bytes, str]:
     """
@@ -590,6 +572,7 @@ def exposition(monitor: _Exposed, accept: str | None = None) -> tuple[bytes, str
     Reads files and computes, some milliseconds for a thousand series: not for an event loop's own thread.
     """
     content_type = negotiate(accept)
+    monitor.refresh_foreign()
     totals = monitor.query.totals()
     return (render_openmetrics(totals) if content_type == OPENMETRICS else render_text(totals)), content_type
 
@@ -627,140 +610,3 @@ def _weighted(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
         }
         quality = _float_of(parameters.get("q", "1"))
         yield name.strip().lower(), parameters, quality if 0 <= quality <= 1 else 0.0
-
-
-# --- foreign registries -----------------------------------------------------------------------------------------------
-
-# Of these each process has its own truth; of the others the sum is one.
-PER_WORKER = frozenset({"gauge", "gaugehistogram", "info", "stateset", "unknown"})
-
-_CLIENT = "prometheus_client"
-_PAUSE_PER_SECOND = 20.0  # a registry that takes long to collect gets at most a twentieth of a core
-
-
-@dataclass(slots=True)
-class _Merging:
-    """A family while its samples are gathered; a sample that comes twice counts once."""
-
-    type: str
-    help: str
-    unit: str
-    samples: dict[tuple[str, Labels], float]
-
-
-class ForeignMirror:
-    """
-    What this process' ``prometheus_client`` registries hold, sample by sample.
-
-    The default registry is among them as soon as the host has imported the library. A collector that raises costs its own
-    samples and nobody else's, and is told to *on_error*. ``_created`` samples, native histograms and timestamps are left out.
-    A ``MultiProcessCollector`` is left out, too: it has added up all processes already.
-
-    Args:
-        on_error: Told where, and the exception; must not raise.
-    """
-
-    def __init__(self, on_error: Callable[[str, Exception], None]) -> None:
-        self._on_error = on_error
-        self._registries: list[Any] = []
-        self._due_at = 0.0
-
-    def include(self, registry: Any) -> None:
-        """Mirror *registry*, anything with ``collect()``. Twice is once."""
-        if not any(known is registry for known in self._registries):
-            self._registries.append(registry)
-
-    @property
-    def active(self) -> bool:
-        """Whether there is anything to collect; cheap."""
-        return bool(self._registries) or _CLIENT in sys.modules
-
-    def due(self, now: float) -> bool:
-        """
-        Whether it is time for a periodic collection, by the monotonic clock's *now*.
-
-        A registry whose collection takes long is collected less often; one that takes under 50 ms, at any time.
-        """
-        return self.active and now >= self._due_at
-
-    def collect(self) -> list[ForeignFamily]:
-        """Collect all registries, families and samples in a fixed order; never raises. Runs the host's collectors."""
-        began = monotonic()
-        families: dict[tuple[str, str], _Merging] = {}
-        for metric in self._metrics():
-            try:
-                self._merge(metric, families)
-            except Exception as exc:  # noqa: BLE001 - a custom collector may yield anything
-                self._on_error("foreign metric", exc)
-        took = monotonic() - began
-        self._due_at = began + _PAUSE_PER_SECOND * took if took > 1 / _PAUSE_PER_SECOND else 0.0
-        return [
-            ForeignFamily(
-                name,
-                kind,
-                merging.help,
-                merging.unit,
-                [ForeignSample(sample, labels, value) for (sample, labels), value in merging.samples.items()],
-            )
-            for (name, kind), merging in sorted(families.items())
-        ]
-
-    def _metrics(self) -> Iterator[Any]:
-        default = getattr(sys.modules.get(_CLIENT), "REGISTRY", None)
-        registries = [default] if default is not None else []
-        registries += [registry for registry in self._registries if registry is not default]
-        for registry in registries:
-            for collector in self._collectors(registry):
-                if type(collector).__module__ == f"{_CLIENT}.multiprocess":
-                    continue
-                try:
-                    # A list first: a generator that raises half way must not leave half a histogram.
-                    yield from list(collector.collect())
-                except Exception as exc:  # noqa: BLE001 - the host's collectors may raise anything
-                    self._on_error(f"collector {type(collector).__name__}", exc)
-
-    def _collectors(self, registry: Any) -> list[Any]:
-        """The registry's collectors one by one, where it is the library's own; else itself, which is one, too."""
-        try:
-            with registry._lock:
-                collectors = list(registry._collector_to_names)
-                if registry._target_info:
-                    collectors.append(_TargetInfo(registry._target_info_metric()))
-        except Exception:  # noqa: BLE001 - another version, or another kind of registry
-            return [registry]
-        return collectors
-
-    def _merge(self, metric: Any, families: dict[tuple[str, str], _Merging]) -> None:
-        name, kind = str(metric.name), str(metric.type)
-        if kind not in _SUFFIXES:
-            kind = "unknown"
-        suffixes = _SUFFIXES[kind]
-        for sample in metric.samples:
-            try:
-                sample_name = str(sample.name)
-                labels = tuple(sorted((str(label), str(value)) for label, value in sample.labels.items()))
-                value = float(sample.value)
-            except (AttributeError, TypeError, ValueError) as exc:
-                if getattr(sample, "native_histogram", None) is None:
-                    self._on_error(f"foreign metric {name}", exc)
-                continue
-            if sample_name == f"{name}_created":
-                continue
-            key, own = (name, kind), sample_name.startswith(name) and sample_name[len(name) :] in suffixes
-            if not own:  # a custom collector may name its samples as it likes
-                key = (sample_name, "unknown")
-            family = families.get(key)
-            if family is None:
-                help_text, unit = str(metric.documentation), str(metric.unit) if own else ""
-                family = families[key] = _Merging(key[1], help_text, unit, {})
-            family.samples.setdefault((sample_name, labels), value)
-
-
-class _TargetInfo:
-    """The registry's ``target_info`` as the collector that it isn't."""
-
-    def __init__(self, metric: Any) -> None:
-        self._metric = metric
-
-    def collect(self) -> list[Any]:
-        return [self._metric]
