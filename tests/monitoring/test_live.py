@@ -72,9 +72,41 @@ class TestWithoutDescriptors:
         with monkeypatch.context() as without:
             without.setattr(LiveDirectory, "map", refuse)
             without.setattr(LiveDirectory, "watch", refuse)
-            watcher.query.totals()
+            watcher.query.records()
 
         assert {Path(name).suffix for name in refused} == {".alive", ".cells", ".segment"}
         assert total(watcher) == 3
         assert [record.message for record in watcher.query.records()] == ["kept"]
         assert watcher._leader.live.living() == 2
+
+
+class TestAtRest:
+    def test_a_segment_is_opened_for_its_records_alone(
+        self, watcher: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Numbers need no segment; and where nothing was recorded since, the leader opens none to say how far it has read.
+        """
+        other = Monitor(service_name="live", directory=tmp_path)
+        other.counter("seen_total").inc(3)
+        other.log(20, "first")
+        opened: list[str] = []
+        map_file = LiveDirectory.map
+
+        def count(directory: LiveDirectory, name: str, *, writable: bool = False) -> mmap:
+            opened.append("segment to write" if writable else Path(name).suffix)
+            return map_file(directory, name, writable=writable)
+
+        monkeypatch.setattr(LiveDirectory, "map", count)
+        watcher._leader._lease.keep()
+
+        assert total(watcher) == 3
+        assert ".segment" not in opened
+        assert len(watcher.query.records()) == 1
+        assert sorted(opened) == [".cells", ".segment", "segment to write"]
+        assert len(watcher.query.records()) == 1
+        assert len(opened) == 3
+        other.log(20, "second")
+        assert len(watcher.query.records()) == 2
+        assert opened[3:] == ["segment to write"]
+        assert watcher.query.books()["records"]["delivered"] == 2

@@ -7,6 +7,7 @@ import dis
 import mmap
 import os
 import random
+import resource
 import signal
 import struct
 import subprocess
@@ -725,6 +726,38 @@ class TestFinish:
 
         assert sorted(seen) == [b"first", b"second"]
         assert (reader.corrupt_frames, reader.torn_frames) == (1, 1)
+
+    def test_leaves_alone_what_was_never_used(self, tmp_path: Path) -> None:
+        """
+        Of a segment in which one block was used, the pages of the 123 others are not brought into memory: each costs a fault.
+        """
+        used = Segments.in_memory()
+        put_all(used, b"only")
+        path = tmp_path / "segment"
+        path.write_bytes(used.memory)
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+            memory.madvise(mmap.MADV_RANDOM)
+            reader = SegmentReader(memory, name="test")
+            before = resource.getrusage(resource.RUSAGE_SELF)
+            found = payloads(reader.finish())
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            reader.close()
+
+        assert found == [b"only"]
+        assert after.ru_minflt + after.ru_majflt - before.ru_minflt - before.ru_majflt < 60
+
+    def test_a_block_that_the_table_has_lost(self) -> None:
+        """
+        The last blocks' entries in the table are gone: their records are found by the blocks themselves.
+        """
+        segments = Segments.in_memory(block_count=8)
+        put_all(segments, b"first")
+        in_thread(partial(put_all, segments, b"second"))
+        in_thread(partial(put_all, segments, b"third"))
+        reader = reader_of(segments)
+        segments.memory[HEADER_BYTES + 8 : HEADER_BYTES + 24] = bytes(16)
+
+        assert payloads(reader.finish()) == [b"first", b"second", b"third"]
 
 
 class TestA3TornFrame:

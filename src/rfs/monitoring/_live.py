@@ -94,6 +94,7 @@ class _Process:
     def __init__(self) -> None:
         self.cells = CellsReader()
         self.segments: dict[str, SegmentReader] = {}
+        self.unread: list[str] = []  # segments that nobody has asked for yet: a scrape needs none
         self.watch = -1
         self.names: set[str] = set()
 
@@ -211,7 +212,10 @@ class LiveReader:
             process = self._processes.setdefault(one, _Process())
             for name in files - process.names:
                 process.names.add(name)
-                self._map(directory, process, name)
+                if name.endswith(SEGMENT_SUFFIX):
+                    process.unread.append(name)
+                else:
+                    self._map(directory, process, name)
         for one, process in tuple(self._processes.items()):
             files = there.get(one, set())
             if not files:
@@ -268,6 +272,11 @@ class LiveReader:
 
     def records(self) -> list[Frame]:
         """The records of all processes since the last time, in order of time."""
+        directory = self._directory
+        if directory is not None:
+            for process in self._processes.values():
+                while process.unread:
+                    self._map(directory, process, process.unread.pop())
         frames: list[Frame] = []
         for reader in self._segments():
             frames += reader.read()
@@ -302,12 +311,9 @@ class LiveReader:
         marked = 0
         for process in self._processes.values():
             for name, reader in process.segments.items():
-                table = None
-                if directory is not None:
+                if directory is not None and reader.unmarked:
                     with suppress(OSError, LiveFileError):
-                        table = directory.map(name, writable=True)
-                if table is not None:
-                    marked += reader.mark_imported(table)
+                        marked += reader.mark_imported(directory.map(name, writable=True))
         capture = self._capture
         if capture.memory_reader is not None:
             marked += capture.memory_reader.mark_imported()

@@ -123,7 +123,10 @@ class LiveDirectory:
             # Allocated now, a page can be missing never: writing into a hole of a full disk would end the process (SIGBUS).
             os.posix_fallocate(fd, 0, size)
             os.pwrite(fd, header, 0)
-            return mmap.mmap(fd, size)
+            memory = mmap.mmap(fd, size)
+            # A first touch makes its own page, not also the 31 around it: most processes use few.
+            memory.madvise(mmap.MADV_RANDOM)
+            return memory
         except BaseException:
             with suppress(OSError):
                 os.unlink(hidden, dir_fd=self._fd)

@@ -368,6 +368,7 @@ class SegmentReader:
         self._cursors = [_Cursor(block, _BLOCKS_AT + block * self._block_bytes) for block in range(self._count)]
         self._known = [0] * self._count  # the sequences that ``_pending`` was made of
         self._pending: list[_Cursor] = []
+        self.unmarked = False  # whether anything was read that `mark_imported` has not published
         self.frames_read = 0
         self.corrupt_frames = 0
         self.torn_frames = 0
@@ -410,10 +411,14 @@ class SegmentReader:
         Said too early it does no harm but to the counts of damage.
         """
         frames: list[Frame] = []
+        table = self._table.tolist()
+        last_named = max((block for block, sequence in enumerate(table) if sequence), default=-1)
         for cursor in self._cursors:
-            named = self._table[cursor.block], self._words[cursor.start >> 3]
+            named = table[cursor.block], self._words[cursor.start >> 3]
             sequence = named[0] or named[1]
             if not sequence:
+                if cursor.block > last_named:
+                    break  # blocks are first used in their order: what follows has not been touched, and shall not be by us
                 continue
             if cursor.sequence in named:
                 cursor.sequence = sequence
@@ -463,7 +468,7 @@ class SegmentReader:
     def _mark(self, target: memoryview[int]) -> int:
         first = _TABLE + 2 * self._count
         marked = 0
-        changed = False
+        changed = self.unmarked = False
         for cursor in self._cursors:
             sequence = cursor.sequence
             if not sequence or sequence >> 36:  # more than a progress can hold: damaged
@@ -521,6 +526,7 @@ class SegmentReader:
             else:
                 cursor.counted = damaged  # where the next frame will be, only it can say
                 break
+        self.unmarked |= cursor.at != at
         cursor.at = at
         cursor.done = at + _FRAME_HEAD_BYTES > block_end or (closed and at + _FRAME_HEAD_BYTES > stop)
 
@@ -537,8 +543,13 @@ class SegmentReader:
                 cursor.judged = False
                 at += (12 + (word >> 32) + 7) & ~7
                 continue
+            rest = bytes(self._view[at:stop])
+            if not word and _ZEROS.startswith(rest):
+                cursor.judged = True  # nearly always: nothing has been begun
+                break
             following = self._resynchronise(at + 8, stop, seeds)
-            rest = bytes(self._view[at : stop if following is None else following])
+            if following is not None:
+                rest = rest[: following - at]
             if following is not None or word or self._next_sync(rest, 8) >= 0:
                 damaged = self._count_damaged(at, at + len(rest))
                 self.corrupt_frames += max(0, damaged - cursor.counted)
@@ -550,6 +561,7 @@ class SegmentReader:
                 break
             cursor.counted = 0
             at = following
+        self.unmarked |= cursor.at != at
         cursor.at = at
 
     def _frame(self, at: int, stop: int, word: int, seeds: tuple[int, ...] | list[int]) -> Frame | None:
