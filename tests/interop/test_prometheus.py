@@ -251,6 +251,29 @@ class TestTwoWorkers:
         assert median == pytest.approx(0.050, rel=0.1)
         assert prometheus.query("count(resets(orders_total[5m]) > 0)") == {}
 
+    def test_a_trace_behind_a_duration(self, workers: Workers, scraping: Scraping) -> None:
+        """
+        Prometheus takes the exemplars of requests, and finds the very trace that the caller sent.
+        """
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        workers.request("DELETE", "/nothing", traceparent=f"00-{trace}-b7ad6b7169203331-01")
+        prometheus = scraping(workers.port, "interop")
+
+        found = eventually(
+            lambda: (
+                prometheus.get(
+                    "query_exemplars",
+                    query='http_request_duration_seconds_bucket{method="DELETE"}',
+                    start=0,
+                    end=time.time() + 60,
+                )
+                or None
+            ),
+            "an exemplar",
+        )
+
+        assert {one["labels"]["trace_id"] for series in found for one in series["exemplars"]} == {trace}
+
     def test_without_the_token(self, workers: Workers, scraping: Scraping) -> None:
         """
         With another token Prometheus is told that it may not.

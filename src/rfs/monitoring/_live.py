@@ -24,7 +24,7 @@ import msgspec
 
 from rfs.errors import LiveFileError
 from rfs.monitoring._capture.capture import Capture
-from rfs.monitoring._capture.cells import CellsReader, Labels, MetricEntry, Region, Series, SeriesKey
+from rfs.monitoring._capture.cells import EXEMPLAR_CELLS, CellsReader, Labels, MetricEntry, Region, Series, SeriesKey
 from rfs.monitoring._capture.files import HEADER_BYTES
 from rfs.monitoring._capture.instruments import NOTHING_READ, MetricType, Octave, SketchReading
 from rfs.monitoring._capture.live import (
@@ -39,13 +39,16 @@ from rfs.monitoring._capture.live import (
 from rfs.monitoring._capture.segments import Frame, SegmentReader
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
 from rfs.monitoring._foreign import FoldedSample, ForeignSums
-from rfs.monitoring._totals import Metric, Totals
+from rfs.monitoring._totals import Exemplar, Metric, Totals
 
 LEASE_SECONDS = 1.5
 MAX_DEAD_SEGMENTS = 8  # segments of dead processes that stay readable; the oldest go first
 _LEADER = "leader-"
 _TOTALS = "totals-"
 _HEARTBEAT_AT = 1024
+_EXEMPLAR_TRIES = 3  # it changes once a second
+_WORDS = struct.Struct("=QQ")
+_DOUBLES = struct.Struct("=dd")
 _TABLE_BYTES = 2 * HEADER_BYTES
 
 
@@ -167,6 +170,7 @@ class LiveReader:
         ):
             reader.refresh()
             add_cells(totals, reader)
+            add_exemplars(totals, reader)
             foreign.add(reader.foreign, name.partition("-")[0] if alive else None)
             if alive:
                 for series in reader.series:
@@ -517,6 +521,28 @@ def add_cells(totals: Totals, reader: CellsReader) -> None:
                     last = series.together = before, reading, before.plus(reading)
                 reading = last[2]
             sketches[key] = reading
+
+
+def add_exemplars(totals: Totals, reader: CellsReader) -> None:
+    """Let the newest exemplar of each series be the one of *totals*."""
+    for series in reader.traced:
+        for words, at in tuple(series.exemplars):
+            found = _read_exemplar(words, at)
+            if found is not None:
+                known = totals.exemplars.get(series.key)
+                if known is None or known.time_seconds < found.time_seconds:
+                    totals.exemplars[series.key] = found
+
+
+def _read_exemplar(words: memoryview[int], at: int) -> Exemplar | None:
+    for _ in range(_EXEMPLAR_TRIES):
+        value, seconds, high, low, span, check = words[at : at + EXEMPLAR_CELLS]
+        if not seconds:
+            return None
+        if value + 3 * seconds + 5 * high + 7 * low + 9 * span & 0xFFFF_FFFF_FFFF_FFFF == check:
+            measured, time_seconds = _DOUBLES.unpack(_WORDS.pack(value, seconds))
+            return Exemplar(measured, f"{high:016x}{low:016x}", f"{span:016x}" if span else "", time_seconds)
+    return None  # written just then each time; or by a process that was killed amid it
 
 
 def _declare(metrics: dict[str, Metric], metric: MetricEntry) -> None:

@@ -27,6 +27,7 @@ from rfs.monitoring._capture.foreign import SampleKey
 from rfs.monitoring._capture.instruments import (
     INTERNAL_ERRORS,
     OVERFLOW_LABEL,
+    BoundHistogram,
     Counter,
     Gauge,
     Histogram,
@@ -500,19 +501,32 @@ class Monitor:
         expected: bool = False,
     ) -> None:
         """Count one finished operation and its duration. Never raises."""
+        context = current()
         if labels:
             everything = {"operation": operation, **labels}
-            self.durations_ms.observe(duration_ms, **everything)
+            durations = self.durations_ms.child(everything)
+            if durations is not None:
+                durations.observe(duration_ms)
+                if context is not None:
+                    self._trace(durations, duration_ms, context)
             if expected:
                 everything["expected"] = "true"
             (self.failures if failed else self.successes).inc(1, **everything)
             return
         instruments = self.operation(operation)
-        instruments.durations_ms.observe(duration_ms)
+        durations = instruments.durations_ms
+        durations.observe(duration_ms)
+        if context is not None:
+            self._trace(durations, duration_ms, context)
         if failed:
             instruments.count_failure(expected=expected)
         else:
             instruments.successes.inc()
+
+    def _trace(self, durations: BoundHistogram, duration_ms: float, context: Context) -> None:
+        now = self.clock.monotonic()
+        if now >= durations.exemplar_due and context.sampled:
+            durations.keep_exemplar(duration_ms, now, self.clock.time_ns(), context.trace_id, context.span_id)
 
     def count_error(self, operation: str, error_type: str, code: str) -> None:
         """

@@ -462,7 +462,8 @@ class _Operation:
         monitor = running.monitor
         try:
             running.leave()
-            seconds = monitor.clock.monotonic() - running.started
+            now = monitor.clock.monotonic()
+            seconds = now - running.started
             running.series.active.dec()
             if isinstance(raised, CancelledError | GeneratorExit):
                 if monitor.level <= 20:
@@ -470,7 +471,12 @@ class _Operation:
                 return
             succeeded, held, is_defect = _outcome(result) if raised is None else (False, raised, True)
             if not running.measured:
-                running.series.durations_ms.observe(seconds * 1000)
+                durations = running.series.durations_ms
+                durations.observe(seconds * 1000)
+                context = running.context
+                if now >= durations.exemplar_due and context.sampled:
+                    time_ns = monitor.clock.time_ns()
+                    durations.keep_exemplar(seconds * 1000, now, time_ns, context.trace_id, context.span_id)
             if succeeded:
                 if not running.measured:
                     running.series.successes.inc()

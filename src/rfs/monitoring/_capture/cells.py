@@ -47,8 +47,13 @@ LAYOUT = {"directory": HEADER_BYTES, "cells": HEADER_BYTES + DIRECTORY_BYTES, "e
 METRIC = 1  # id, type, name, help, across
 SERIES = 2  # metric id, [label, value, label, value, …]; cell: its first
 OCTAVE = 3  # region and cell of the series, octave, negative; cell: the first of its 64 buckets
-EXEMPLAR = 4  # region and cell of the series; cell: the first of its 5
+EXEMPLAR = 4  # region and cell of the series; cell: the first of its 6
 FOREIGN = 5  # family, type, help, unit, sample, [label, value, …]; cell: the value, then whether it is there
+
+# An exemplar: value, unix time in seconds, trace id (two words), span id, check. The check is the sum of the others, as words of 64
+# bits times 1, 3, 5, 7, 9. Whoever reads some of the words before and some after a change, in whatever order another processor shows
+# them, finds a check that does not fit, even where ids resemble one another. All zero: none yet.
+EXEMPLAR_CELLS = 6
 
 encode_entry = msgspec.msgpack.Encoder().encode
 _decode_entry = msgspec.msgpack.Decoder(list[Any]).decode
@@ -220,7 +225,7 @@ class MetricEntry(NamedTuple):
 class Series:
     """A series as a reader finds it: where its cells are, in one process."""
 
-    __slots__ = ("at", "cells", "exemplar", "key", "metric", "octaves", "read", "together")
+    __slots__ = ("at", "cells", "exemplars", "key", "metric", "octaves", "read", "together")
 
     def __init__(self, key: SeriesKey, metric: MetricEntry, cells: memoryview[float], at: int) -> None:
         self.key = key
@@ -228,7 +233,7 @@ class Series:
         self.cells = cells
         self.at = at
         self.octaves: list[tuple[bool, int, memoryview[float], int]] = []  # negative, number, cells, first
-        self.exemplar: tuple[memoryview[int], int] | None = None
+        self.exemplars: list[tuple[memoryview[int], int]] = []  # of two threads that made one each, one writes
         # A reader's own: the last reading, and what it made with other processes' one. Most series rest most of the time.
         self.read: Any = None
         self.together: Any = None
@@ -257,6 +262,7 @@ class CellsReader:
     def __init__(self) -> None:
         self.series: list[Series] = []
         self.foreign: list[ForeignEntry] = []
+        self.traced: list[Series] = []  # those with an exemplar
         self.damaged_entries = 0
         self._files: list[_File] = []
         self._by_cell: dict[tuple[int, int], Series] = {}
@@ -305,8 +311,10 @@ class CellsReader:
                 self._waiting.append((file, at, list(entry)))  # of a series in a file that is not read yet
             elif kind == OCTAVE:
                 owner.octaves.append((entry[4], entry[3], file.cells, at))
-            else:
-                owner.exemplar = file.words, at
+            elif at + EXEMPLAR_CELLS <= len(file.words):
+                if not owner.exemplars:
+                    self.traced.append(owner)
+                owner.exemplars.append((file.words, at))
         elif kind == FOREIGN:
             with suppress(TypeError, ValueError):  # of another shape than this version knows: left out
                 family, type_name, help_text, unit, sample, labels = entry[1:7]

@@ -27,6 +27,8 @@ from typing import Generic, TypeVar
 
 from rfs.errors import MetricDefinitionError
 from rfs.monitoring._capture.cells import (
+    EXEMPLAR,
+    EXEMPLAR_CELLS,
     OCTAVE,
     SERIES,
     Block,
@@ -48,6 +50,7 @@ MAX_METRICS = 10_000
 MAX_LABEL_CHARACTERS = 256
 MAX_NAME_CHARACTERS = 200
 MAX_HELP_CHARACTERS = 500
+EXEMPLAR_SECONDS = 1.0  # a series' exemplar changes no more often
 OVERFLOW_LABEL = "rfs_overflow"
 INTERNAL_ERRORS = "telemetry_internal_errors_total"
 
@@ -71,6 +74,9 @@ _SMALLEST = 2.3e-308
 
 _NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:.-]*\Z")
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+_IDS = Struct(">QQQ")  # trace, span
+_NO_SPAN = "0" * 16
 
 # Octave → where its 64 buckets are. Plain tuples, not Blocks: CPython unpacks only those at once.
 _Octaves = dict[int, tuple["memoryview[float]", int]]
@@ -219,7 +225,19 @@ class BoundGauge:
 class BoundHistogram:
     """One series of a histogram: a sketch whose buckets take cells by octave, as they are needed."""
 
-    __slots__ = ("_at", "_cells", "_greatest", "_least", "_negative", "_owner", "_positive", "_region", "key")
+    __slots__ = (
+        "_at",
+        "_cells",
+        "_exemplar",
+        "_greatest",
+        "_least",
+        "_negative",
+        "_owner",
+        "_positive",
+        "_region",
+        "exemplar_due",
+        "key",
+    )
 
     # Layout of the first block: count, total, zero, minimum, maximum.
     HEAD_CELLS = 5
@@ -232,6 +250,8 @@ class BoundHistogram:
         self._greatest = -inf
         self._positive: _Octaves = {}
         self._negative: _Octaves = {}
+        self._exemplar: tuple[memoryview[float], memoryview[int], int] | None = None
+        self.exemplar_due = 0.0  # monotonic: from then on `keep_exemplar` may be called
         self.key = key
 
     def move(self, moved: Moved, *, keep: bool) -> None:
@@ -241,6 +261,7 @@ class BoundHistogram:
         if new is None:
             return
         positive, negative = self._positive, self._negative
+        self._move_exemplar(moved, keep=keep)
         elsewhere = [_moved_octaves(octaves, moved) for octaves in (positive, negative)]
         # In one stretch: a measurement goes as a whole into the old cells, or as a whole into the new ones.
         self._positive, self._negative = elsewhere
@@ -298,6 +319,63 @@ class BoundHistogram:
         if value > self._greatest:
             self._greatest = cells[head + 4] = value
         cells[head] += 1.0
+
+    def keep_exemplar(self, value: float, now: float, time_ns: int, trace_id: str, span_id: str) -> None:
+        """
+        Let the measurement *value*, which was just observed, stand for the series, with its trace.
+
+        Call it when *now*, a monotonic time, has reached `exemplar_due`, which moves on by a second. What is no trace id or no
+        measurement is left out. Never raises.
+        """
+        self.exemplar_due = now + EXEMPLAR_SECONDS
+        if not (value.__class__ is _FLOAT or value.__class__ is _INT) or not (
+            -_LARGEST_MEASUREMENT <= value <= _LARGEST_MEASUREMENT
+        ):
+            return
+        try:
+            ids = bytes.fromhex(trace_id + (span_id or _NO_SPAN))
+        except ValueError:
+            return
+        if len(ids) != _IDS.size:
+            return
+        high, low, span = _IDS.unpack(ids)
+        exemplar = self._exemplar or self._make_exemplar()
+        if exemplar is None:
+            return
+        seconds = time_ns / 1e9
+        cells, words, at = exemplar
+        # From here on no call is made: what two threads write does not mix. Others find a mixture by its check; see `cells`.
+        cells[at] = value
+        cells[at + 1] = seconds
+        words[at + 2] = high
+        words[at + 3] = low
+        words[at + 4] = span
+        words[at + 5] = words[at] + 3 * words[at + 1] + 5 * high + 7 * low + 9 * span & 0xFFFF_FFFF_FFFF_FFFF
+
+    def _make_exemplar(self) -> tuple[memoryview[float], memoryview[int], int] | None:
+        if self._region < 0:
+            return None  # an overflow series that nobody else sees
+        entry = encode_entry([EXEMPLAR, self._region, self._at])
+        owner = self._owner
+        block = owner.collector.cells.allocate(EXEMPLAR_CELLS, lambda _region: entry, own=owner.own)
+        if block is None:
+            return None
+        made = block.cells, block.cells.cast("B").cast("Q"), block.at
+        if self._exemplar is None:  # no call up to the next line: of two racing threads one wins
+            self._exemplar = made
+        return self._exemplar
+
+    def _move_exemplar(self, moved: Moved, *, keep: bool) -> None:
+        if self._exemplar is None:
+            return
+        cells, words, at = self._exemplar
+        new = moved.get(id(cells), cells)
+        fresh = new.cast("B").cast("Q")
+        if keep:
+            fresh[at : at + EXEMPLAR_CELLS] = words[at : at + EXEMPLAR_CELLS]
+        else:
+            self.exemplar_due = 0.0
+        self._exemplar = new, fresh, at
 
     def _octave(self, octaves: _Octaves, number: int) -> tuple[memoryview[float], int] | None:
         entry = encode_entry([OCTAVE, self._region, self._at, number, octaves is self._negative])
@@ -652,6 +730,14 @@ class Histogram(Instrument[BoundHistogram]):
     ) -> None:
         self.type = metric_type
         super().__init__(collector, name, help_text, labels)
+
+    def child(self, labels: Mapping[str, object]) -> BoundHistogram | None:
+        """The series of *labels*, as `observe` finds it; None if they are bad, which is counted. Never raises."""
+        try:
+            child = self._found[tuple(labels.items())] if labels else self._plain
+        except (KeyError, TypeError):
+            child = None
+        return child if child is not None else self._find(labels)
 
     def observe(self, value: float, /, **labels: str | int | bool) -> None:
         """Count *value* in the series of *labels*; see `BoundHistogram.observe`. Never raises."""

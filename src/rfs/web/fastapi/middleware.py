@@ -437,7 +437,8 @@ class _Visit(Exchange):
         if monitor is None or series is None or not self.duties & (_LOG | _METRICS):
             return
         try:
-            elapsed = monitor.clock.monotonic() - self._started
+            now = monitor.clock.monotonic()
+            elapsed = now - self._started
             status = self._status or (500 if outcome == "failed" else CLIENT_CLOSED)
             if status == CLIENT_CLOSED:
                 outcome = "cancelled"
@@ -449,6 +450,10 @@ class _Visit(Exchange):
                 requests, durations = series.ended(label, route, status, self._stream)
                 requests.inc()
                 durations.observe(elapsed)
+                context = self.context
+                if now >= durations.exemplar_due and context is not None and context.sampled:
+                    time_ns = monitor.clock.time_ns()
+                    durations.keep_exemplar(elapsed, now, time_ns, context.trace_id, context.span_id)
             if not self.duties & _LOG or (self._quiet and status < 400):
                 return
             slow = self._slow_seconds is not None and elapsed > self._slow_seconds and not self._stream
