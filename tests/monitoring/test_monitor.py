@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from rfs.monitoring import metrics
 from rfs.monitoring._capture.record import level_name
 from rfs.monitoring._capture.segments import Frame
+from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.masking import Masker
 from rfs.monitoring.monitor import Monitor, default_monitor, use_monitor
 from tests.monitoring.conftest import ManualClock
@@ -273,6 +275,33 @@ class TestFork:
             assert pipe.read() == "child"
 
         assert [record.message for record in monitor.query.records()] == ["parent"]
+
+    @pytest.mark.fault
+    def test_a_thread_was_in_the_store(self, tmp_path: Path) -> None:
+        """
+        A child that is forked while a thread of the parent holds the store's lock asks and is answered, of each record once.
+        """
+        store = MemoryStore()
+        monitor = Monitor(service_name="forked", directory=tmp_path, store=store)
+        monitor.log(20, "parent")
+        assert len(monitor.query.records()) == 1
+        reader, writer = os.pipe()
+        with store._lock:
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                try:
+                    messages = ",".join(record.message for record in monitor.query.records())
+                    os.write(writer, messages.encode())
+                finally:
+                    os._exit(0)
+        os.close(writer)
+        os.waitpid(child, 0)
+        with os.fdopen(reader) as pipe:
+            assert pipe.read() == "parent"
+
+        assert len(monitor.query.records()) == 1
+        monitor.stop()
 
 
 class TestImport:

@@ -21,6 +21,7 @@ from rfs.monitoring._capture.capture import Capture
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.instruments import NOTHING_READ
 from rfs.monitoring._capture.live import HISTORY_SUFFIX, JOINING_SUFFIX, LiveDirectory, process_of
+from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.segments import Frame, SegmentReader
 from rfs.monitoring._history import pack_history, unpack_history
 from rfs.monitoring._live import Leadership, Lease, LiveReader
@@ -79,7 +80,8 @@ class Leader:
         self._begin()
 
     def after_fork(self) -> None:
-        """In a forked child: a process of its own, without the parent's thread, locks and lease."""
+        """In a forked child: a process of its own, without the parent's thread, locks, lease and stored records."""
+        self._store.after_fork()
         self.live.after_fork()
         self._lease.after_fork()
         self._begin()
@@ -197,17 +199,19 @@ class Leader:
         # The store's seconds never go back, even if the wall clock does.
         self._last_second = max(self._last_second, int(self._now_seconds()))
         window, before = Window(self._last_second), self._sampled
-        for key, value in totals.counters.items():
-            old = before.counters.get(key)
-            if old is None or value > old:  # a counter at 0 is known, too
-                window.counters[key] = value - (old or 0.0)
+        for counters in pieces(totals.counters.items()):
+            for key, value in counters:
+                old = before.counters.get(key)
+                if old is None or value > old:  # a counter at 0 is known, too
+                    window.counters[key] = value - (old or 0.0)
         for key, value in totals.gauges.items():
             if before.gauges.get(key) != value:
                 window.gauges[key] = value
-        for key, reading in totals.sketches.items():
-            old_reading = before.sketches.get(key, NOTHING_READ)
-            if reading.count > old_reading.count:
-                window.sketches[key] = reading.since(old_reading)
+        for sketches in pieces(totals.sketches.items(), 25):
+            for key, reading in sketches:
+                old_reading = before.sketches.get(key, NOTHING_READ)
+                if reading.count > old_reading.count:
+                    window.sketches[key] = reading.since(old_reading)
         return window
 
     def _run(self, stopping: Event) -> None:

@@ -36,6 +36,7 @@ from rfs.monitoring._capture.live import (
     process_of,
     take_lock,
 )
+from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.segments import Frame, SegmentReader
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
 from rfs.monitoring._foreign import FoldedSample, ForeignSums
@@ -508,19 +509,20 @@ def add_cells(totals: Totals, reader: CellsReader) -> None:
     for declared in reader.metrics.values():
         if declared.name not in metrics:
             _declare(metrics, declared)
-    for series in reader.series:
-        key, metric = series.key, series.metric
-        if metric.type == MetricType.COUNTER:
-            counters[key] = counters.get(key, 0.0) + series.cells[series.at]
-        elif metric.type != MetricType.GAUGE:
-            reading = read_sketch(series)
-            before = sketches.get(key)
-            if before is not None:
-                last = series.together
-                if last is None or last[0] is not before or last[1] is not reading:
-                    last = series.together = before, reading, before.plus(reading)
-                reading = last[2]
-            sketches[key] = reading
+    for piece in pieces(reader.series):
+        for series in piece:
+            key, metric = series.key, series.metric
+            if metric.type == MetricType.COUNTER:
+                counters[key] = counters.get(key, 0.0) + series.cells[series.at]
+            elif metric.type != MetricType.GAUGE:
+                reading = read_sketch(series)
+                before = sketches.get(key)
+                if before is not None:
+                    last = series.together
+                    if last is None or last[0] is not before or last[1] is not reading:
+                        last = series.together = before, reading, before.plus(reading)
+                    reading = last[2]
+                sketches[key] = reading
 
 
 def add_exemplars(totals: Totals, reader: CellsReader) -> None:

@@ -30,6 +30,7 @@ import msgspec
 
 from rfs.errors import LiveFileError
 from rfs.monitoring._capture.files import CELLS_MAGIC, HEADER_BYTES, Header, pack_header, read_header
+from rfs.monitoring._capture.pace import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -284,8 +285,9 @@ class CellsReader:
         """Find what has been named since the last time."""
         for file in self._files:
             if file.words[file.read_to >> 3]:
-                for at, entry in file.entries():
-                    self._take(file, at, entry)
+                for piece in pieces(file.entries()):
+                    for at, entry in piece:
+                        self._take(file, at, entry)
                 self.damaged_entries = sum(each.damaged for each in self._files)
         if self._waiting:
             waiting, self._waiting = self._waiting, []

@@ -37,6 +37,7 @@ import msgspec
 
 from rfs.errors import LiveFileError
 from rfs.monitoring._capture.files import HEADER_BYTES, SEGMENT_MAGIC, Header, pack_header, read_header
+from rfs.monitoring._capture.pace import breathe
 
 BLOCK_BYTES = 128 << 10
 BLOCK_COUNT = 124
@@ -400,6 +401,7 @@ class SegmentReader:
             finished |= cursor.done
             if len(frames) >= limit:
                 break
+            breathe()
         if finished:
             self._pending = [cursor for cursor in self._pending if not cursor.done]
         return self._sorted(frames)

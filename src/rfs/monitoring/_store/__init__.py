@@ -63,6 +63,10 @@ class Store(Protocol):
     Every method is safe from any thread. Nothing here is on the recording path.
     """
 
+    def after_fork(self) -> None:
+        """In a forked child: be empty, whatever a thread of the parent was doing with this store; no other method has been called."""
+        ...
+
     def append(self, batch: Batch) -> bool:
         """Keep *batch*; False, and nothing is changed, if this process' batch of that sequence was kept already."""
         ...

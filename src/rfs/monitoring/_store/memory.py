@@ -22,6 +22,7 @@ from math import ceil
 from threading import Lock
 
 from rfs.monitoring._capture.cells import SeriesKey
+from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Batch, Point, StoredRecord
@@ -189,6 +190,9 @@ class MemoryStore:
         self._max_record_bytes = max_record_bytes
         self._max_points = max_points
         self._max_sketch_points = max_sketch_points
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = Lock()
         self._records: deque[StoredRecord] = deque()
         self._by_id: dict[str, list[StoredRecord]] = {}
@@ -207,6 +211,11 @@ class MemoryStore:
         self._sketch_points = 0
         self._density = Density()
 
+    def after_fork(self) -> None:
+        # To free what the parent kept would copy the pages that it is in. Nobody reads it again.
+        self._inherited = self.__dict__.copy()
+        self._begin()
+
     def append(self, batch: Batch) -> bool:
         with self._lock:
             if batch.sequence <= self._batches.get(batch.process, -1):
@@ -217,13 +226,15 @@ class MemoryStore:
             if window is not None:
                 second = window.second
                 self._seen.put(second, 1.0)
-                for key, increase in window.counters.items():
-                    self._put(key, second, increase, add=True)
+                for counters in pieces(window.counters.items()):
+                    for key, increase in counters:
+                        self._put(key, second, increase, add=True)
                 for key, value in window.gauges.items():
                     self._gauges.add(key.name)
                     self._put(key, second, value, add=False)
-                for key, sketch in window.sketches.items():
-                    self._put_sketch(key, second, sketch)
+                for sketches in pieces(window.sketches.items(), 25):
+                    for key, sketch in sketches:
+                        self._put_sketch(key, second, sketch)
                 if len(self._seen.times) >= self._seen.compact_at:
                     self._seen.compact(second, self._density)
                 self._keep_bounds(second)
@@ -231,18 +242,19 @@ class MemoryStore:
 
     def _keep_records(self, frames: Iterable[Frame]) -> None:
         by_id, sequence = self._by_id, self._sequence
-        for frame in frames:
-            sequence += 1
-            record = StoredRecord(sequence, frame)
-            self._records.append(record)
-            self._record_bytes += len(frame.payload)
-            correlation_id = frame.correlation_id
-            if correlation_id in by_id:
-                by_id[correlation_id].append(record)
-            elif correlation_id:
-                by_id[correlation_id] = [record]
-            if frame.level >= _NOTABLE_LEVEL or frame.flags:
-                self._notable.append(record)
+        for piece in pieces(frames):
+            for frame in piece:
+                sequence += 1
+                record = StoredRecord(sequence, frame)
+                self._records.append(record)
+                self._record_bytes += len(frame.payload)
+                correlation_id = frame.correlation_id
+                if correlation_id in by_id:
+                    by_id[correlation_id].append(record)
+                elif correlation_id:
+                    by_id[correlation_id] = [record]
+                if frame.level >= _NOTABLE_LEVEL or frame.flags:
+                    self._notable.append(record)
         self._sequence = sequence
         if len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
             self._evict_oldest()
