@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.core import Metric as ForeignMetric
 
-from rfs.monitoring import _foreign
+from rfs.monitoring import _foreign, _live
 from rfs.monitoring._capture import foreign as cells_of_foreign
 from rfs.monitoring._capture.cells import FOREIGN, LAYOUT, CellsReader, Labels, encode_entry
 from rfs.monitoring._foreign import ForeignMirror, ForeignSums, with_worker
@@ -302,6 +302,33 @@ class TestBadRegistries:
         assert shown(monitor) == {}
         assert own_count(monitor, "telemetry_internal_errors_total") == 1.0
 
+    def test_at_the_interpreters_end(
+        self, monitor: Monitor, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Where no thread can be started because the interpreter ends, the last second is counted all the same, unless
+        collecting takes long: the end waits for nobody.
+        """
+
+        def start(self: threading.Thread) -> None:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        class Ended:
+            def is_alive(self) -> bool:
+                return False
+
+        jobs = Counter("jobs", "", registry=registry)
+        jobs.inc()
+        monkeypatch.setattr(threading.Thread, "start", start)
+        monkeypatch.setattr(_foreign, "main_thread", Ended)
+        assert shown(monitor) == {("jobs_total", ()): 1.0}
+
+        monitor._foreign._due_at = time.monotonic() + FAR_SECONDS
+        jobs.inc()
+
+        assert shown(monitor) == {("jobs_total", ()): 1.0}
+        assert own_count(monitor, "telemetry_internal_errors_total") == 0.0
+
     def test_one_that_hangs(
         self, monitor: Monitor, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -471,13 +498,39 @@ class TestSeveralProcesses:
         live = tmp_path / "live"
         monitor.start()
         eventually(lambda: any(path.name.startswith("totals-") for path in live.iterdir()))
-        eventually(lambda: len([path for path in live.iterdir() if path.suffix == ".cells"]) == 1)
+        eventually(lambda: len(_files(live, ".cells")) == 1)
         assert shown(monitor) == expected
         # A process that comes now finds the same in what is folded, but for the living one's part.
         monitor.stop()
         late = Monitor(service_name="foreign", directory=tmp_path)
         assert shown(late) == expected
         late.stop()
+
+    def test_too_many_of_the_dead(
+        self, monitor: Monitor, registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Workers that come and go with ever new labels do not fill the file of totals: what exceeds its bound is counted, and
+        what is known goes on growing.
+        """
+        monkeypatch.setattr(_live, "MAX_FOLDED_SAMPLES", 2)
+        jobs = Counter("jobs", "", ["at"], registry=registry)
+        monitor.use_directory(tmp_path)
+
+        def work(*names: str) -> None:
+            for name in names:
+                jobs.labels(name).inc()
+            up_to_date(monitor)
+
+        InAChild(partial(work, "a", "b"))
+        monitor.start()
+        cells = partial(_files, tmp_path / "live", ".cells")
+        eventually(lambda: len(cells()) == 1)
+        InAChild(partial(work, "b", "c"))
+        eventually(lambda: len(cells()) == 1)
+
+        assert shown(monitor) == {("jobs_total", (("at", "a"),)): 1.0, ("jobs_total", (("at", "b"),)): 2.0}
+        assert own_count(monitor, "rfs_dropped_total") == 1.0
 
     def test_a_lock_that_was_held_at_the_fork(
         self, monitor: Monitor, registry: CollectorRegistry, tmp_path: Path
@@ -615,6 +668,10 @@ class TestSeveralProcesses:
             _value = 5.0
 
         assert _foreign._value_of(InAFile()) == 0.0
+
+
+def _files(directory: Path, suffix: str) -> list[str]:
+    return [path.name for path in directory.iterdir() if path.suffix == suffix]
 
 
 def _said(entry: bytes, _region: object) -> bytes:

@@ -14,11 +14,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from threading import Lock, Thread
+from math import inf
+from threading import Lock, Thread, main_thread
 from time import monotonic
 from typing import Any
 
-from rfs.monitoring._capture.cells import ForeignEntry, Labels
+from rfs.monitoring._capture.cells import ForeignEntry, Labels, SeriesKey
 from rfs.monitoring._capture.foreign import SampleKey, is_summed
 from rfs.monitoring._totals import ForeignFamily, ForeignSample
 
@@ -33,6 +34,9 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "stateset": ("",),
     "unknown": ("",),
 }
+
+MAX_FOLDED_SAMPLES = 20_000  # of all dead processes together: some 3 MB
+REFUSED = SeriesKey("rfs_dropped_total", (("reason", "refused"), ("signal", "foreign_samples")))
 
 FoldedSample = tuple[str, str, str, str, str, Labels, float]  # family, type, help, unit, sample, labels, value
 
@@ -56,7 +60,8 @@ class _Merging:
 
 
 def _finish(families: Mapping[tuple[str, str], _Merging]) -> list[ForeignFamily]:
-    return [merging.finish(name) for (name, _), merging in sorted(families.items(), key=lambda item: item[0])]
+    ordered = sorted(families.items(), key=lambda item: item[0])
+    return [merging.finish(name) for (name, _), merging in ordered if merging.samples]
 
 
 def with_worker(labels: Labels, worker: str) -> Labels:
@@ -80,11 +85,18 @@ class ForeignSums:
 
     def __init__(self, folded: Iterable[FoldedSample] = ()) -> None:
         self._families: dict[tuple[str, str], _Merging] = {}
+        self._size = 0
         for family, type_name, help_text, unit, sample, labels, value in folded:
             self._family(family, type_name, help_text, unit).samples[sample, labels] = value
+            self._size += 1
 
-    def add(self, entries: Iterable[ForeignEntry], worker: str | None) -> None:
-        """Add what one process has; *worker* is its pid, None if it is dead, and then its sums alone count."""
+    def add(self, entries: Iterable[ForeignEntry], worker: str | None, *, limit: float = inf) -> int:
+        """
+        Add what one process has; *worker* is its pid, None if it is dead, and then its sums alone count.
+
+        Return how many samples were refused, because they would be more than *limit*; known ones never are.
+        """
+        refused = 0
         for name, type_name, help_text, unit, sample, labels, cells, at in entries:
             if not cells[at + 1]:  # not there
                 continue
@@ -92,10 +104,15 @@ class ForeignSums:
             if not summed and worker is None:
                 continue
             samples = self._family(name, type_name, help_text, unit).samples
-            if summed:
-                samples[sample, labels] = samples.get((sample, labels), 0.0) + cells[at]
-            elif worker is not None:
-                samples[sample, with_worker(labels, worker)] = cells[at]
+            key = sample, labels if summed or worker is None else with_worker(labels, worker)
+            if key in samples:
+                samples[key] = samples[key] + cells[at] if summed else cells[at]
+            elif self._size < limit:
+                samples[key] = cells[at]
+                self._size += 1
+            else:
+                refused += 1
+        return refused
 
     def _family(self, name: str, type_name: str, help_text: str, unit: str) -> _Merging:
         family = self._families.get((name, type_name))
@@ -199,8 +216,11 @@ class ForeignMirror:
                     thread = Thread(target=self._run, name="rfs-foreign", daemon=True)
                     try:
                         thread.start()
-                    except RuntimeError as exc:  # no more threads, or the interpreter ends
-                        self._on_error("foreign registries", exc)
+                    except RuntimeError as exc:
+                        if main_thread().is_alive():  # no more threads
+                            self._on_error("foreign registries", exc)
+                        elif not self._due_at:  # the interpreter ends, and it did not take long the last time
+                            self._run()
                         return
                     self._thread, self._began = thread, monotonic()
                 elif monotonic() - self._began > _HANGING_SECONDS:

@@ -39,7 +39,7 @@ from rfs.monitoring._capture.live import (
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.segments import Frame, SegmentReader
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
-from rfs.monitoring._foreign import FoldedSample, ForeignSums
+from rfs.monitoring._foreign import MAX_FOLDED_SAMPLES, REFUSED, FoldedSample, ForeignSums
 from rfs.monitoring._totals import Exemplar, Metric, Totals
 
 LEASE_SECONDS = 1.5
@@ -361,7 +361,9 @@ class LiveReader:
         for process in dead.values():
             process.cells.refresh()
             add_cells(totals, process.cells)
-            foreign.add(process.cells.foreign, None)
+            refused = foreign.add(process.cells.foreign, None, limit=MAX_FOLDED_SAMPLES)
+            if refused:
+                totals.counters[REFUSED] = totals.counters.get(REFUSED, 0.0) + refused
             missing = _books(process.cells.series) - sum(reader.total_frames for reader in process.segments.values())
             if missing > 0:
                 totals.counters[lost] = totals.counters.get(lost, 0.0) + missing

@@ -38,7 +38,7 @@ from rfs.monitoring._capture.live import MEMORY, default_directory
 from rfs.monitoring._capture.record import RecordData, encode_record
 from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT, Storms
-from rfs.monitoring._foreign import ForeignMirror
+from rfs.monitoring._foreign import REFUSED, ForeignMirror
 from rfs.monitoring._leader import LOST, Leader, Sink
 from rfs.monitoring._live import Leadership
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query
@@ -374,7 +374,7 @@ class Monitor:
     def _publish_foreign(self, families: list[ForeignFamily], before: Mapping[SampleKey, float]) -> None:
         refused = self.registry.foreign.publish(families, before)
         if refused > self._foreign_refused:  # the same ones are refused each time, and counted once
-            self._dropped.inc(refused - self._foreign_refused, signal="foreign_samples", reason="refused")
+            self._dropped.inc(refused - self._foreign_refused, **dict(REFUSED.labels))
             self._foreign_refused = refused
 
     # Recording
