@@ -247,6 +247,36 @@ class TestOneProcess:
         up_to_date(monitor)
         assert asked == [1]
 
+    def test_a_look_that_came_too_early(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Who asks while a collection is under way gets what has been counted up to then, not what that one saw before.
+        """
+        family = CounterMetricFamily("jobs", "", value=1)
+        looked, go_on = threading.Event(), threading.Event()
+
+        class Slow:
+            def collect(self) -> list[Any]:
+                seen = CounterMetricFamily("jobs", "", value=family.samples[0].value)
+                looked.set()
+                assert go_on.wait(FAR_SECONDS)
+                return [seen]
+
+        join = threading.Thread.join
+
+        def joining(self: threading.Thread, timeout: float | None = None) -> None:
+            if timeout:  # the second one waits; the first does not
+                go_on.set()
+            join(self, timeout)
+
+        monkeypatch.setattr(threading.Thread, "join", joining)
+        monitor.include_registry(Slow())
+        monitor._foreign.refresh()
+        assert looked.wait(FAR_SECONDS)
+        family.samples[:] = []
+        family.add_metric([], 2)
+
+        assert shown(monitor) == {("jobs_total", ()): 2.0}
+
     def test_once_a_second(self, monitor: Monitor, registry: CollectorRegistry) -> None:
         """
         While the Monitor runs it is kept up to date without a scrape, and stopping looks a last time.
