@@ -14,6 +14,8 @@ from rfs.monitoring._capture.instruments import MetricType
 from rfs.monitoring._capture.segments import Segments
 from rfs.monitoring._query import parse_time_range
 from rfs.monitoring._store.memory import MemoryStore
+from rfs.monitoring._totals import Totals
+from rfs.monitoring.alerts import AlertCondition, Rule
 from rfs.monitoring.metrics import collect_metric, collect_result_metric, counter, gauge, histogram
 from rfs.monitoring.monitor import Monitor
 from tests.monitoring.conftest import ManualClock
@@ -246,6 +248,30 @@ class TestOperations:
 
         assert found is not None
         assert found.hourly_distribution == {(hour + 9) % 24: 1, (hour + 10) % 24: 2}
+
+    def test_one_moment(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        However many operations there are, what was recorded is collected once for all of them, and once for the rules of a tick.
+        """
+        for number in range(5):
+            monitor.measure_result(f"operation {number}", 12.0, failed=number > 2)
+            monitor.alerts.set_rule(
+                Rule(f"rule {number}", "result_failure_total", AlertCondition.GREATER_THAN, 0, cooldown_seconds=0)
+            )
+        readings: list[Totals] = []
+        read = monitor._leader.live.read
+
+        def count() -> Totals:
+            readings.append(read())
+            return readings[-1]
+
+        monkeypatch.setattr(monitor._leader.live, "read", count)
+
+        assert len(monitor.query.operations()) == 5
+        assert len(readings) == 1
+        monitor.tick()
+        assert len(monitor.alerts.active()) == 5
+        assert len(readings) == 2
 
 
 class TestErrors:

@@ -336,8 +336,9 @@ class Query:
 
     def operations(self, time_range: TimeRange = "1h") -> list[OperationMetrics]:
         """Every operation that ended within the range, the busiest first."""
-        names = {value for name in (SUCCESSES, FAILURES, DURATIONS) for value in self.label_values(name, "operation")}
-        found = (self.operation(name, time_range) for name in names)
+        moment = self.settled()
+        names = {value for name in (SUCCESSES, FAILURES, DURATIONS) for value in moment.label_values(name, "operation")}
+        found = (moment._operation(name, time_range) for name in names)
         return sorted(
             (one for one in found if one is not None and one.total_requests),
             key=lambda one: (-one.total_requests, one.operation_name),
@@ -345,6 +346,9 @@ class Query:
 
     def operation(self, name: str, time_range: TimeRange = "1h") -> OperationMetrics | None:
         """How operation *name* did; None if no operation of that name was ever measured."""
+        return self.settled()._operation(name, time_range)
+
+    def _operation(self, name: str, time_range: TimeRange) -> OperationMetrics | None:
         labels = {"operation": name}
         keys = [key for metric in (SUCCESSES, FAILURES, DURATIONS) for key in self._matching(metric, labels)]
         parsed = parse_time_range(time_range)

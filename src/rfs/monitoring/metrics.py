@@ -179,13 +179,14 @@ def get_metrics_summary(time_range_minutes: TimeRange = 60) -> dict[str, Any]:
 def get_dashboard_data(monitor: Monitor | None = None) -> dict[str, Any]:
     """The summary of the last hour, active alerts, alert rules and the state of the monitoring itself."""
     monitor = monitor if monitor is not None else default_monitor()
+    moment = monitor.query.settled()
     return {
-        "metrics_summary": monitor.query.summary(60),
+        "metrics_summary": moment.summary(60),
         "active_alerts": [dict(alert) for alert in monitor.alerts.active()],
         "alert_rules": [rule.to_dict() for rule in monitor.alerts.rules()],
         "system_status": {
             "monitoring_active": monitor.running,
-            "total_metrics": monitor.query.series_count,
+            "total_metrics": moment.series_count,
             "timestamp": datetime.fromtimestamp(monitor.clock.time_ns() / 1e9, UTC)
             .isoformat(timespec="milliseconds")
             .replace("+00:00", "Z"),

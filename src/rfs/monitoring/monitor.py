@@ -15,7 +15,7 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -176,8 +176,15 @@ class Monitor:
             on_delivered=self._delivered.inc,
             on_error=self.internal_error,
         )
-        self.query = self._make_query(self._leader.collect)
-        self._rule_query = self._make_query(self._leader.totals)  # the tick has just collected
+        self.query = Query(
+            self.store,
+            collect=self._leader.collect,
+            totals=self._leader.totals,
+            now=self._now_seconds,
+            service_name=lambda: self.service_name,
+            statistics=self._books,
+        )
+        self._rule_query = self.query
         self.alerts = AlertManager(
             read=self._read_for_rule,
             clock=clock,
@@ -190,16 +197,6 @@ class Monitor:
         _monitors.add(self)
         if directory is not None:
             self.use_directory(directory)
-
-    def _make_query(self, collect: Callable[[], Totals]) -> Query:
-        return Query(
-            self.store,
-            collect=collect,
-            totals=self._leader.totals,
-            now=self._now_seconds,
-            service_name=lambda: self.service_name,
-            statistics=self._books,
-        )
 
     def _now_seconds(self) -> float:
         return self.clock.time_ns() / 1e9
@@ -592,7 +589,7 @@ class Monitor:
         self._report_storms()
         if self._foreign.due(time.monotonic()):
             self._foreign.refresh()
-        self._leader.collect()
+        self._rule_query = self.query.settled()  # collects; all rules see one moment
         if self._leader.leadership.is_self:
             self.alerts.evaluate(self.clock.monotonic())
         if self._diagnostics and self.clock.monotonic() - self._diagnosed_at >= _DIAGNOSTIC_SECONDS:
