@@ -126,6 +126,8 @@ class TestSettingsPage:
         known = {
             *Settings.model_fields,
             *RunSettings.model_fields,
+            "RFS_DIR",
+            "RFS_LIVE_DIR",
             "RFS_SERVICE_NAME",
             "RFS_DASHBOARD_TOKEN",
             "RFS_SCRAPE_TOKEN",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,32 @@ def well(process: Process) -> dict[str, Any] | None:
     """What it says, once it records into files and nothing is degraded."""
     said = look(process)
     return said if said["mode"] == "directory" and not said["degraded"] else None
+
+
+def said(process: Process, code: str) -> int:
+    """How many lines with *code* it has written to standard error, once there is one; never more than one in 10 s."""
+    eventually(lambda: code in process.errors(), says=process.errors)
+    lines = sum(line.startswith(code) for line in process.errors().splitlines())
+    assert lines <= 1 + process.age_seconds / 10
+    return lines
+
+
+def assert_recovers(process: Process, repair: Callable[[], object]) -> None:
+    """
+    Within two looks of the capture after itself, which it does twice a second, *repair* makes it well; that is within 1 s.
+
+    Counted in looks, because a machine that is busy with other things stretches every second.
+    """
+    before = look(process)["well"]
+    repair()
+    began, looks = time.monotonic(), look(process)["mends"]
+    seen = eventually(
+        lambda: now if (now := well(process)) and now["well"] != before else None, says=lambda: look(process)
+    )
+    assert seen is not None
+    after, at = seen["well"]
+    show(f"well again {at - began:.2f} s after the repair, at look {after - looks}")
+    assert after - looks <= 2
 
 
 def assert_keeps_all(process: Process, count: int) -> None:

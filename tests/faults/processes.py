@@ -104,6 +104,7 @@ class Process:
             pass_fds=(end, *pass_fds),
         )
         os.close(end)
+        self._began = time.monotonic()
         self._lines = b""
         self._selector = selectors.DefaultSelector()
         assert self._popen.stdout is not None
@@ -118,6 +119,11 @@ class Process:
     @property
     def pid(self) -> int:
         return self._popen.pid
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it was started."""
+        return time.monotonic() - self._began
 
     @property
     def status(self) -> int | None:

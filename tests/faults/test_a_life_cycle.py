@@ -31,6 +31,8 @@ from tests.faults.processes import FAR_SECONDS, ROOT, Process, environment, even
 
 pytestmark = pytest.mark.fault
 
+PIPE_BYTES = 60_000  # nearly what a pipe holds: the next line does not fit
+
 
 @pytest.fixture
 def monitor() -> Iterator[Monitor]:
@@ -89,6 +91,7 @@ class TestA5EndWithAHungSink:
             assert process.answer() == "ready"
             process.ask(do="print_to_nobody")
             burst(process, 0, 5_000)  # more than a pipe holds
+            eventually(lambda: process.ask(do="stuck") >= PIPE_BYTES)
 
             process.send(signal.SIGTERM)
             begun = time.monotonic()
@@ -140,6 +143,34 @@ class TestA7SuddenEnd:
 
             assert process.wait() == status
         assert_read_elsewhere(tmp_path / "rfs", list(range(5_000)), 5_000)
+
+    @pytest.mark.parametrize("how", ["_exit", "segfault", "kill -9", "return"])
+    def test_is_told_by_the_next(self, tmp_path: Path, how: str) -> None:
+        """
+        The next process says that one was killed, and the number of its last record; of one that was stopped it says nothing.
+        """
+        killed = how != "return"
+        with Process("host", "WITNESS", env=environment(RFS_DIR=str(tmp_path / "rfs"))) as process:
+            assert process.answer() == "ready"
+            burst(process, 0, 500)
+            eventually(lambda: look(process)["leads"])
+            assert look(process)["gauges"].get("rfs_prev_shutdown_unclean", 0) == 0
+            if how == "kill -9":
+                process.kill()
+            else:
+                process.tell(do="exit", how=how)
+            process.wait()
+        with host(tmp_path / "rfs") as successor:
+            seen = eventually(
+                lambda: now if "rfs_prev_shutdown_unclean" in (now := look(successor))["gauges"] else None,
+                says=lambda: look(successor),
+            )
+
+            assert seen is not None
+            assert seen["gauges"]["rfs_prev_shutdown_unclean"] == killed
+            told = look(successor)["told"]
+            assert told == ([{"pid": process.pid, "last_sequence": 500, "lost": 0}] if killed else [])
+            assert look(successor)["books"].get("lost_on_crash", 0) == 0
 
 
 class TestA10ForkWithOpenFiles:
@@ -332,6 +363,8 @@ class TestA18NoThreadCanBeStarted:
             monitor.log(20, "without a thread", fields={"n": n})
 
         assert refused
+        totals = monitor.query.totals()
+        assert {key.name: value for key, value in totals.gauges.items()}["rfs_pipeline_state"] == 1  # degraded
         found = {record.context["n"] for record in monitor.query.records(limit=1000) if "n" in record.context}
         assert found == set(range(100))
         assert_balanced(monitor.query.books()["records"])

@@ -16,7 +16,7 @@ import pytest
 
 from rfs.monitoring.monitor import Monitor, use_monitor
 from tests.faults.hosts import burst, host, look
-from tests.faults.processes import Process, environment
+from tests.faults.processes import Process, environment, eventually
 from tests.faults.tools import Shim, build_shim, needs
 
 pytestmark = pytest.mark.fault
@@ -83,6 +83,22 @@ class TestC2TenYearsAhead:
         assert max(seen["wall"]) - min(seen["wall"]) > TEN_YEARS - HOUR  # the step was recorded as it was
         assert all(0 <= duration < 10_000 for duration in seen["durations_ms"])
         assert "evicted" not in seen["books"]
+
+
+class TestC1C2TheStepIsTold:
+    @pytest.mark.parametrize("seconds", [-HOUR, TEN_YEARS])
+    def test_in_a_gauge(self, shim: Shim, tmp_path: Path, seconds: float) -> None:
+        """
+        `rfs_clock_step_seconds` is 0 as long as the wall clock goes with the monotonic one, and then the step.
+        """
+        with host(tmp_path / "rfs", more=shim.variables) as process:
+            eventually(lambda: look(process)["gauges"].get("rfs_clock_step_seconds") == 0)
+
+            shim.move_clock(seconds)
+
+            eventually(lambda: look(process)["gauges"]["rfs_clock_step_seconds"] != 0)
+            assert look(process)["gauges"]["rfs_clock_step_seconds"] == pytest.approx(seconds, abs=30)
+            assert shim.asked
 
 
 class TestC3ClocksThatDiffer:

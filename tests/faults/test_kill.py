@@ -113,11 +113,12 @@ def found_wrong(reader: Monitor, identity: str, acknowledged: int, *, killed: bo
     return len(found), f"{identity}: twice {twice[:5]}, from nowhere {unknown[:5]}" if twice or unknown else ""
 
 
-def check_books(reader: Monitor, found: int, killed_threads: int) -> None:
+def check_books(reader: Monitor, found: int, killed: int) -> None:
     """
     What was produced was delivered, dropped or lost on crash, with nothing in flight, once everybody rests.
 
-    ``found`` is counted by the test; the most that may be lost is the one call that each killed thread was inside.
+    ``found`` is counted by the test. Lost may be the one call that each thread of those that were *killed* was inside. RFS
+    itself adds a record for each of them, unless who leads is killed before it has said so.
     """
 
     def quiet() -> bool:
@@ -128,10 +129,10 @@ def check_books(reader: Monitor, found: int, killed_threads: int) -> None:
     lost = books.get("lost_on_crash", 0.0)
     dropped = sum(count for name, count in books.items() if name.startswith("dropped_"))
     torn = books.get("dropped_corrupt_frame", 0.0)
-    assert books["delivered"] == found, books
+    assert found < books["delivered"] <= found + killed, books
     assert books["produced"] == books["delivered"] + dropped + lost, books
     assert dropped == torn, books
-    assert lost + torn <= killed_threads, books
+    assert lost + torn <= THREADS * killed, books
 
 
 class TestOneOfEight:
@@ -168,7 +169,7 @@ class TestOneOfEight:
             writers.wait_until_ready([victim])
 
         assert faults == []
-        check_books(reader, found_in_all, killed_threads)
+        check_books(reader, found_in_all, ONE_OF_EIGHT)
         total = sum(value for key, value in reader.query.totals().counters.items() if key.name == "burst_total")
         assert acknowledged_in_all <= total <= acknowledged_in_all + killed_threads
 

@@ -12,6 +12,7 @@ import pytest
 
 from rfs.monitoring._capture.instruments import Registry
 from rfs.monitoring._capture.live import LiveDirectory
+from rfs.monitoring._capture.segments import Segments
 from rfs.monitoring.monitor import Monitor
 
 
@@ -20,6 +21,19 @@ def watcher(tmp_path: Path) -> Iterator[Monitor]:
     made = Monitor(service_name="live", directory=tmp_path)
     yield made
     made.stop()
+
+
+@pytest.fixture
+def other(watcher: Monitor, tmp_path: Path) -> Monitor:
+    """Another process, as far as *watcher* can tell; it dies by ``capture.close()``."""
+    return Monitor(service_name="live", directory=tmp_path)
+
+
+def fold(watcher: Monitor) -> dict[str, float]:
+    """Let *watcher* lead, fold who is dead, and say how the books are."""
+    for _ in range(2):
+        watcher._leader._capture_and_lead(is_new=False)
+    return watcher.query.books()["records"]
 
 
 def total(monitor: Monitor) -> float:
@@ -110,3 +124,44 @@ class TestAtRest:
         assert len(watcher.query.records()) == 2
         assert opened[3:] == ["segment to write"]
         assert watcher.query.books()["records"]["delivered"] == 2
+
+
+class TestBooksOfTheDead:
+    def test_what_was_suppressed_is_not_lost(self, watcher: Monitor, other: Monitor) -> None:
+        """
+        Records that a dead process had suppressed itself are not counted as lost in a crash.
+        """
+        for _ in range(30_000):
+            other.log(20, "storm")
+        other.capture.close()
+
+        books = fold(watcher)
+
+        assert books["suppressed"] > 0
+        assert "lost_on_crash" not in books
+        assert books["in_flight"] == 0
+
+    def test_damage_counts_once(self, watcher: Monitor, other: Monitor) -> None:
+        """
+        A damaged frame is one in `rfs_corrupt_frames_total` and nothing else, before and after its process is dead.
+        """
+        for text in ("first", "damaged", "last"):
+            other.log(20, text)
+        segments = other.capture.segments
+        assert isinstance(segments, Segments)
+        at = segments.memory.find(b"damaged")
+        segments.memory[at] ^= 1
+
+        def seen(books: dict[str, float]) -> tuple[float, float, float, float]:
+            (corrupt,) = (
+                value
+                for key, value in watcher.query.totals().counters.items()
+                if key.name == "rfs_corrupt_frames_total"
+            )
+            return corrupt, books["dropped_corrupt_frame"], books.get("lost_on_crash", 0), books["in_flight"]
+
+        fold(watcher)
+        assert seen(fold(watcher)) == (1, 1, 0, 0)
+        other.capture.close()
+        assert seen(fold(watcher)) == (1, 1, 0, 0)
+        assert [record.message for record in watcher.query.records()] == ["last", "first"]

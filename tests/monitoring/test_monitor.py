@@ -206,6 +206,26 @@ class TestDiagnostics:
         monitor.tick()
         assert capsys.readouterr().err == "RFS-E100 somewhere: ValueError: x (repeated 1x)\n"
 
+    def test_one_line_per_code(self, monitor: Monitor, clock: ManualClock, capsys: pytest.CaptureFixture[str]) -> None:
+        """
+        Of several faults of one code, one is printed every 10 s, each in its turn; another code has a line of its own.
+        """
+        for name in ("one", "other"):
+            monitor.reject(name, "invalid_value")
+        monitor.internal_error("somewhere", ValueError("x"))
+        said = []
+        for _ in range(3):
+            monitor.reject("one", "invalid_value")
+            monitor.tick()
+            said.append([line.split(": ")[0] for line in capsys.readouterr().err.splitlines()])
+            clock.advance(11)
+
+        assert said == [
+            ["RFS-E131 metric 'one'", "RFS-E100 somewhere"],
+            ["RFS-E131 metric 'other'"],
+            ["RFS-E131 metric 'one'"],
+        ]
+
     def test_are_bounded(self, monitor: Monitor, capsys: pytest.CaptureFixture[str]) -> None:
         """
         However many different faults there are, few are remembered.
@@ -249,6 +269,47 @@ class TestLevels:
         Any number has the name of the highest level that it reaches.
         """
         assert level_name(number) == name
+
+
+class TestPipelineState:
+    def test_follows_what_is(self, monitor: Monitor, clock: ManualClock) -> None:
+        """
+        0 while all is well, 3 in the second in which something was dropped, 1 while a directory cannot be used.
+        """
+
+        def state() -> float:
+            monitor.tick()
+            return {key.name: value for key, value in monitor.query.totals().gauges.items()}["rfs_pipeline_state"]
+
+        assert state() == 0
+        monitor.counter("rfs_dropped_total").inc(1, signal="records", reason="level_shed")
+        assert state() == 3
+        assert state() == 0
+        monitor.capture.degraded = "recording in this process' memory: no room"
+        assert state() == 1
+
+
+class TestClockStep:
+    def test_only_a_step_is_one(self, monitor: Monitor, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Nothing is known at first; 0 once two looks agree; then the last step, which the clock's slow ways are not.
+        """
+        offset = 0.0
+        monkeypatch.setattr(clock, "monotonic", lambda: clock.now_ns / 1e9 - offset)
+
+        def step() -> float | None:
+            clock.advance(1)
+            monitor.tick()
+            gauges = {key.name: value for key, value in monitor.query.totals().gauges.items()}
+            return gauges.get("rfs_clock_step_seconds")
+
+        assert (step(), step()) == (None, 0)
+        for _ in range(10):
+            offset += 0.5
+            assert step() == 0
+        offset -= 3600
+        assert step() == pytest.approx(-3600)
+        assert step() == pytest.approx(-3600)
 
 
 class TestFork:

@@ -124,7 +124,9 @@ class TestTwoWorkers:
 
                 for worker in before.values():
                     tells_exactly(worker, tally)
-                told = [worker.monitoring() for worker in before.values()]
+            # Anew: a connection that was idle for five seconds is closed, and the next one may lead to the other.
+            with connected(run.address, headers) as after:
+                told = [worker.monitoring() for worker in after.values()]
 
         assert pids == run_pids(told)
         assert {one["status"] for one in told} == {"ok"}

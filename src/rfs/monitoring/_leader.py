@@ -24,7 +24,7 @@ from rfs.monitoring._capture.live import HISTORY_SUFFIX, JOINING_SUFFIX, LiveDir
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.segments import Frame, SegmentReader
 from rfs.monitoring._history import pack_history, unpack_history
-from rfs.monitoring._live import Leadership, Lease, LiveReader
+from rfs.monitoring._live import Killed, Leadership, Lease, LiveReader
 from rfs.monitoring._store import Batch, Store, Window
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring._totals import Totals
@@ -54,6 +54,7 @@ class Leader:
     Args:
         on_tick: Called once a second by the thread; it collects.
         on_delivered: Told how many records have newly arrived, by the leader of all processes alone.
+        on_folded: Told by the leader twice a second which processes it has found killed since the last time: mostly none.
         on_error: Told about every exception of a tick or a sink; the thread goes on.
     """
 
@@ -65,6 +66,7 @@ class Leader:
         now_seconds: Callable[[], float],
         on_tick: Callable[[], None],
         on_delivered: Callable[[int], None],
+        on_folded: Callable[[list[Killed]], None],
         on_error: Callable[[str, BaseException], None],
     ) -> None:
         self._capture = capture
@@ -72,6 +74,7 @@ class Leader:
         self._now_seconds = now_seconds
         self._on_tick = on_tick
         self._on_delivered = on_delivered
+        self._on_folded = on_folded
         self._on_error = on_error
         self.sinks: list[Sink] = []
         self.live = LiveReader(capture)
@@ -241,7 +244,8 @@ class Leader:
                 dead = self.live.take_dead()
             self.collect()
             with self._lock:
-                self.live.fold(dead, self._lease, LOST)
+                killed = self.live.fold(dead, self._lease, LOST)
+            self._on_folded(killed)
         elif is_new and not self._joining and self._lease.leadership.epoch:
             self._join()
 

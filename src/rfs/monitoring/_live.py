@@ -35,6 +35,7 @@ from rfs.monitoring._capture.live import (
     is_locked,
     process_of,
     take_lock,
+    was_running,
 )
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.segments import Frame, SegmentReader
@@ -44,6 +45,7 @@ from rfs.monitoring._totals import Exemplar, Metric, Totals
 
 LEASE_SECONDS = 1.5
 MAX_DEAD_SEGMENTS = 8  # segments of dead processes that stay readable; the oldest go first
+CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
 _LEADER = "leader-"
 _TOTALS = "totals-"
 _HEARTBEAT_AT = 1024
@@ -63,6 +65,15 @@ class Leadership(NamedTuple):
 
 
 _NOBODY = Leadership(0, 0, "", is_self=False)
+
+
+class Killed(NamedTuple):
+    """A process that has died without having been stopped: how many records of it were found, and how many are missing."""
+
+    process: str
+    pid: int
+    records: int
+    lost: int
 
 
 class _Folded(msgspec.Struct):
@@ -156,6 +167,12 @@ class LiveReader:
         """How many processes are alive, this one included; as of the last reading."""
         return 1 + sum(process.alive() for process in self._processes.values())
 
+    def _count_damage(self, totals: Totals, readers: Iterable[SegmentReader]) -> int:
+        damaged = sum(reader.corrupt_frames for reader in readers)
+        if damaged:
+            totals.counters[CORRUPT] = totals.counters.get(CORRUPT, 0.0) + damaged
+        return damaged
+
     def _add_up(self, *, own: bool = True) -> Totals:
         totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
         for name, type_name, help_text in self._folded.metrics:
@@ -183,6 +200,11 @@ class LiveReader:
                                 (written_at, series.cells[series.at], name.partition("-")[0])
                             )
         totals.foreign = foreign.families()
+        for process, _ in sources:
+            if process.watch >= 0:  # else it was folded, its damage too, and only its segment is left
+                self._count_damage(totals, process.segments.values())
+        if own:
+            self._count_damage(totals, self._own_segments())
         # In the order of their last writes, so that the last of several series is the latest.
         for key, values in sorted(gauges.items(), key=lambda item: max(item[1])[0]):
             _merge_gauge(totals, key, values, across[key.name])
@@ -293,22 +315,19 @@ class LiveReader:
         return frames
 
     def _segments(self) -> list[SegmentReader]:
-        readers = [reader for process in self._processes.values() for reader in process.segments.values()]
+        others = [reader for process in self._processes.values() for reader in process.segments.values()]
+        return others + self._own_segments()
+
+    def _own_segments(self) -> list[SegmentReader]:
         capture = self._capture
         if capture.memory_reader is not None:
-            readers.append(capture.memory_reader)
-        else:
-            memory = getattr(capture.segments, "memory", None)
-            if memory is not None:
-                if self._own_segment is None or self._own_segment[0] is not memory:
-                    self._own_segment = memory, SegmentReader(memory, name="own segment")
-                readers.append(self._own_segment[1])
-        return readers
-
-    @property
-    def corrupt_frames(self) -> int:
-        """Damaged frames that were met in the segments that are read."""
-        return sum(reader.corrupt_frames for reader in self._segments())
+            return [capture.memory_reader]
+        memory = getattr(capture.segments, "memory", None)
+        if memory is None:
+            return []
+        if self._own_segment is None or self._own_segment[0] is not memory:
+            self._own_segment = memory, SegmentReader(memory, name="own segment")
+        return [self._own_segment[1]]
 
     def mark_imported(self) -> int:
         """The leader's part: publish what `records` has returned, so that it may be overwritten; return how many are new."""
@@ -337,36 +356,42 @@ class LiveReader:
             if one not in known and process.watch >= 0 and take_lock(process.watch)
         ]
 
-    def fold(self, taken: list[str], lease: Lease, lost: SeriesKey) -> None:
+    def fold(self, taken: list[str], lease: Lease, lost: SeriesKey) -> list[Killed]:
         """
         The leader's part: add the sums of the dead to the folded ones, each exactly once, and remove their files.
 
         *lost* is the counter of records that were begun and not committed. Call it after `refresh` and `records`, which
-        have found the last that *taken* have left.
+        have found the last that *taken* have left. Return those that were killed.
         """
         directory = self._capture.directory
+        killed: list[Killed] = []
         if directory is None or not lease.held:
-            return None
+            return killed
         self._load_folded()
         there = {process_of(name) for name in directory.names() if not name.endswith(SEGMENT_SUFFIX)}
         known = set(self._folded.processes)
         dead = {one: self._processes[one] for one in taken if one in there and one not in known}
         finished = {one for one in known if one not in there}
         if not dead and not finished and self._folded_identity[:1] == (lease.epoch,):
-            return self._remove(lease, directory, known & there)
+            self._remove(lease, directory, known & there)
+            return killed
         totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
         for name, type_name, help_text in self._folded.metrics:
             totals.metrics[name] = Metric(name, MetricType(type_name), help_text)
         foreign = ForeignSums(self._folded.foreign)
-        for process in dead.values():
+        for name, process in dead.items():
             process.cells.refresh()
             add_cells(totals, process.cells)
             refused = foreign.add(process.cells.foreign, None, limit=MAX_FOLDED_SAMPLES)
             if refused:
                 totals.counters[REFUSED] = totals.counters.get(REFUSED, 0.0) + refused
-            missing = _books(process.cells.series) - sum(reader.total_frames for reader in process.segments.values())
-            if missing > 0:
+            found = sum(reader.total_frames for reader in process.segments.values())
+            damaged = self._count_damage(totals, process.segments.values())
+            missing = max(0, int(_books(process.cells.series)) - found - damaged)
+            if missing:
                 totals.counters[lost] = totals.counters.get(lost, 0.0) + missing
+            if was_running(process.watch):
+                killed.append(Killed(name, int(name.partition("-")[0]), found, missing))
         folded = _Folded(
             processes=[*(known - finished), *dead],
             metrics=[(metric.name, metric.type, metric.help) for metric in totals.metrics.values()],
@@ -375,7 +400,8 @@ class LiveReader:
             foreign=foreign.folded(),
         )
         directory.write(f"{_TOTALS}{lease.epoch}", [_encode(folded)])
-        return self._remove(lease, directory, set(folded.processes))
+        self._remove(lease, directory, set(folded.processes))
+        return killed
 
     def _remove(self, lease: Lease, directory: LiveDirectory, folded: set[str]) -> None:
         names = directory.names()
@@ -599,13 +625,13 @@ def _merge_gauge(totals: Totals, key: SeriesKey, values: list[tuple[float, float
 
 
 def _books(found: list[Series]) -> float:
-    """How many records a process was given and did not drop."""
+    """How many records a process was given and has neither dropped nor suppressed."""
     kept = 0.0
     for series in found:
         if dict(series.key.labels).get("signal") == "records":
             if series.key.name == "rfs_produced_total":
                 kept += series.cells[series.at]
-            elif series.key.name == "rfs_dropped_total":
+            elif series.key.name in ("rfs_dropped_total", "rfs_suppressed_total"):
                 kept -= series.cells[series.at]
     return kept
 

@@ -48,7 +48,7 @@ from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from threading import Lock
-from time import perf_counter, sleep
+from time import monotonic, perf_counter, sleep
 from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType, TracebackType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
@@ -756,19 +756,31 @@ class _Plan:
 
 
 _ending = False
+_LONGEST_END_SECONDS = 1.0
 
 
 def _end() -> None:
     """
-    Keep daemon threads out of the engine from now on, and give those inside it the time to come out.
+    Keep daemon threads out of the engine from now on, and wait until those inside it have come out.
 
     The engine is C++. CPython before 3.14 ends a thread that wants the interpreter back while it finalises by unwinding
     its stack, which C++ answers by ending the whole process with SIGABRT.
     """
     global _ending  # noqa: PLW0603 - said once, at the end of the process
     _ending = True
-    if threading.active_count() > 1:
-        sleep(0.02)
+    deadline = monotonic() + _LONGEST_END_SECONDS
+    while _is_anybody_inside() and monotonic() < deadline:
+        sleep(0.001)
+
+
+def _is_anybody_inside() -> bool:
+    """Whether another thread is in the engine, or so near that it may not see that it is to stay out."""
+    own = threading.get_ident()
+    return any(
+        frame.f_code.co_filename in (__file__, re2.__file__) and frame.f_code is not _stand_still.__code__
+        for thread, frame in sys._current_frames().items()  # pyright: ignore[reportPrivateUsage]
+        if thread != own
+    )
 
 
 def _stand_still() -> None:

@@ -40,7 +40,7 @@ from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT, Storms
 from rfs.monitoring._foreign import REFUSED, ForeignMirror
 from rfs.monitoring._leader import LOST, Leader, Sink
-from rfs.monitoring._live import Leadership
+from rfs.monitoring._live import CORRUPT, Killed, Leadership
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query
 from rfs.monitoring._store import Store
 from rfs.monitoring._store.memory import MemoryStore
@@ -56,6 +56,7 @@ _MAX_CODES_PER_OPERATION = 100
 _MAX_DIAGNOSTICS = 128
 _DIAGNOSTIC_SECONDS = 10.0
 _FOREIGN_SECONDS = 1.0
+_CLOCK_STEP_SECONDS = 1.0  # what is less is a clock being set right little by little
 _LARGEST_PAYLOAD = MAX_FRAME_BYTES - 1024  # leaves room for the frame's own fields
 
 
@@ -143,6 +144,8 @@ class Monitor:
         self.store: Store = store if store is not None else MemoryStore()
         self._diagnostics: dict[str, list[Any]] = {}
         self._diagnosed_at = 0.0
+        self._clock_offset: float | None = None  # between the wall clock and the monotonic one
+        self._dropped_before = 0.0
         self._operations: dict[str, OperationInstruments] = {}
         self._error_codes: dict[str, set[str]] = {}
 
@@ -162,6 +165,19 @@ class Monitor:
         )
         self._storms = Storms(clock.monotonic, storm_limit)
         self._dropped = self.counter("rfs_dropped_total", "What was dropped, and why")
+        self._pipeline = self.gauge(
+            "rfs_pipeline_state",
+            "0 well, 1 degraded to memory or without a thread, 2 half full, 3 dropping",
+            across="max",
+        ).labels()
+        self._unclean = self.gauge(
+            "rfs_prev_shutdown_unclean",
+            "1 if a process was killed instead of stopped, as its successor has seen",
+            across="max",
+        ).labels()
+        self._clock_step = self.gauge(
+            "rfs_clock_step_seconds", "By how much the wall clock has last jumped; 0 if it has not"
+        ).labels()
         self.successes = self.counter(SUCCESSES, "Operations that returned a Success")
         self.failures = self.counter(FAILURES, "Operations that returned a Failure or raised")
         self.durations_ms = self.histogram(DURATIONS, "How long operations took, in milliseconds")
@@ -174,6 +190,7 @@ class Monitor:
             now_seconds=self._now_seconds,
             on_tick=self.tick,
             on_delivered=self._delivered.inc,
+            on_folded=self._tell_killed,
             on_error=self.internal_error,
         )
         self.query = Query(
@@ -238,7 +255,7 @@ class Monitor:
         return "" if self.service_name == UNNAMED else self.service_name
 
     def _degraded(self, reason: str) -> None:
-        self._diagnose(f"RFS-S105 {reason}")
+        self._diagnose(reason)
 
     # Life
 
@@ -252,6 +269,10 @@ class Monitor:
         if self._planned is not None and not self.capture.chosen:
             self.use_directory(self._planned)
         self._leader.start()
+        if self._leader.running:
+            self.capture.mark_running(running=True)
+        else:
+            self._pipeline.set(1)
         atexit.unregister(self.stop)
         atexit.register(self.stop)
 
@@ -261,11 +282,12 @@ class Monitor:
         if self.running:
             self._foreign.refresh(_FOREIGN_SECONDS / 2)
         self._leader.stop(STOP_SECONDS / 2)
+        self.capture.mark_running(running=False)
         for sink in self._leader.sinks:
             sink.close(max(0.1, (deadline - time.monotonic()) / 2))
         self._leader.sinks.clear()
         self.alerts.close(max(0.1, deadline - time.monotonic()))
-        self._print_diagnostics()
+        self._print_diagnostics(at_the_end=True)
         atexit.unregister(self.stop)
 
     @property
@@ -558,17 +580,23 @@ class Monitor:
             pass
 
     def _diagnose(self, text: str) -> None:
-        # Printed by the leader's thread: stderr may be a pipe that nobody reads.
+        # Printed by the leader's thread: stderr may be a pipe that nobody reads. *text* begins with its code.
         entry = self._diagnostics.get(text)
         if entry is not None:
             entry[0] += 1
         elif len(self._diagnostics) < _MAX_DIAGNOSTICS:
             self._diagnostics[text] = [1, False]
 
-    def _print_diagnostics(self) -> None:
+    def _print_diagnostics(self, *, at_the_end: bool = False) -> None:
+        """Print one line of each code, *at_the_end* all that is left to say."""
+        codes: set[str] = set()
         for text, entry in tuple(self._diagnostics.items()):
             count, said = entry
-            if count:
+            code = text.partition(" ")[0]
+            if count and (at_the_end or code not in codes):
+                codes.add(code)
+                # Now the last of its code: the next time another text has its turn.
+                self._diagnostics[text] = self._diagnostics.pop(text)
                 times = f" (repeated {count}x)" if count > 1 or said else ""
                 entry[0], entry[1] = 0, True
                 sys.stderr.write(f"{text}{times}\n")
@@ -592,8 +620,35 @@ class Monitor:
         self._rule_query = self.query.settled()  # collects; all rules see one moment
         if self._leader.leadership.is_self:
             self.alerts.evaluate(self.clock.monotonic())
+        self._watch_pipeline()
+        self._watch_clock()
         if self._diagnostics and self.clock.monotonic() - self._diagnosed_at >= _DIAGNOSTIC_SECONDS:
             self._print_diagnostics()
+
+    def _watch_pipeline(self) -> None:
+        dropped = sum(series.value for series in self._dropped.series())
+        state = 3 if dropped > self._dropped_before else 2 if self.capture.segments.half_full else 0
+        self._pipeline.set(state or int(bool(self.capture.degraded)))
+        self._dropped_before = dropped
+
+    def _watch_clock(self) -> None:
+        before, self._clock_offset = self._clock_offset, self._now_seconds() - self.clock.monotonic()
+        if before is not None:
+            step = self._clock_offset - before
+            if abs(step) >= _CLOCK_STEP_SECONDS:
+                self._clock_step.set(step)
+            elif self._clock_step.value is None:
+                self._clock_step.set(0)
+
+    def _tell_killed(self, killed: list[Killed]) -> None:
+        for one in killed:
+            text = f"Process {one.pid} was killed: {one.records} records of it were found, {one.lost} were lost"
+            fields: dict[str, JsonValue] = {"pid": one.pid, "last_sequence": one.records, "lost": one.lost}
+            self.keep(None, 30, "log", "rfs.capture", "", "", text, "", None, fields, None)
+        if killed:
+            self._unclean.set(1)
+        elif self._unclean.value is None:
+            self._unclean.set(0)
 
     def _report_storms(self) -> None:
         for site in self._storms.report():
@@ -642,7 +697,7 @@ class Monitor:
         for key, count in totals.counters.items():
             if key.name == "rfs_dropped_total" and signal in key.labels:
                 dropped[dict(key.labels).get("reason", "unknown")] = count
-        corrupt = self._leader.live.corrupt_frames
+        corrupt = totals.counters.get(CORRUPT, 0.0)
         if corrupt:
             dropped["corrupt_frame"] = corrupt
         produced, delivered = (

@@ -6,6 +6,8 @@ It writes the number of each record to the witness pipe after the call that reco
 * ``{"do": "burst", "id": …, "first": n, "count": n, "level": n}``: records the numbers, and adds 1 to ``host_total`` for each.
 * ``{"do": "until", "id": …, "first": n, "seconds": n}``: the same for a time.
 * ``{"do": "look", "id": …}``: what RFS says here, and which numbers are found.
+* ``{"do": "series", "metrics": n, "labels": n}``: makes series.
+* ``{"do": "stuck"}``: how much lies in the pipe of ``print_to_nobody``.
 * ``{"do": "print_to_nobody"}``: from now on, prints every record into a pipe that is never read; SIGTERM ends it as `sys.exit` does.
 * ``{"do": "fork", "id": …, "count": n}``: lets a child record the numbers 0 to *count*; answers with what it saw.
 * ``{"do": "exit", "how": "return" | "_exit" | "segfault"}``.
@@ -16,10 +18,13 @@ The longest and the 99th percentile of the calls are answered with each burst, i
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import sys
+import termios
 import time
+from array import array
 from json import dumps, loads
 from struct import Struct
 from typing import Any
@@ -38,6 +43,21 @@ class Host:
         self.monitor = monitor
         self.witness = witness
         self.total = counter("host_total").labels()
+        self.mends = (
+            0  # how often the capture has looked after itself; and after how many, and when, it was last well again
+        )
+        self.well = (0, 0.0)
+        self._mend = monitor.capture.mend
+        vars(monitor.capture)["mend"] = self.mend
+
+    def mend(self) -> None:
+        """In the place of `Capture.mend`: count it, and note when it has made things well."""
+        capture = self.monitor.capture
+        before = capture.degraded, capture.process
+        self._mend()
+        self.mends += 1
+        if capture.directory is not None and not capture.degraded and before != ("", capture.process):
+            self.well = self.mends, time.monotonic()
 
     def record(self, number: int, level: int, taken: list[float]) -> None:
         """Record *number*, and say so afterwards."""
@@ -65,9 +85,23 @@ class Host:
                 time.sleep(0.001)
         return figures(taken)
 
+    def series(self, *, metrics: int, labels: int) -> int:
+        """Add 1 to each of so many series, and return how many there are."""
+        for metric in range(metrics):
+            family = counter(f"host_series_{metric}_total")
+            for label in range(labels):
+                family.inc(1, n=str(label))
+        return metrics * labels
+
+    def stuck(self) -> int:
+        """How many bytes lie in the pipe that nobody reads."""
+        held = array("i", [0])
+        fcntl.ioctl(self.unread, termios.FIONREAD, held)
+        return held[0]
+
     def print_to_nobody(self) -> str:
         """Have a sink that hangs."""
-        _, end = os.pipe()
+        self.unread, end = os.pipe()
         configure_result_logging(stream=os.fdopen(end, "w"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         return "done"
@@ -95,6 +129,10 @@ class Host:
         totals = monitor.query.totals()
         return {
             "numbers": [record.context["n"] for record in records],
+            "told": [record.context for record in monitor.query.records(limit=1000) if record.logger == "rfs.capture"],
+            "gauges": {key.name: value for key, value in totals.gauges.items() if key.name.startswith("rfs_")},
+            "mends": self.mends,
+            "well": self.well,
             "times": [record.timestamp.timestamp() for record in records],
             "total": sum(value for key, value in totals.counters.items() if key.name == "host_total"),
             "books": monitor.query.books()["records"],

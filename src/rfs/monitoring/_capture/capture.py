@@ -7,6 +7,7 @@ own, and whenever a file cannot be had, the same code goes on in memory, ``degra
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import time
@@ -21,9 +22,19 @@ from rfs.errors import LiveDirectoryError
 from rfs.monitoring._capture.cells import FILE_BYTES, LAYOUT, anonymous_cells
 from rfs.monitoring._capture.files import ALIVE_MAGIC, CELLS_MAGIC, SEGMENT_MAGIC, Header, pack_header
 from rfs.monitoring._capture.instruments import Registry
-from rfs.monitoring._capture.live import ALIVE_SUFFIX, CELLS_SUFFIX, SEGMENT_SUFFIX, LiveDirectory, boot_id
+from rfs.monitoring._capture.live import (
+    ALIVE_SUFFIX,
+    CELLS_SUFFIX,
+    SEGMENT_SUFFIX,
+    LiveDirectory,
+    boot_id,
+    free_space,
+    mark_running,
+)
 from rfs.monitoring._capture.segments import SEGMENT_BYTES, SegmentReader, Segments, segment_layout
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _LEFTOVER_ROUNDS = 5  # a thread that was just appending is done long before as many rounds of `mend`
 
 
@@ -41,7 +52,8 @@ class Capture:
 
     Args:
         service: The service's name, asked when files are made.
-        on_problem: Told what keeps records and numbers in this process' memory.
+        on_problem: Told what keeps records and numbers in this process' memory, with its code: ``RFS-S102`` no space,
+            ``RFS-S107`` no descriptor, ``RFS-S105`` anything else.
 
     Only ``segments.append`` and measuring are for any thread; the rest is for one at a time.
     """
@@ -51,6 +63,8 @@ class Capture:
         self.directory: LiveDirectory | None = None
         self.process = _new_process()
         self.degraded = ""
+        self._running = False
+        self._said = ("", "")  # why, and how it was said
         self._service = service
         self._on_problem = on_problem
         self._planned: Path | None = None
@@ -81,6 +95,7 @@ class Capture:
     def after_fork(self, path: Path | None) -> None:
         """In a forked child: record as a new process, with nothing of the parent's, into files of *path* if it is given."""
         self._planned = path
+        self._running = False
         if self._lock >= 0:
             os.close(self._lock)  # only closed: the lock is the parent's
             self._lock = -1
@@ -108,13 +123,24 @@ class Capture:
             # Somebody removed the directory or our file. What is mapped is still ours: it goes on in new files.
             self._leave()
             directory = None
+        was_degraded = bool(self.degraded)
         if directory is None:
             self._enter(keep=True)
-        elif self.degraded:
-            if self.memory_reader is not None:
-                self._record_into_files()
+        elif was_degraded and self.memory_reader is not None:
+            self._record_into_files()
+        waiting = self.segments
+        if was_degraded and self.directory is not None:
+            if isinstance(waiting, _FirstRecord):
+                self.make_segment(waiting)  # now: whether there is room for it decides whether we are well
             if self.memory_reader is None:
                 self.degraded = ""
+
+    def mark_running(self, *, running: bool) -> None:
+        """Say that this process is to be stopped some time, or was: one that dies in between has been killed. Never raises."""
+        self._running = running
+        if self._lock >= 0:
+            with suppress(OSError):
+                mark_running(self._lock, running=running)
 
     def close(self) -> None:
         """Say that this process is gone; what it has recorded stays for the leader. Recording goes on working."""
@@ -133,6 +159,7 @@ class Capture:
                 raise other
             lock = directory.live(self.process, pack_header(ALIVE_MAGIC, self._header(0, {})))
             self._lock = lock
+            mark_running(lock, running=self._running)
             memories = [self._cells_file(directory, region.number, made) for region in self.registry.cells.regions]
         except OSError as error:
             self._say(error)
@@ -216,10 +243,9 @@ class Capture:
                 frame.payload,
             )
 
-    def make_segment(self) -> Segments:
-        """A segment in the directory, or, if there is no room for one, in memory; it is recorded into from now on."""
+    def make_segment(self, waiting: _FirstRecord) -> Segments:
+        """In the place of *waiting*, a segment in the directory, or, if there is no room for one, in memory."""
         directory = self.directory
-        waiting = self.segments
         if directory is not None:
             name = f"{self.process}.{next(self._serials)}{SEGMENT_SUFFIX}"
             try:
@@ -239,7 +265,12 @@ class Capture:
     def _say(self, error: OSError) -> None:
         reason = str(error) if isinstance(error, LiveDirectoryError) else f"{self._planned}: {error.strerror or error}"
         self.degraded = f"recording in this process' memory: {reason}"
-        self._on_problem(self.degraded)
+        if reason != self._said[0]:  # the same words for as long as it lasts, however much is free
+            code = "S102" if error.errno in _NO_SPACE else "S107" if error.errno in _NO_DESCRIPTOR else "S105"
+            free = free_space(self._planned) if code == "S102" and self._planned is not None else None
+            room = f" ({free[0]} bytes and {free[1]} files free)" if free is not None else ""
+            self._said = reason, f"RFS-{code} {self.degraded}{room}"
+        self._on_problem(self._said[1])
 
 
 class _FirstRecord:
@@ -256,7 +287,7 @@ class _FirstRecord:
         """Make the segment and keep the record in it; see `Segments.append`."""
         segments = self._capture.segments
         if segments is self:
-            segments = self._capture.make_segment()
+            segments = self._capture.make_segment(self)
         return segments.append(time_ns, level, flags, correlation_id, operation, payload)
 
 

@@ -52,6 +52,26 @@ def process_of(name: str) -> str:
     return name.partition(".")[0]
 
 
+def live_path(directory: Path) -> Path:
+    """Where the live files of the service's *directory* are: in ``live`` below it, unless ``RFS_LIVE_DIR`` names a place."""
+    own = os.environ.get("RFS_LIVE_DIR", "")
+    return Path(own) if own else directory / "live"
+
+
+def free_space(directory: Path) -> tuple[int, int] | None:
+    """Bytes and files for which there is room where the live files of *directory* are, or would be; None if it cannot be told."""
+    path = live_path(directory)
+    for place in (path, *path.parents):
+        try:
+            status = os.statvfs(place)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        return status.f_bavail * status.f_frsize, status.f_favail
+    return None
+
+
 class LiveDirectory:
     """
     An open live directory. All its methods work on the directory that was opened, even if its path leads elsewhere by now.
@@ -68,9 +88,8 @@ class LiveDirectory:
     """
 
     def __init__(self, directory: Path) -> None:
-        own = os.environ.get("RFS_LIVE_DIR", "")
-        self.path = path = Path(own) if own else directory / "live"
-        if not own:
+        self.path = path = live_path(directory)
+        if path.parent == directory:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             _check(directory, 0o022)
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -237,6 +256,16 @@ class LiveDirectory:
     def close(self) -> None:
         """Let go of the directory."""
         os.close(self._fd)
+
+
+def mark_running(fd: int, *, running: bool) -> None:
+    """Write into the file that `LiveDirectory.live` has made whether its process would have to be stopped. Raises OSError."""
+    os.pwrite(fd, bytes([running]), HEADER_BYTES)
+
+
+def was_running(fd: int) -> bool:
+    """Whether the process whose file *fd* watches was started and not stopped: of a dead one, that it was killed."""
+    return os.pread(fd, 1, HEADER_BYTES) == b"\1"
 
 
 def is_locked(fd: int) -> bool:
