@@ -152,6 +152,13 @@ class Leader:
             return self._collect()
 
     def _collect(self) -> Totals:
+        self._move_records()
+        totals = self.live.read()
+        self._append([], self._close_window(totals))
+        self._sampled = totals
+        return totals
+
+    def _move_records(self) -> None:
         self.live.refresh()
         frames = self.live.records()
         if frames:
@@ -161,10 +168,6 @@ class Leader:
             if delivered:
                 self._on_delivered(delivered)
         self._feed_sinks(frames)
-        totals = self.live.read()
-        self._append([], self._close_window(totals))
-        self._sampled = totals
-        return totals
 
     def _append(self, frames: list[Frame], window: Window | None) -> None:
         self._store.append(Batch(self._process, self._sequence, frames, window))
@@ -230,7 +233,8 @@ class Leader:
                 if turn % ticks == 0:
                     self._on_tick()
                 elif self.sinks or self._capture.segments.half_full:
-                    self.collect()
+                    with self._lock:
+                        self._move_records()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any fault of a store or a rule
                 self._on_error("leader", error)
 
@@ -242,8 +246,7 @@ class Leader:
         if self._lease.keep(may_follow=alone) and self._capture.directory is not None:
             with self._lock:
                 dead = self.live.take_dead()
-            self.collect()
-            with self._lock:
+                self._move_records()
                 killed = self.live.fold(dead, self._lease, LOST)
             self._on_folded(killed)
         elif is_new and not self._joining and self._lease.leadership.epoch:
