@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import _thread
 import fcntl
+import importlib.util
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +26,9 @@ from typing import Any
 import pytest
 
 from rfs.monitoring import configure_result_logging, info
+from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.segments import Frame
+from rfs.monitoring.masking import Masker, Pattern
 from rfs.monitoring.monitor import Monitor, use_monitor
 from tests.faults.hosts import assert_read_elsewhere, burst, host, look, show
 from tests.faults.processes import FAR_SECONDS, ROOT, Process, environment, eventually, size
@@ -100,6 +104,9 @@ class TestA5EndWithAHungSink:
 
             show(f"A5: ended {took:.2f} s after SIGTERM")
             assert took < 2.5  # 2 s, and the interpreter's own end
+            left = re.search(r"^RFS-X110 shutdown: (\d+) records left", process.errors(), re.MULTILINE)
+            assert left is not None, process.errors()
+            assert 4_000 < int(left[1]) <= 5_000
         assert_read_elsewhere(tmp_path / "rfs", list(range(5_000)), 5_000)
 
 
@@ -213,6 +220,30 @@ class TestA11ConfiguredTwice:
 
         assert self.lines(second, "once") == 1
         assert first.getvalue() == ""
+
+    def test_by_a_module_that_is_reloaded(self, monitor: Monitor, tmp_path: Path) -> None:
+        """
+        A module that configures when it is imported, and is reloaded, leaves one handler.
+        """
+        (tmp_path / "configures_itself.py").write_text(
+            "from rfs.monitoring import configure_result_logging\n"
+            "loads = globals().get('loads', 0) + 1\n"
+            "configure_result_logging(stream=stream)\n"
+        )
+        stream = io.StringIO()
+        spec = importlib.util.spec_from_file_location("configures_itself", tmp_path / "configures_itself.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        vars(module)["stream"] = stream
+        for _ in range(3):
+            spec.loader.exec_module(module)  # as `reload` does, in the module's own namespace
+
+        info("after reloading")
+        monitor.stop()
+
+        assert vars(module)["loads"] == 3
+        assert self.lines(stream, "after reloading") == 1
 
     def test_in_many_threads_at_once(self, monitor: Monitor) -> None:
         """
@@ -341,6 +372,31 @@ class TestA16RecordsFromInside:
 
         assert "outside" in messages
         assert sink.deepest == 1
+
+    def test_a_check_that_records(self) -> None:
+        """
+        A pattern's check that records what it would be asked about again is asked once; what it recorded is there, masked.
+        """
+        depth: list[int] = []
+        deepest = 0
+
+        def accept(text: str) -> bool:
+            nonlocal deepest
+            depth.append(1)
+            deepest = max(deepest, len(depth))
+            monitor.log(20, f"asked about {text}")
+            depth.pop()
+            return True
+
+        monitor = Monitor(service_name="faults", masker=Masker(patterns=[Pattern("six", "[0-9]{6}", accept)]))
+        monitor.log(20, "outside 123456")
+
+        assert deepest == 1
+        messages = sorted(record.message for record in monitor.query.records())
+        assert messages == ["asked about [masked:six]", "outside [masked:six]"]
+        counters = monitor.query.totals().counters
+        assert counters[SeriesKey("rfs_hook_faults_total", (("reason", "reentrant"),))] == 1
+        assert_balanced(monitor.query.books()["records"])
 
 
 class TestA18NoThreadCanBeStarted:

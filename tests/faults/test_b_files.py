@@ -405,6 +405,20 @@ class TestB33WhoseDirectory:
             assert "chmod 700" in look(process)["degraded"]
         assert list((tmp_path / "rfs" / "live").iterdir()) == []
 
+    def test_somebody_elses(self, tmp_path: Path) -> None:
+        """
+        A live directory that belongs to another user is refused, even by root, who could write there.
+        """
+        needs(root=True)
+        (tmp_path / "rfs").mkdir(mode=0o700)
+        (tmp_path / "rfs" / "live").mkdir(mode=0o700)
+        os.chown(tmp_path / "rfs" / "live", NOBODY, NOBODY)
+        with host(tmp_path / "rfs") as process:
+            burst(process, 0, 10)
+
+            assert f"belongs to user id {NOBODY}" in look(process)["degraded"]
+        assert list((tmp_path / "rfs" / "live").iterdir()) == []
+
     def test_what_is_made_is_ours_alone(self, tmp_path: Path) -> None:
         """
         Directories are made 0700 and files 0600, whatever the umask.

@@ -255,7 +255,7 @@ class TestDiagnostics:
         """
         Even if counting a fault fails, nothing is raised.
         """
-        monkeypatch.setattr(monitor, "_diagnose", lambda _text: 1 / 0)
+        monkeypatch.setattr(monitor, "diagnose", lambda _text: 1 / 0)
 
         monitor.internal_error("somewhere", ValueError("x"))
 

@@ -478,9 +478,14 @@ def _secret_span(match: _Match, groups: int) -> tuple[int, int]:
     return match.span()
 
 
+_asking: set[int] = set()  # threads that are inside a check
+
+
 class _Check:
     """
     A stranger's ``accept``, with a breaker that fails closed.
+
+    One that records something is not asked about what it records: that counts as accepted.
 
     ``KeyboardInterrupt`` and ``SystemExit`` go through: a signal handler may have raised them, and they are not ours.
     """
@@ -498,8 +503,13 @@ class _Check:
             raise RuntimeError("a pattern's check has raised too often")
         if self._slow >= _MAX_CHECK_FAULTS:
             return True
+        thread = threading.get_ident()
+        if thread in _asking:
+            self._tell("reentrant")
+            return True
         began = perf_counter()
         try:
+            _asking.add(thread)
             accepted = bool(self._accept(text))
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -507,6 +517,8 @@ class _Check:
             self._raised += 1
             self._tell("hook_error")
             raise RuntimeError("a pattern's check raised") from fault
+        finally:
+            _asking.discard(thread)
         if perf_counter() - began > _SLOW_CHECK_SECONDS:
             self._slow += 1
             self._tell("hook_timeout")
@@ -1457,7 +1469,7 @@ class Masker:
         keys: More key names that hold secrets, in any spelling.
         on_count:
             Told each mask, each cut and each fault of a pattern's check, as ``("rfs_masked_total", rule)``,
-            ``("rfs_truncated_total", bound)`` and ``("rfs_hook_faults_total", "hook_error" or "hook_timeout")``.
+            ``("rfs_truncated_total", bound)`` and ``("rfs_hook_faults_total", "hook_error", "hook_timeout" or "reentrant")``.
             If it raises, that counts as an ``error``.
 
     Raises:

@@ -255,7 +255,7 @@ class Monitor:
         return "" if self.service_name == UNNAMED else self.service_name
 
     def _degraded(self, reason: str) -> None:
-        self._diagnose(reason)
+        self.diagnose(reason)
 
     # Life
 
@@ -569,18 +569,19 @@ class Monitor:
         text = f"RFS-E131 metric {name[:200]!r}: rejected ({reason})"
         if reason == "cardinality_limit" and (crowded := self.registry.get(name)) is not None:
             text += f"; label {crowded.crowded_by!r} has the most values, further series are one: {OVERFLOW_LABEL}"
-        self._diagnose(text)
+        self.diagnose(text)
 
     def internal_error(self, where: str, error: BaseException) -> None:
         """Count a fault of RFS itself, and say so. Never raises."""
         try:
             self._internal_errors.inc(1, where=where)
-            self._diagnose(f"RFS-E100 {where}: {type(error).__name__}: {self.masker.text(_plain_text(error))}")
+            self.diagnose(f"RFS-E100 {where}: {type(error).__name__}: {self.masker.text(_plain_text(error))}")
         except Exception:  # noqa: BLE001, S110 - the last resort of all last resorts has nowhere to report to
             pass
 
-    def _diagnose(self, text: str) -> None:
-        # Printed by the leader's thread: stderr may be a pipe that nobody reads. *text* begins with its code.
+    def diagnose(self, text: str) -> None:
+        """Have *text*, which begins with its code, printed on standard error some time. Never raises or waits."""
+        # Printed by the leader's thread: stderr may be a pipe that nobody reads.
         entry = self._diagnostics.get(text)
         if entry is not None:
             entry[0] += 1

@@ -148,6 +148,7 @@ class StreamSink:
         self._closing = False
         self._dropped = monitor.counter("rfs_dropped_total").labels(signal="stream", reason="queue_full")
         self._thread: Thread | None = None
+        self._writing = 0
         self._pid = 0
         encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-")
         self._takes_all = encoding in ("utf-8", "utf8", "utf-16", "utf-32")
@@ -180,6 +181,10 @@ class StreamSink:
             self._changed.notify()
         if self._thread is not None and self._pid == os.getpid():
             self._thread.join(timeout_seconds)
+            if self._thread.is_alive():
+                left = len(self._frames) + self._writing
+                self._monitor.counter("rfs_dropped_total").inc(left, signal="stream", reason="shutdown")
+                self._monitor.diagnose(f"RFS-X110 shutdown: {left} records left that the stream did not take")
 
     def _run(self) -> None:
         while True:
@@ -188,6 +193,7 @@ class StreamSink:
                     self._changed.wait()
                 frames = list(self._frames)
                 self._frames.clear()
+                self._writing = len(frames)
                 if not frames and self._closing:
                     return
             try:
