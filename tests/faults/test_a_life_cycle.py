@@ -384,19 +384,19 @@ class TestA16RecordsFromInside:
             nonlocal deepest
             depth.append(1)
             deepest = max(deepest, len(depth))
-            monitor.log(20, f"asked about {text}")
+            checked.log(20, f"asked about {text}")
             depth.pop()
             return True
 
-        monitor = Monitor(service_name="faults", masker=Masker(patterns=[Pattern("six", "[0-9]{6}", accept)]))
-        monitor.log(20, "outside 123456")
+        checked = Monitor(service_name="faults", masker=Masker(patterns=[Pattern("six", "[0-9]{6}", accept)]))
+        checked.log(20, "outside 123456")
 
         assert deepest == 1
-        messages = sorted(record.message for record in monitor.query.records())
+        messages = sorted(record.message for record in checked.query.records())
         assert messages == ["asked about [masked:six]", "outside [masked:six]"]
-        counters = monitor.query.totals().counters
+        counters = checked.query.totals().counters
         assert counters[SeriesKey("rfs_hook_faults_total", (("reason", "reentrant"),))] == 1
-        assert_balanced(monitor.query.books()["records"])
+        assert_balanced(checked.query.books()["records"])
 
 
 class TestA18NoThreadCanBeStarted:
