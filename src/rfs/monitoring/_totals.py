@@ -7,7 +7,7 @@ windows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from rfs.monitoring._capture.cells import Labels, SeriesKey
 from rfs.monitoring._capture.instruments import MetricType, SketchReading
@@ -15,8 +15,7 @@ from rfs.monitoring._capture.instruments import MetricType, SketchReading
 __all__ = ["Exemplar", "ForeignFamily", "ForeignSample", "Metric", "Totals"]
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(msgspec.Struct, frozen=True):
     """A declared metric, merged over processes."""
 
     name: str
@@ -24,8 +23,7 @@ class Metric:
     help: str
 
 
-@dataclass(frozen=True, slots=True)
-class Exemplar:
+class Exemplar(msgspec.Struct, frozen=True):
     """The latest traced measurement of a histogram series; ``time_seconds`` is unix time."""
 
     value: float
@@ -34,8 +32,7 @@ class Exemplar:
     time_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignSample:
+class ForeignSample(msgspec.Struct, frozen=True):
     """One sample of a ``prometheus_client`` registry, summed over processes where its type allows."""
 
     name: str
@@ -43,8 +40,7 @@ class ForeignSample:
     value: float
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignFamily:
+class ForeignFamily(msgspec.Struct, frozen=True):
     """A metric of a ``prometheus_client`` registry; ``type`` and ``unit`` are that library's words."""
 
     name: str
@@ -54,8 +50,7 @@ class ForeignFamily:
     samples: list[ForeignSample]
 
 
-@dataclass(slots=True)
-class Totals:
+class Totals(msgspec.Struct):
     """One instant of all processes."""
 
     metrics: dict[str, Metric]

@@ -8,7 +8,6 @@ is handed over twice is kept once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -25,8 +24,7 @@ class StoredRecord(msgspec.Struct, frozen=True, gc=False):
     frame: Frame
 
 
-@dataclass(slots=True)
-class Window:
+class Window(msgspec.Struct):
     """
     What changed since the process' previous window: increases of counters, last values of gauges, added distributions.
 
@@ -34,13 +32,12 @@ class Window:
     """
 
     second: int
-    counters: dict[SeriesKey, float] = field(default_factory=dict)
-    gauges: dict[SeriesKey, float] = field(default_factory=dict)
-    sketches: dict[SeriesKey, Sketch] = field(default_factory=dict)
+    counters: dict[SeriesKey, float] = {}
+    gauges: dict[SeriesKey, float] = {}
+    sketches: dict[SeriesKey, Sketch] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """All that was collected from *process* since its batch ``sequence - 1``."""
 
     process: str

@@ -17,9 +17,10 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from math import ceil
 from threading import Lock
+
+import msgspec
 
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import pieces
@@ -44,8 +45,7 @@ _COMPACT_EVERY = 64  # appended points at least
 _POINTS_WORTH_A_SUM = 8  # of one minute; so the sums that are kept are few beside the points
 
 
-@dataclass(frozen=True, slots=True)
-class Density:
+class Density(msgspec.Struct, frozen=True):
     """How far back points reach, and how dense they are."""
 
     horizon: int = DAY
@@ -153,8 +153,7 @@ class SketchSeries:
         return SketchSeries(self.times[:], self.deltas[:])  # the packed differences themselves never change
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """What a `MemoryStore` keeps, at one instant; to be read only."""
 
     records: Sequence[Frame]
