@@ -76,7 +76,7 @@ def nameless(_region: Region) -> bytes:
 def series_of(registry: Registry) -> list[Series]:
     """What another process would find in this registry's memory."""
     reader = CellsReader()
-    for region in registry.cells.regions:
+    for region in registry.cells.regions.values():
         reader.add(region.memory, "test")
     reader.refresh()
     return reader.series
@@ -124,7 +124,7 @@ class TestCells:
         """
         When the host has spent all memory that is for it, RFS's books still have cells.
         """
-        monkeypatch.setattr(cells_module, "MAX_FILES", 3)
+        monkeypatch.setattr(cells_module, "MAX_FILES", 4)
         made = Cells(anonymous_cells)
         all_of_it = made.regions[0].cell_limit - made.regions[0].next_cell
         assert all(made.allocate(all_of_it, nameless) for _ in range(2))
@@ -155,10 +155,10 @@ class TestCells:
         orders = counter(registry)
         for name in ("first", "second", "third"):
             orders.inc(1, status=name)
-        region = registry.cells.regions[0]
-        region.view[bytes(region.view).index(b"second")] ^= 1
         reader = CellsReader()
-        reader.add(region.memory, "test")
+        for region in registry.cells.regions.values():
+            reader.add(region.memory, "test")
+        region.view[bytes(region.view).index(b"second")] ^= 1
 
         for _ in range(2):  # at first it may be another processor that has not shown us all
             reader.refresh()

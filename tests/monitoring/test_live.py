@@ -117,12 +117,12 @@ class TestAtRest:
         assert total(watcher) == 3
         assert ".segment" not in opened
         assert len(watcher.query.records()) == 1
-        assert sorted(opened) == [".cells", ".segment", "segment to write"]
+        assert sorted(opened) == [".cells", ".cells", ".segment", "segment to write"]
         assert len(watcher.query.records()) == 1
-        assert len(opened) == 3
+        assert len(opened) == 4
         other.log(20, "second")
         assert len(watcher.query.records()) == 2
-        assert opened[3:] == ["segment to write"]
+        assert opened[4:] == ["segment to write"]
         assert watcher.query.books()["records"]["delivered"] == 2
 
 

@@ -64,6 +64,7 @@ class Leader:
         store: Store,
         *,
         now_seconds: Callable[[], float],
+        monotonic: Callable[[], float],
         on_tick: Callable[[], None],
         on_delivered: Callable[[int], None],
         on_folded: Callable[[list[Killed]], None],
@@ -72,6 +73,7 @@ class Leader:
         self._capture = capture
         self._store = store
         self._now_seconds = now_seconds
+        self._monotonic = monotonic
         self._on_tick = on_tick
         self._on_delivered = on_delivered
         self._on_folded = on_folded
@@ -173,6 +175,14 @@ class Leader:
         self._store.append(Batch(self._process, self._sequence, frames, window))
         self._sequence += 1
 
+    def forget_idle(self, now: float) -> None:
+        """Forget the series that nobody has written for an hour, by the monotonic clock, and give their memory back."""
+        registry = self._capture.registry
+        if registry.forget_idle(now):
+            with self._lock:
+                if self._capture.renew():
+                    registry.forgotten = 0
+
     def totals(self) -> Totals:
         """The totals of all processes at this instant; nothing is collected."""
         with self._lock:
@@ -247,7 +257,7 @@ class Leader:
             with self._lock:
                 dead = self.live.take_dead()
                 self._move_records()
-                killed = self.live.fold(dead, self._lease, LOST)
+                killed = self.live.fold(dead, self._lease, LOST, self._monotonic())
             self._on_folded(killed)
         elif is_new and not self._joining and self._lease.leadership.epoch:
             self._join()

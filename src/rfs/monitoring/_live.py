@@ -4,7 +4,12 @@ The live files of all processes, read as one: totals and records, from any proce
 The total of a counter is what living and dead processes have in their cells files, plus what has been folded. Folding
 a dead process moves its sums into the file ``totals-<epoch>`` and names it there, in one rename; then its files go. A reader takes the
 folded sums, then the files of all processes that are not named in them, then looks whether the folded sums are still the same:
-so each process counts exactly once, whatever the leader does meanwhile.
+so each process counts exactly once, whatever the leader does meanwhile. Cells files that a living process has closed (see `cells`)
+are folded in the same way, each under its own name.
+
+A series with labels that no process has any more, because all have forgotten it or an hour ago the last one died, is dropped from
+the totals. It ends as if its service had: should it come back, it begins at zero, which is what readers of counters are made for.
+Its sum could not be kept for ever, and dropping it earlier, while some process still has it, would make it go backwards.
 
 Only the totals of the highest epoch count. A leader that was stopped and comes back writes those of its own, which nobody
 reads any more; and it removes no file before it has seen that its epoch is still the highest.
@@ -16,6 +21,7 @@ import os
 import struct
 import time
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from math import inf
 from typing import NamedTuple
@@ -26,7 +32,14 @@ from rfs.errors import LiveFileError
 from rfs.monitoring._capture.capture import Capture
 from rfs.monitoring._capture.cells import EXEMPLAR_CELLS, CellsReader, Labels, MetricEntry, Region, Series, SeriesKey
 from rfs.monitoring._capture.files import HEADER_BYTES
-from rfs.monitoring._capture.instruments import NOTHING_READ, MetricType, Octave, SketchReading
+from rfs.monitoring._capture.instruments import (
+    IDLE_SECONDS,
+    NOTHING_READ,
+    MetricType,
+    Octave,
+    SketchReading,
+    may_be_forgotten,
+)
 from rfs.monitoring._capture.live import (
     ALIVE_SUFFIX,
     CELLS_SUFFIX,
@@ -44,6 +57,7 @@ from rfs.monitoring._foreign import MAX_FOLDED_SAMPLES, REFUSED, FoldedSample, F
 from rfs.monitoring._totals import Exemplar, Metric, Totals
 
 LEASE_SECONDS = 1.5
+MAX_LEFT_SERIES = 20_000  # with labels, and of dead processes alone; the longest dead go first
 MAX_DEAD_SEGMENTS = 8  # segments of dead processes that stay readable; the oldest go first
 CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
 _LEADER = "leader-"
@@ -85,6 +99,8 @@ class _Folded(msgspec.Struct):
     counters: list[tuple[str, Labels, float]] = []
     sketches: list[tuple[str, Labels, SketchReading]] = []
     foreign: list[FoldedSample] = []
+    files: list[str] = []  # of living processes
+    left: list[tuple[str, Labels, float]] = []  # series that no process has any more, and since when (CLOCK_MONOTONIC)
 
 
 def octave_out(octave: Octave) -> list[float]:
@@ -144,6 +160,8 @@ class LiveReader:
         self._folded_counters: dict[SeriesKey, float] = {}
         self._folded_sketches: dict[SeriesKey, SketchReading] = {}
         self._folded_identity: tuple[int, ...] = ()
+        self._left: dict[SeriesKey, float] = {}
+        self._is_blind = False  # there are files that could not be read
         self._directory: LiveDirectory | None = None
 
     # Cells
@@ -177,7 +195,7 @@ class LiveReader:
         totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
         for name, type_name, help_text in self._folded.metrics:
             totals.metrics[name] = Metric(name, MetricType(type_name), help_text)
-        gauges: dict[SeriesKey, list[tuple[float, float, str]]] = {}
+        gauges: dict[SeriesKey, dict[str, tuple[float, float, str]]] = {}
         foreign = ForeignSums(self._folded.foreign)
         across: dict[str, str] = {}
         folded = set(self._folded.processes)
@@ -196,9 +214,10 @@ class LiveReader:
                         written_at = series.cells[series.at + 1]
                         if written_at:
                             across[series.key.name] = series.metric.across
-                            gauges.setdefault(series.key, []).append(
-                                (written_at, series.cells[series.at], name.partition("-")[0])
-                            )
+                            by_process = gauges.setdefault(series.key, {})
+                            # A series that has gone elsewhere is there twice for a moment.
+                            if name not in by_process or written_at >= by_process[name][0]:
+                                by_process[name] = written_at, series.cells[series.at], name.partition("-")[0]
         totals.foreign = foreign.families()
         for process, _ in sources:
             if process.watch >= 0:  # else it was folded, its damage too, and only its segment is left
@@ -206,18 +225,18 @@ class LiveReader:
         if own:
             self._count_damage(totals, self._own_segments())
         # In the order of their last writes, so that the last of several series is the latest.
-        for key, values in sorted(gauges.items(), key=lambda item: max(item[1])[0]):
-            _merge_gauge(totals, key, values, across[key.name])
+        for key, values in sorted(gauges.items(), key=lambda item: max(item[1].values())[0]):
+            _merge_gauge(totals, key, list(values.values()), across[key.name])
         return totals
 
     def refresh(self) -> None:
         """Find the files that have come and gone; for `records`, which reads those that are known."""
-        regions = self._capture.registry.cells.regions
+        regions = list(self._capture.registry.cells.regions.values())
         if len(regions) != len(self._own_regions) or any(
             one is not other for one, other in zip(regions, self._own_regions, strict=False)
         ):
             self._own = CellsReader()
-            self._own_regions = list(regions)
+            self._own_regions = regions
             for region in self._own_regions:
                 self._own.add(region.memory, "own cells")
         directory = self._capture.directory
@@ -231,18 +250,30 @@ class LiveReader:
         own = self._capture.process
         names = directory.names()
         there: dict[str, set[str]] = {}
+        folded = set(self._folded.files)
+        closed = self._capture.closed  # ours, but read as others read them
         for name in sorted(names):
             one = process_of(name)
-            if one != own and "-" in one and name.endswith((ALIVE_SUFFIX, CELLS_SUFFIX, SEGMENT_SUFFIX)):
+            if (
+                (one != own or name in closed)
+                and "-" in one
+                and name.endswith((ALIVE_SUFFIX, CELLS_SUFFIX, SEGMENT_SUFFIX))
+                and name not in folded
+            ):
                 there.setdefault(one, set()).add(name)
+        closed.intersection_update(names)
         for one, files in there.items():
             process = self._processes.setdefault(one, _Process())
+            if any(name.endswith(CELLS_SUFFIX) for name in process.names - files):  # folded: the others are read anew
+                process.cells = CellsReader()
+                process.names = {name for name in process.names & files if not name.endswith(CELLS_SUFFIX)}
             for name in files - process.names:
                 process.names.add(name)
                 if name.endswith(SEGMENT_SUFFIX):
                     process.unread.append(name)
                 else:
                     self._map(directory, process, name)
+        self._is_blind = bool(self.refused) or any(files - self._processes[one].names for one, files in there.items())
         for one, process in tuple(self._processes.items()):
             files = there.get(one, set())
             if not files:
@@ -293,6 +324,7 @@ class LiveReader:
             self._folded = folded
             self._folded_counters = {SeriesKey(name, labels): value for name, labels, value in folded.counters}
             self._folded_sketches = {SeriesKey(name, labels): value for name, labels, value in folded.sketches}
+            self._left = {SeriesKey(name, labels): since for name, labels, since in folded.left}
             self._folded_identity = identity
 
     # Records
@@ -356,24 +388,32 @@ class LiveReader:
             if one not in known and process.watch >= 0 and take_lock(process.watch)
         ]
 
-    def fold(self, taken: list[str], lease: Lease, lost: SeriesKey) -> list[Killed]:
+    def fold(self, taken: list[str], lease: Lease, lost: SeriesKey, now: float) -> list[Killed]:
         """
-        The leader's part: add the sums of the dead to the folded ones, each exactly once, and remove their files.
+        The leader's part: add the sums of the dead and of closed files to the folded ones, each exactly once, and remove the files.
 
-        *lost* is the counter of records that were begun and not committed. Call it after `refresh` and `records`, which
-        have found the last that *taken* have left. Return those that were killed.
+        *lost* is the counter of records that were begun and not committed, *now* the monotonic clock. Call it after `refresh` and
+        `records`, which have found the last that *taken* have left. Return those that were killed.
         """
         directory = self._capture.directory
         killed: list[Killed] = []
         if directory is None or not lease.held:
             return killed
         self._load_folded()
-        there = {process_of(name) for name in directory.names() if not name.endswith(SEGMENT_SUFFIX)}
+        self.refresh()  # what the totals have of living processes' files is not to be folded twice
+        names = directory.names()
+        there = {process_of(name) for name in names if not name.endswith(SEGMENT_SUFFIX)}
         known = set(self._folded.processes)
-        dead = {one: self._processes[one] for one in taken if one in there and one not in known}
+        dead = {
+            one: self._processes[one] for one in taken if one in there and one in self._processes and one not in known
+        }
         finished = {one for one in known if one not in there}
-        if not dead and not finished and self._folded_identity[:1] == (lease.epoch,):
-            self._remove(lease, directory, known & there)
+        closed = self._closed_files(directory, known | dead.keys())
+        files = [name for name in self._folded.files if name in names]
+        due = not self._is_blind and any(now - since >= IDLE_SECONDS for since in self._left.values())
+        is_own = self._folded_identity[:1] == (lease.epoch,)
+        if is_own and not (dead or finished or closed or due) and len(files) == len(self._folded.files):
+            self._remove(lease, directory, known & there, files)
             return killed
         totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
         for name, type_name, help_text in self._folded.metrics:
@@ -392,24 +432,77 @@ class LiveReader:
                 totals.counters[lost] = totals.counters.get(lost, 0.0) + missing
             if was_running(process.watch):
                 killed.append(Killed(name, int(name.partition("-")[0]), found, missing))
+        for reader in closed:
+            add_cells(totals, reader)
+            files += reader.names()
+        left = self._drop_left(totals, known | dead.keys(), closed, now)
         folded = _Folded(
             processes=[*(known - finished), *dead],
             metrics=[(metric.name, metric.type, metric.help) for metric in totals.metrics.values()],
             counters=[(key.name, key.labels, value) for key, value in totals.counters.items()],
             sketches=[(key.name, key.labels, value) for key, value in totals.sketches.items()],
             foreign=foreign.folded(),
+            files=files,
+            left=[(key.name, key.labels, since) for key, since in left.items()],
         )
         directory.write(f"{_TOTALS}{lease.epoch}", [_encode(folded)])
-        self._remove(lease, directory, set(folded.processes))
+        self._remove(lease, directory, set(folded.processes), files)
         return killed
 
-    def _remove(self, lease: Lease, directory: LiveDirectory, folded: set[str]) -> None:
+    def _closed_files(self, directory: LiveDirectory, gone: AbstractSet[str]) -> list[CellsReader]:
+        """The closed files of every process that is not *gone* as a whole, not yet folded."""
+        found: list[CellsReader] = []
+        for one, process in self._processes.items():
+            names = process.cells.names() if one == self._capture.process else process.cells.closed()
+            if names and one not in gone:
+                reader = CellsReader()
+                try:
+                    for name in names:
+                        reader.add(directory.map(name), name)
+                except (OSError, LiveFileError):
+                    continue  # all of them or none, since they refer to one another: the next time
+                reader.refresh()
+                found.append(reader)
+        return found
+
+    def _drop_left(
+        self, totals: Totals, gone: AbstractSet[str], closed: list[CellsReader], now: float
+    ) -> dict[SeriesKey, float]:
+        """Drop the series that nobody has had for an hour from *totals*; return the others that nobody has, and since when."""
+        self.refresh()
+        self._own.refresh()
+        had = {series.key for series in self._own.series}
+        for one, process in self._processes.items():
+            if one not in gone and one != self._capture.process:  # of this one only closed files are there
+                process.cells.refresh()
+                had.update(series.key for series in process.cells.open_series())
+        left = {key: min(since, now) for key, since in self._left.items() if key not in had}
+        for reader in closed:
+            for series in reader.series:
+                if series.key not in had:  # forgotten: the process has seen it rest for an hour
+                    left.setdefault(series.key, now - IDLE_SECONDS)
+        for key in (*totals.counters, *totals.sketches):
+            if key not in had and may_be_forgotten(key):
+                left.setdefault(key, now)
+        if self._is_blind:  # whatever we cannot see may be in use there
+            return left
+        dropped = {key for key, since in left.items() if now - since >= IDLE_SECONDS}
+        dropped.update(sorted(left, key=left.__getitem__)[: max(0, len(left) - MAX_LEFT_SERIES)])
+        for key in dropped:
+            totals.counters.pop(key, None)
+            totals.sketches.pop(key, None)
+            del left[key]
+        return left
+
+    def _remove(self, lease: Lease, directory: LiveDirectory, folded: set[str], files: list[str]) -> None:
         names = directory.names()
         if not lease.still_highest(names):
             return
         for name in names:
-            if (process_of(name) in folded and not name.endswith(SEGMENT_SUFFIX)) or (
-                name.startswith((_TOTALS, _LEADER)) and _epoch_of(name) < lease.epoch
+            if (
+                (process_of(name) in folded and not name.endswith(SEGMENT_SUFFIX))
+                or name in files
+                or (name.startswith((_TOTALS, _LEADER)) and _epoch_of(name) < lease.epoch)
             ):
                 directory.unlink(name)
         alive = {process_of(name) for name in names if name.endswith(ALIVE_SUFFIX)} - folded
@@ -585,14 +678,21 @@ def read_sketch(series: Series) -> SketchReading:
     cells, head = series.cells, series.at
     count = cells[head]
     last: SketchReading | None = series.read
-    # The count is written last: with the same count and sum, nothing has been measured but what was under way.
+    # The count is written last: with the same count and sum, nothing has been measured but what was under way. (Unless it was
+    # then that the first measurement of an octave was counted before the octave was found here.)
     total = cells[head + 1]
-    if last is not None and last.count == count and last.total == total:
+    octaves = tuple(series.octaves)
+    if (
+        last is not None
+        and last.count == count
+        and last.total == total
+        and len(octaves) <= len(last.positive) + len(last.negative)
+    ):
         return last
     positive: dict[int, Octave] = {}
     negative: dict[int, Octave] = {}
     was = NOTHING_READ if last is None else last
-    for is_negative, number, memory, at in series.octaves:
+    for is_negative, number, memory, at in octaves:
         target, known = (negative, was.negative) if is_negative else (positive, was.positive)
         raw = memory[at : at + BUCKETS_PER_OCTAVE].tobytes()
         if number in target and not any(raw):

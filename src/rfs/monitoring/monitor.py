@@ -26,6 +26,7 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.foreign import SampleKey
 from rfs.monitoring._capture.instruments import (
     INTERNAL_ERRORS,
+    MAX_SERIES,
     OVERFLOW_LABEL,
     BoundHistogram,
     Counter,
@@ -57,6 +58,7 @@ _MAX_DIAGNOSTICS = 128
 _DIAGNOSTIC_SECONDS = 10.0
 _FOREIGN_SECONDS = 1.0
 _CLOCK_STEP_SECONDS = 1.0  # what is less is a clock being set right little by little
+_FORGET_EVERY_SECONDS = 300.0  # so much longer than the hour it may take until an idle series is forgotten
 _LARGEST_PAYLOAD = MAX_FRAME_BYTES - 1024  # leaves room for the frame's own fields
 
 
@@ -146,6 +148,7 @@ class Monitor:
         self._diagnosed_at = 0.0
         self._clock_offset: float | None = None  # between the wall clock and the monotonic one
         self._dropped_before = 0.0
+        self._forgot_at = 0.0
         self._operations: dict[str, OperationInstruments] = {}
         self._error_codes: dict[str, set[str]] = {}
 
@@ -188,6 +191,7 @@ class Monitor:
             self.capture,
             self.store,
             now_seconds=self._now_seconds,
+            monotonic=clock.monotonic,
             on_tick=self.tick,
             on_delivered=self._delivered.inc,
             on_folded=self._tell_killed,
@@ -368,7 +372,9 @@ class Monitor:
         try:
             return self._operations[name]
         except KeyError:
-            return self._operations.setdefault(name, OperationInstruments(self, name))
+            made = OperationInstruments(self, name)
+            # Of more operations than a metric has series, most share the overflow series.
+            return self._operations.setdefault(name, made) if len(self._operations) < MAX_SERIES else made
 
     # Registries of prometheus_client
 
@@ -553,6 +559,8 @@ class Monitor:
 
         Of one operation at most 100 different codes become labels; further ones are counted as ``rfs_overflow``.
         """
+        if operation not in self._error_codes and len(self._error_codes) >= MAX_SERIES:
+            operation = OVERFLOW_LABEL
         codes = self._error_codes.setdefault(operation, set())
         if code not in codes:
             if len(codes) >= _MAX_CODES_PER_OPERATION:
@@ -614,7 +622,11 @@ class Monitor:
     # The leader's tick
 
     def tick(self) -> None:
-        """What the leader does each second: collect, evaluate the alert rules, say what went wrong."""
+        """What each process' own thread does each second: collect, evaluate the alert rules, say what went wrong."""
+        now = self.clock.monotonic()
+        if now - self._forgot_at >= _FORGET_EVERY_SECONDS:
+            self._forgot_at = now
+            self._forget_idle(now)
         self._report_storms()
         if self._foreign.due(time.monotonic()):
             self._foreign.refresh()
@@ -650,6 +662,11 @@ class Monitor:
             self._unclean.set(1)
         elif self._unclean.value is None:
             self._unclean.set(0)
+
+    def _forget_idle(self, now: float) -> None:
+        # What we hold bound is not in use for that alone.
+        self._operations = {name: one for name, one in self._operations.items() if not one.durations_ms.is_idle(now)}
+        self._leader.forget_idle(now)
 
     def _report_storms(self) -> None:
         for site in self._storms.report():

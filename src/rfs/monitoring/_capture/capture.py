@@ -71,6 +71,8 @@ class Capture:
         self._lock = -1
         self._serials = itertools.count()
         self._leftovers: list[tuple[SegmentReader, int]] = []
+        self._cells_names: dict[int, str] = {}  # number of a region → its file
+        self.closed: set[str] = set()  # our files that nobody writes into any more, and that may be folded already
         self.segments: Segments | _FirstRecord
         self.memory_reader: SegmentReader | None
         self._record_in_memory()
@@ -105,6 +107,8 @@ class Capture:
         self.process = _new_process()
         self._serials = itertools.count()
         self._leftovers = []
+        self._cells_names = {}
+        self.closed = set()
         self._record_in_memory()
         if self._planned is None or not self._enter(keep=False):
             self.registry.move(anonymous_cells, keep=False)
@@ -142,6 +146,27 @@ class Capture:
             with suppress(OSError):
                 mark_running(self._lock, running=running)
 
+    def renew(self) -> bool:
+        """
+        Let all labelled series go on in new cells, so that those that the registry has forgotten are left behind.
+
+        In a directory the sums stay behind as well, and the leader folds them; in memory they come along. Returns False if
+        there is no room for it: then nothing has happened.
+        """
+        cells = self.registry.cells
+        number = cells.next_ageing()
+        memory = anonymous_cells(number) if self.directory is None else self._file_of_cells(number)
+        if memory is None:
+            return False
+        left = cells.renew(memory, number)
+        self.registry.renew({id(region.cells): region.number not in self._cells_names for region in left})
+        for region in left:
+            del cells.regions[region.number]
+            if region.number in self._cells_names:
+                self.closed.add(self._cells_names.pop(region.number))
+        cells.close(number)
+        return True
+
     def close(self) -> None:
         """Say that this process is gone; what it has recorded stays for the leader. Recording goes on working."""
         if self._lock >= 0:
@@ -160,9 +185,12 @@ class Capture:
             lock = directory.live(self.process, pack_header(ALIVE_MAGIC, self._header(0, {})))
             self._lock = lock
             mark_running(lock, running=self._running)
-            memories = [self._cells_file(directory, region.number, made) for region in self.registry.cells.regions]
+            memories = {
+                number: self._cells_file(directory, number, made) for number in tuple(self.registry.cells.regions)
+            }
         except OSError as error:
             self._say(error)
+            self._cells_names = {}
             if self._lock >= 0:
                 os.close(self._lock)
                 self._lock = -1
@@ -174,7 +202,7 @@ class Capture:
         self.directory = directory
 
         def make(number: int) -> mmap:
-            return memories[number] if number < len(memories) else self._further_cells(number)
+            return memories.pop(number, None) or self._further_cells(number)
 
         self.registry.move(make, keep=keep)
         for name in made:
@@ -185,6 +213,7 @@ class Capture:
         return True
 
     def _leave(self) -> None:
+        self._cells_names = {}
         if self.directory is not None:
             self.directory.close()
             self.directory = None
@@ -205,21 +234,27 @@ class Capture:
         name = f"{self.process}.{next(self._serials)}{CELLS_SUFFIX}"
         memory = directory.create(name, FILE_BYTES, pack_header(CELLS_MAGIC, self._header(number, LAYOUT)))
         made.append(name)
+        self._cells_names[number] = name
         return memory
 
     def _further_cells(self, number: int) -> mmap:
         # After some thousand series, once: the only file that is ever made while something is measured.
+        memory = self._file_of_cells(number)
+        return memory if memory is not None else anonymous_cells(number)
+
+    def _file_of_cells(self, number: int) -> mmap | None:
         directory = self.directory
-        if directory is not None:
-            made: list[str] = []
-            try:
-                memory = self._cells_file(directory, number, made)
-                directory.publish(made[0])
-            except OSError as error:
-                self._say(error)
-            else:
-                return memory
-        return anonymous_cells(number)
+        if directory is None:
+            return None
+        made: list[str] = []
+        try:
+            memory = self._cells_file(directory, number, made)
+            directory.publish(made[0])
+        except OSError as error:
+            self._cells_names.pop(number, None)
+            self._say(error)
+            return None
+        return memory
 
     def _record_in_memory(self) -> None:
         self.segments = segments = Segments.in_memory(self.process)

@@ -14,6 +14,11 @@ directory, the cells. An entry of the directory, 8-byte aligned, is
 
 and its first word is written last. Cells and entry are taken and written in one stretch without a call, so that no thread, signal
 handler or exception comes between; only a killed process can leave an entry half written, and then nothing was measured in it.
+
+Nothing is ever taken back from a file. Those from `AGEING_FROM` on hold the host's labelled series, some of which nobody will write
+again, and are left behind as a whole: `Cells.renew` begins a new file, every series that is still in use goes on there, from zero,
+and what is in the closed files is folded into the totals as the sums of dead processes are. Which files are closed is said by the
+last word of a later one's header page: all from `AGEING_FROM` up to below that number.
 """
 
 from __future__ import annotations
@@ -38,9 +43,12 @@ if TYPE_CHECKING:
 CELL_BYTES = 8
 DIRECTORY_BYTES = 128 << 10
 FILE_BYTES = 512 << 10  # header, directory, and 48,640 cells; pages that nobody touches cost no memory
+AGEING_FROM = 1_024  # the number of the first file of series that may be forgotten
 MAX_FILES = 128  # 64 MiB: the end of the memory that cells may ever take in one process
 
 _ENTRY_HEAD_BYTES = 16
+
+_CLOSED_WORD = HEADER_BYTES // CELL_BYTES - 1
 
 LAYOUT = {"directory": HEADER_BYTES, "cells": HEADER_BYTES + DIRECTORY_BYTES, "end": FILE_BYTES}
 
@@ -118,37 +126,66 @@ class Cells:
     memory is reached; the caller then measures into its overflow series.
     """
 
-    __slots__ = ("_ids", "_make", "_region", "regions")
+    __slots__ = ("_ageing", "_ageing_numbers", "_ids", "_make", "_region", "regions")
 
     def __init__(self, make: Callable[[int], mmap.mmap]) -> None:
         self._make = make
         self._ids = itertools.count(1)
+        self._ageing_numbers = itertools.count(AGEING_FROM + 1)
         self._region = Region(make(0), 0)
-        self.regions = [self._region]
+        self._ageing = Region(make(AGEING_FROM), AGEING_FROM)
+        self.regions = {0: self._region, AGEING_FROM: self._ageing}  # by number
 
-    def allocate(self, count: int, describe: Callable[[Region], bytes], *, own: bool = False) -> Block | None:
+    def allocate(
+        self, count: int, describe: Callable[[Region], bytes], *, own: bool = False, ageing: bool = False
+    ) -> Block | None:
         """
         Return *count* fresh cells, named by the entry that *describe* gives for the region; None when all memory is spent.
 
-        The last file is for RFS's *own* books, which no label of the host crowds out.
+        The last file is for RFS's *own* books, which no label of the host crowds out. *ageing* cells are left behind by `renew`.
         """
         limit = MAX_FILES if own else MAX_FILES - 1
         while True:
-            region = self._region
+            region = self._ageing if ageing else self._region
             if len(self.regions) > limit:
                 return None
             block = self._take(region, count, describe(region))
             if block is not None:
                 return block
-            if region is not self._region:
+            if region is not (self._ageing if ageing else self._region):
                 continue
-            number = len(self.regions)
-            if number >= limit:
+            if len(self.regions) >= limit:
                 return None
+            number = next(self._ageing_numbers) if ageing else region.number + 1
             fresh = Region(self._make(number), number)
-            if region is self._region:
+            if ageing:
+                if region is self._ageing:
+                    self._ageing = fresh
+                    self.regions[number] = fresh
+            elif region is self._region:
                 self._region = fresh
-                self.regions.append(fresh)
+                self.regions[number] = fresh
+
+    def next_ageing(self) -> int:
+        """The number of the next file for ageing cells; each is given once."""
+        return next(self._ageing_numbers)
+
+    def renew(self, memory: mmap.mmap, number: int) -> list[Region]:
+        """
+        Hand out ageing cells of *memory*, which is file *number*, from now on; return the regions before it, which are full by that.
+
+        Whoever asks a region for its ``entry_limit`` and finds it 0 has cells that are being left.
+        """
+        self._ageing = fresh = Region(memory, number)
+        self.regions[number] = fresh
+        left = [region for region in tuple(self.regions.values()) if AGEING_FROM <= region.number < number]
+        for region in left:
+            region.entry_limit = 0
+        return left
+
+    def close(self, number: int) -> None:
+        """Say, where others read it, that nobody writes into the ageing cells before file *number* any more."""
+        self._ageing.words[_CLOSED_WORD] = number
 
     def declare(self, name: str, fields: tuple[str, str, str]) -> None:
         """Name a metric that has no series yet, so that readers know it."""
@@ -189,29 +226,31 @@ class Cells:
 
         Whoever holds old cells must take over what is in them and then use the new ones, at the same index.
         """
-        made = [Region(make(region.number), region.number) for region in self.regions]
+        made = {number: Region(make(number), number) for number in tuple(self.regions)}
         moved: dict[int, memoryview[float]] = {}
-        for index in range(MAX_FILES):
-            if index == len(self.regions):
-                break
-            old = self.regions[index]
-            if index == len(made):  # another thread has just filled the last one
-                made.append(Region(make(index), index))
-            new = made[index]
-            new.metrics = old.metrics
-            last = len(self.regions) == index + 1
-            # In one stretch without a call: what others allocate goes before it into the old memory, after it into the new.
-            taken = old.next_entry
-            new.view[HEADER_BYTES:taken] = old.view[HEADER_BYTES:taken]
-            new.next_entry = taken
-            new.next_cell = old.next_cell
-            old.entry_limit = 0
-            self.regions[index] = new
-            if last:
-                self._region = new
-            moved[id(old.cells)] = new.cells
+        while len(moved) < len(self.regions):
+            for number in tuple(self.regions):
+                if number not in made:  # another thread has just filled the last one
+                    made[number] = Region(make(number), number)
+                if self.regions[number] is not made[number]:
+                    self._move(self.regions[number], made[number], moved)
         self._make = make
         return moved
+
+    def _move(self, old: Region, new: Region, moved: dict[int, memoryview[float]]) -> None:
+        new.metrics = old.metrics
+        # In one stretch without a call: what others allocate goes before it into the old memory, after it into the new.
+        taken = old.next_entry
+        new.view[HEADER_BYTES:taken] = old.view[HEADER_BYTES:taken]
+        new.next_entry = taken
+        new.next_cell = old.next_cell
+        old.entry_limit = 0
+        self.regions[new.number] = new
+        if old is self._region:
+            self._region = new
+        elif old is self._ageing:
+            self._ageing = new
+        moved[id(old.cells)] = new.cells
 
 
 class MetricEntry(NamedTuple):
@@ -226,10 +265,11 @@ class MetricEntry(NamedTuple):
 class Series:
     """A series as a reader finds it: where its cells are, in one process."""
 
-    __slots__ = ("at", "cells", "exemplars", "key", "metric", "octaves", "read", "together")
+    __slots__ = ("at", "cells", "exemplars", "file", "key", "metric", "octaves", "read", "together")
 
-    def __init__(self, key: SeriesKey, metric: MetricEntry, cells: memoryview[float], at: int) -> None:
+    def __init__(self, key: SeriesKey, metric: MetricEntry, cells: memoryview[float], at: int, file: int) -> None:
         self.key = key
+        self.file = file  # its number
         self.metric = metric
         self.cells = cells
         self.at = at
@@ -281,6 +321,20 @@ class CellsReader:
         self._files.append(file)
         return file.header
 
+    def names(self) -> list[str]:
+        """The names of all files."""
+        return [file.name for file in self._files]
+
+    def closed(self) -> list[str]:
+        """The names of the files that nobody writes any more; all they refer to is among them."""
+        below = max((file.words[_CLOSED_WORD] for file in self._files), default=0)
+        return [file.name for file in self._files if AGEING_FROM <= file.header.number < below]
+
+    def open_series(self) -> list[Series]:
+        """The series that are not in closed files."""
+        below = max((file.words[_CLOSED_WORD] for file in self._files), default=0)
+        return [series for series in self.series if not AGEING_FROM <= series.file < below]
+
     def refresh(self) -> None:
         """Find what has been named since the last time."""
         for file in self._files:
@@ -304,7 +358,7 @@ class CellsReader:
             if metric is None:
                 file.damaged += 1
                 return
-            series = Series(SeriesKey(metric.name, _pairs(entry[2])), metric, file.cells, at)
+            series = Series(SeriesKey(metric.name, _pairs(entry[2])), metric, file.cells, at, number)
             self._by_cell[number, at] = series
             self.series.append(series)
         elif kind in (OCTAVE, EXEMPLAR):
@@ -329,9 +383,10 @@ class CellsReader:
 class _File:
     """One cells file under a reader, and how far its directory has been read."""
 
-    __slots__ = ("_doubtful", "_limit", "cells", "damaged", "header", "read_to", "view", "words")
+    __slots__ = ("_doubtful", "_limit", "cells", "damaged", "header", "name", "read_to", "view", "words")
 
     def __init__(self, memory: mmap.mmap, name: str) -> None:
+        self.name = name
         self.view = memoryview(memory)
         self.header = header = read_header(self.view, CELLS_MAGIC, name)
         directory, cells, end = (header.layout.get(key, 0) for key in ("directory", "cells", "end"))

@@ -56,7 +56,7 @@ def pack_header(magic: bytes, header: Header) -> bytes:
         LiveFileError: The header does not fit (the service's name is too long).
     """
     payload = _encode(header)
-    if _START.size + len(payload) > HEADER_BYTES:
+    if _START.size + len(payload) > HEADER_BYTES - 8:  # the page's last word is the kind's own
         raise LiveFileError(
             "header", f"takes {len(payload)} bytes; a page has {HEADER_BYTES}. Shorten the service's name"
         )

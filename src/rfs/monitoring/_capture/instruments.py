@@ -24,9 +24,11 @@ from operator import add, sub
 from struct import Struct
 from time import monotonic
 from typing import Generic, TypeVar
+from weakref import ref
 
 from rfs.errors import MetricDefinitionError
 from rfs.monitoring._capture.cells import (
+    AGEING_FROM,
     EXEMPLAR,
     EXEMPLAR_CELLS,
     OCTAVE,
@@ -47,11 +49,13 @@ MAX_PROCESS_SERIES = (
     10_000  # of all the host's metrics; each may still have a series without labels, and its overflow series
 )
 MAX_METRICS = 10_000
+IDLE_SECONDS = 3_600.0  # a series with labels that nobody has written for so long is forgotten
 MAX_LABEL_CHARACTERS = 256
 MAX_NAME_CHARACTERS = 200
 MAX_HELP_CHARACTERS = 500
 EXEMPLAR_SECONDS = 1.0  # a series' exemplar changes no more often
 OVERFLOW_LABEL = "rfs_overflow"
+_OVERFLOW: Labels = ((OVERFLOW_LABEL, "true"),)
 INTERNAL_ERRORS = "telemetry_internal_errors_total"
 
 # Measurements are checked by `value.__class__ is _FLOAT` (or _INT): a call-free test of the exact type that bool, str and
@@ -113,15 +117,52 @@ class Collector:
         self.series = 0
 
 
-class BoundCounter:
+class _Child:
+    """What the series of all instruments share: when somebody has last seen them change, and how they go elsewhere."""
+
+    __slots__ = ("__weakref__", "_at", "_before", "_cells", "key", "since", "state")
+
+    def __init__(self, key: SeriesKey, block: Block) -> None:
+        self._cells, self._at, _ = block
+        self._before: float = 0.0  # what has been counted in cells that were left behind
+        self.key = key
+        self.state = -1.0  # what changes with every measurement, as it was at `since`
+        self.since = inf
+
+    def is_idle(self, now: float) -> bool:
+        """Whether the series has been the same for an hour; asked every few minutes."""
+        state = self._state()
+        if state != self.state or self.since == inf:
+            self.state, self.since = state, now
+        return now - self.since >= IDLE_SECONDS
+
+    def is_in(self, left: Mapping[int, bool]) -> bool:
+        """Whether the series is in cells that are being left."""
+        return id(self._cells) in left
+
+    def _state(self) -> float:
+        return self._before + self._cells[self._at]
+
+
+class BoundCounter(_Child):
     """One series of a counter."""
 
-    __slots__ = ("_at", "_cells", "_owner", "key")
+    __slots__ = ("_owner",)
 
     def __init__(self, owner: Counter, key: SeriesKey, block: Block) -> None:
+        super().__init__(key, block)
         self._owner = owner
-        self._cells, self._at, _ = block
-        self.key = key
+
+    def renew(self, block: Block, left: Mapping[int, bool]) -> None:
+        """Go on in *block*; see `Instrument.renew`."""
+        cells, at, _ = block
+        keep = left[id(self._cells)]
+        old = self._cells[self._at]  # from here on nothing calls: no addition comes between
+        if keep:
+            cells[at] = old
+        else:
+            self._before += old
+        self._cells, self._at = cells, at
 
     def move(self, moved: Moved, *, keep: bool) -> None:
         """Go on in other cells, with what is in these if *keep*."""
@@ -151,18 +192,28 @@ class BoundCounter:
     @property
     def value(self) -> float:
         """The sum since the process started."""
-        return self._cells[self._at]
+        return self._before + self._cells[self._at]
 
 
-class BoundGauge:
+class BoundGauge(_Child):
     """One series of a gauge. Unknown until the first write."""
 
-    __slots__ = ("_at", "_cells", "_owner", "key")
+    __slots__ = ("_owner",)
 
     def __init__(self, owner: Gauge, key: SeriesKey, block: Block) -> None:
+        super().__init__(key, block)
         self._owner = owner
-        self._cells, self._at, _ = block
-        self.key = key
+
+    def renew(self, block: Block, left: Mapping[int, bool]) -> None:  # noqa: ARG002 - a gauge has no sum that could be folded
+        """Go on in *block*, with the value that it has."""
+        cells, at, _ = block
+        old, was = self._cells, self._at
+        cells[at] = old[was]  # nothing calls: no write is lost between the lines
+        cells[at + 1] = old[was + 1]
+        self._cells, self._at = cells, at
+
+    def _state(self) -> float:
+        return self._cells[self._at + 1]  # when it was written
 
     def move(self, moved: Moved, *, keep: bool) -> None:
         """Go on in other cells, with what is in these if *keep*."""
@@ -222,12 +273,10 @@ class BoundGauge:
         return self._cells[self._at] if self._cells[self._at + 1] else None
 
 
-class BoundHistogram:
+class BoundHistogram(_Child):
     """One series of a histogram: a sketch whose buckets take cells by octave, as they are needed."""
 
     __slots__ = (
-        "_at",
-        "_cells",
         "_exemplar",
         "_greatest",
         "_least",
@@ -236,15 +285,15 @@ class BoundHistogram:
         "_positive",
         "_region",
         "exemplar_due",
-        "key",
     )
 
     # Layout of the first block: count, total, zero, minimum, maximum.
     HEAD_CELLS = 5
 
     def __init__(self, owner: Histogram, key: SeriesKey, block: Block) -> None:
+        super().__init__(key, block)
         self._owner = owner
-        self._cells, self._at, self._region = block
+        self._region = block.region
         # Kept twice: reading a cell costs six times what reading an attribute does. In cells whose count is 0 they mean nothing.
         self._least = inf
         self._greatest = -inf
@@ -252,7 +301,6 @@ class BoundHistogram:
         self._negative: _Octaves = {}
         self._exemplar: tuple[memoryview[float], memoryview[int], int] | None = None
         self.exemplar_due = 0.0  # monotonic: from then on `keep_exemplar` may be called
-        self.key = key
 
     def move(self, moved: Moved, *, keep: bool) -> None:
         """Go on in other cells, with what is in these if *keep*."""
@@ -278,6 +326,35 @@ class BoundHistogram:
         new[head + 3], new[head + 4] = self._least, self._greatest
         for offset in (1, 2, 0):
             new[head + offset] += old[head + offset]
+
+    def renew(self, block: Block, left: Mapping[int, bool]) -> None:
+        """Go on in *block*; see `Instrument.renew`."""
+        cells, at, region = block
+        old, was, both = self._cells, self._at, (self._positive, self._negative)
+        keep = left[id(old)]
+        fresh: tuple[_Octaves, _Octaves] = ({}, {})
+        # In one stretch: a measurement goes as a whole into the old cells, or as a whole into the new ones.
+        if keep:
+            cells[at], cells[at + 1], cells[at + 2] = old[was], old[was + 1], old[was + 2]
+            cells[at + 3], cells[at + 4] = old[was + 3], old[was + 4]
+        else:
+            self._before += old[was]
+            self._least, self._greatest = inf, -inf
+        self._positive, self._negative = fresh
+        self._cells, self._at, self._region = cells, at, region
+        exemplar, self._exemplar = self._exemplar, None
+        if exemplar is not None and (made := self._make_exemplar()) is not None:
+            for offset in range(EXEMPLAR_CELLS):
+                made[1][made[2] + offset] = exemplar[1][exemplar[2] + offset]
+        for octaves, theirs in zip(both, fresh, strict=True):
+            for number, (source, first) in tuple(octaves.items()):
+                # What somebody has just begun in new cells, for these old ones, comes along in any case.
+                found = self._octave(theirs, number) if left.get(id(source), True) else None
+                if found is not None:
+                    target, begin = found
+                    for index in range(BUCKETS_PER_OCTAVE):
+                        target[begin + index] += source[first + index]
+                        source[first + index] = 0.0
 
     def observe(self, value: float, /) -> None:
         """
@@ -305,10 +382,10 @@ class BoundHistogram:
             try:
                 buckets, first = octaves[index >> 6]
             except KeyError:
-                found = self._octave(octaves, index >> 6)
-                if found is None:
-                    return
-                buckets, first = found
+                # Once more from the start: the series may have gone elsewhere meanwhile, or go there at the jump out of here.
+                if self._octave(octaves, index >> 6) is not None:
+                    self.observe(value)
+                return
             at = first + (index & 63)
         # From here on no call is made: a reader sees all of this measurement or nothing.
         cells, head = self._cells, self._at
@@ -357,7 +434,9 @@ class BoundHistogram:
             return None  # an overflow series that nobody else sees
         entry = encode_entry([EXEMPLAR, self._region, self._at])
         owner = self._owner
-        block = owner.collector.cells.allocate(EXEMPLAR_CELLS, lambda _region: entry, own=owner.own)
+        block = owner.collector.cells.allocate(
+            EXEMPLAR_CELLS, lambda _region: entry, own=owner.own, ageing=self._region >= AGEING_FROM
+        )
         if block is None:
             return None
         made = block.cells, block.cells.cast("B").cast("Q"), block.at
@@ -380,7 +459,8 @@ class BoundHistogram:
     def _octave(self, octaves: _Octaves, number: int) -> tuple[memoryview[float], int] | None:
         entry = encode_entry([OCTAVE, self._region, self._at, number, octaves is self._negative])
         owner = self._owner
-        block = owner.collector.cells.allocate(BUCKETS_PER_OCTAVE, lambda _region: entry, own=owner.own)
+        ageing = self._region >= AGEING_FROM
+        block = owner.collector.cells.allocate(BUCKETS_PER_OCTAVE, lambda _region: entry, own=owner.own, ageing=ageing)
         if block is None:
             self._owner.reject("cells_full")
             return None
@@ -390,7 +470,7 @@ class BoundHistogram:
     @property
     def count(self) -> float:
         """How many measurements were counted since the process started."""
-        return self._cells[self._at]
+        return self._before + self._cells[self._at]
 
 
 def _moved_octaves(octaves: _Octaves, moved: Moved) -> _Octaves:
@@ -556,6 +636,7 @@ class Instrument(ABC, Generic[Child]):
         collector.cells.declare(name, self._fields)
         self._series: dict[Labels, Child] = {}
         self._found: dict[tuple[tuple[str, object], ...], Child] = {}  # labels as given → child
+        self._leaving: dict[Labels, ref[Child]] = {}  # about to be forgotten, unless somebody holds them
         self._plain: Child | None = None
         self._overflow: Child | None = None
 
@@ -606,17 +687,28 @@ class Instrument(ABC, Generic[Child]):
         child = self._series.get(key)
         if child is not None:
             return child
+        leaving = self._leaving.get(key)
+        if leaving is not None and (child := leaving()) is not None:
+            return self._series.setdefault(key, child)
         collector = self.collector
         if key and (len(self._series) >= MAX_SERIES - 1 or (collector.series >= MAX_PROCESS_SERIES and not self.own)):
             return self._overflowing("cardinality_limit", key)
-        block = self._allocate(key)
-        if block is None:
-            return self._overflowing("cells_full", key)
-        made = self._make(SeriesKey(self.name, key), block)
-        child = self._series.setdefault(key, made)
-        if child is made and not self.own:
-            collector.series += 1
-        return child
+        series, regions = self._series, collector.cells.regions
+        while True:
+            block = self._allocate(key)
+            if block is None:
+                return self._overflowing("cells_full", key)
+            region = regions.get(block.region)
+            made = self._make(SeriesKey(self.name, key), block)
+            # Nothing calls from here to the store: all that are in cells which are being left are among our series by then.
+            if region is None or not region.entry_limit:
+                continue
+            if key in series:
+                return series[key]
+            series[key] = made
+            if not self.own:
+                collector.series += 1
+            return made
 
     def _allocate(self, labels: Labels) -> Block | None:
         cells = self.collector.cells
@@ -625,7 +717,48 @@ class Instrument(ABC, Generic[Child]):
         def describe(region: Region) -> bytes:
             return encode_entry([SERIES, cells.metric_id(region, self.name, self._fields), flat])
 
-        return cells.allocate(self._cells_per_child, describe, own=self.own)
+        ageing = may_be_forgotten(SeriesKey(self.name, labels))
+        return cells.allocate(self._cells_per_child, describe, own=self.own, ageing=ageing)
+
+    def forget_idle(self, now: float) -> int:
+        """Forget the series that nobody has written for an hour and that nobody holds; return how many these are."""
+        if self.own:
+            return 0
+        idle = [key for key, child in tuple(self._series.items()) if self._may_go(child) and child.is_idle(now)]
+        if not idle:
+            return 0
+        # A child that lives on without our own references is held by the host, or by a call that is measuring this very moment.
+        # Nobody can write into the cells of one that does not: then, and only then, they are left behind.
+        series = self._series
+        self._leaving = leaving = {key: ref(series[key]) for key in idle}
+        for key in idle:
+            del series[key]
+        self._found = {}
+        for key in idle:
+            child = leaving[key]()
+            if child is not None:
+                series.setdefault(key, child)
+            del child
+        forgotten = sum(key not in series for key in idle)
+        self.collector.series -= forgotten
+        return forgotten
+
+    def _may_go(self, child: Child) -> bool:
+        return may_be_forgotten(child.key)
+
+    def renew(self, left: Mapping[int, bool]) -> None:
+        """
+        Let the series whose cells are among those *left*, by their ``id``, go on in others: with their sums where it says True.
+
+        Else from zero; what they have measured so far stays behind, and is folded.
+        """
+        for child in tuple(self._series.values()):
+            if child.is_in(left):
+                block = self._allocate(child.key.labels)
+                if block is None:
+                    self.reject("cells_full")
+                else:
+                    child.renew(block, left)
 
     def move(self, moved: Moved, *, keep: bool) -> None:
         """Let every series go on in other cells; see `Cells.move`."""
@@ -638,7 +771,7 @@ class Instrument(ABC, Generic[Child]):
         self.reject(reason)
         child = self._overflow
         if child is None:
-            key: Labels = ((OVERFLOW_LABEL, "true"),)
+            key = _OVERFLOW
             # Cells are short only after 64 MiB of them: the overflow series of that metric is then not shared memory.
             private = memoryview(bytearray(8 * self._cells_per_child)).cast("d")
             block = self._allocate(key) or Block(private, 0, -1)
@@ -714,6 +847,12 @@ class Gauge(Instrument[BoundGauge]):
     def _make(self, key: SeriesKey, block: Block) -> BoundGauge:
         return BoundGauge(self, key, block)
 
+    def _may_go(self, child: BoundGauge) -> bool:
+        # A gauge says what is, however long ago it was written: it makes room where room is short. One that is added up, and so
+        # goes up and down by steps, has to be back at zero: it would begin there.
+        crowded = len(self._series) >= MAX_SERIES // 2 or self.collector.series >= MAX_PROCESS_SERIES // 2
+        return super()._may_go(child) and crowded and (self._fields[2] != "sum" or not child.value)
+
 
 class Histogram(Instrument[BoundHistogram]):
     """A distribution: durations, sizes. Any quantile of it is known within 1 %; there are no buckets to choose."""
@@ -770,6 +909,21 @@ class Registry:
         self._collector = Collector(self.cells, reject, clean)
         self.foreign = ForeignCells(self.cells, clean)
         self._metrics: dict[str, AnyInstrument] = {}
+        self.forgotten = 0  # series whose cells still take memory
+
+    def forget_idle(self, now: float) -> int:
+        """
+        Forget the series with labels that nobody has written for an hour; return how many are ``forgotten`` by now.
+
+        They give their places under the limits back at once. Their cells go with `Capture.renew`.
+        """
+        self.forgotten += sum(metric.forget_idle(now) for metric in self.metrics())
+        return self.forgotten
+
+    def renew(self, left: Mapping[int, bool]) -> None:
+        """Let all series leave the cells *left*; see `Instrument.renew`."""
+        for metric in self.metrics():
+            metric.renew(left)
 
     def move(self, make: Callable[[int], mmap], *, keep: bool) -> None:
         """
@@ -833,6 +987,11 @@ class Registry:
     def series_count(self) -> int:
         """How many series there are, over all metrics."""
         return sum(len(metric.series()) for metric in self.metrics())
+
+
+def may_be_forgotten(key: SeriesKey) -> bool:
+    """Whether a series is one of many: it has labels, is not the overflow series, and not of RFS's own books."""
+    return bool(key.labels) and key.labels != _OVERFLOW and not is_own(key.name)
 
 
 def is_own(name: str) -> bool:
