@@ -18,7 +18,7 @@ from rfs.monitoring._capture.record import level_name
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.masking import Masker
-from rfs.monitoring.monitor import Monitor, default_monitor, use_monitor
+from rfs.monitoring.monitor import STOP_SECONDS, Monitor, default_monitor, use_monitor
 from tests.monitoring.conftest import ManualClock
 
 
@@ -84,6 +84,24 @@ class TestLife:
 
         assert len(sink.frames) == 1
         assert [record.message for record in monitor.query.records()] == ["last words"]
+
+    @pytest.mark.parametrize("started", [True, False])
+    def test_stops_in_time_whatever_hangs(self, started: bool) -> None:
+        """
+        Whoever holds the collector's lock, as on a hung disk, ``stop`` returns within its two seconds.
+        """
+        monitor = Monitor(service_name="test")
+        if started:
+            monitor.start()
+        lock = monitor._leader._lock
+
+        with lock:
+            began = time.monotonic()
+            monitor.stop()
+            took = time.monotonic() - began
+
+        assert took < STOP_SECONDS
+        monitor.stop()
 
     def test_a_broken_sink_costs_itself_only(self, monitor: Monitor) -> None:
         """

@@ -138,13 +138,24 @@ class Leader:
                 self._thread = thread
 
     def stop(self, timeout_seconds: float) -> None:
-        """Stop the thread and collect once more; nothing happens if it does not run."""
+        """
+        Stop the thread and collect once more, within *timeout_seconds* even if a disk hangs; twice is once.
+
+        The thread itself collects for the last time: whatever that waits for, the caller does not.
+        """
         thread = self._thread
-        if thread is not None:
+        if thread is not None and thread.is_alive():
             self._stopping.set()
             thread.join(timeout_seconds)
             self._thread = None
-        self.collect()
+        elif self._lock.acquire(timeout=timeout_seconds):
+            try:
+                self._finish()
+            finally:
+                self._lock.release()
+
+    def _finish(self) -> None:
+        self._collect()
         if self._capture.directory is not None:
             self._lease.release()
 
@@ -247,6 +258,11 @@ class Leader:
                         self._move_records()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any fault of a store or a rule
                 self._on_error("leader", error)
+        try:
+            with self._lock:
+                self._finish()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._on_error("leader", error)
 
     def _capture_and_lead(self, *, is_new: bool) -> None:
         with self._lock:

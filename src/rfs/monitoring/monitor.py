@@ -59,6 +59,7 @@ _DIAGNOSTIC_SECONDS = 10.0
 _FOREIGN_SECONDS = 1.0
 _CLOCK_STEP_SECONDS = 1.0  # what is less is a clock being set right little by little
 _FORGET_EVERY_SECONDS = 300.0  # so much longer than the hour it may take until an idle series is forgotten
+_LATEST_NS = 2**63 - 1
 _LARGEST_PAYLOAD = MAX_FRAME_BYTES - 1024  # leaves room for the frame's own fields
 
 
@@ -483,7 +484,13 @@ class Monitor:
         else:
             correlation_id, trace_id = context.correlation_id, context.trace_id
             span_id, parent_span_id = context.span_id, context.parent_span_id
-        time_ns = self.clock.time_ns()
+        try:
+            time_ns = self.clock.time_ns()
+        except Exception:  # noqa: BLE001 - a clock that was handed in
+            time_ns = -1
+        if time_ns.__class__ is not int or not 0 <= time_ns <= _LATEST_NS:
+            time_ns = 0  # kept all the same
+            self.internal_error("clock", ValueError("the wall clock says no time in nanoseconds"))
         payload = encode_record(
             RecordData(
                 time_ns,
