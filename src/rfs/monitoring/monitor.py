@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import time
 from collections.abc import Generator, Iterable, Mapping
@@ -765,14 +766,21 @@ def default_monitor() -> Monitor:
 
 def _make_default() -> Monitor:
     global default, _made  # noqa: PLW0603 - the one module-level convenience; tests replace it
-    directory = os.environ.get("RFS_DIR", MEMORY)
-    made = Monitor(
-        service_name=os.environ.get("RFS_SERVICE_NAME", UNNAMED),
-        directory=None if directory in ("", MEMORY) else directory,
-    )
-    if default is None:
-        default = _made = made
-    return default
+    # A handler that records at some kHz would make one Monitor in the midst of another's making, until the stack ends.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if default is None:
+            directory = os.environ.get("RFS_DIR", MEMORY)
+            made = Monitor(
+                service_name=os.environ.get("RFS_SERVICE_NAME", UNNAMED),
+                directory=None if directory in ("", MEMORY) else directory,
+            )
+            if default is None:
+                default = _made = made
+        return default
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def plan_default_directory() -> None:
