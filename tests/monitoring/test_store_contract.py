@@ -12,7 +12,7 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.segments import HAS_ERROR, Frame
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Batch, Point, Store, Window
-from rfs.monitoring._store.memory import MemoryStore
+from rfs.monitoring._store.memory import DAY, MemoryStore
 
 STORES: dict[str, Callable[[], Store]] = {"memory": MemoryStore}
 
@@ -278,3 +278,40 @@ class TestBounds:
         reach = int(figures["horizon_seconds"])
         assert 1 <= reach < 200
         assert store.increase(keys[0], NOW + 200 - reach, NOW + 200) == reach
+
+    def test_series_that_have_nothing_left_are_forgotten(self) -> None:
+        """
+        With labels that change for days the store keeps those of the last day, and forgets the others, name and all.
+        """
+        store = MemoryStore()
+        for minute in range(3 * 24 * 60):
+            key = SeriesKey("orders_total", (("n", str(minute)),))
+            waits = SeriesKey("wait_seconds", (("n", str(minute)),))
+            store.append(Batch("p", minute, [], Window(NOW + 60 * minute, {key: 1.0}, {}, {waits: sketch(1)})))
+
+        now = NOW + 3 * DAY
+        kept = store.series("orders_total")
+        assert 1440 <= len(kept) <= 1460
+        assert 1440 <= len(store.series("wait_seconds")) <= 1460
+        assert sum(store.increase(key, now - DAY, now) or 0 for key in kept) == 1440
+        assert store.statistics()["points"] == len(kept)
+
+    def test_reaches_back_again_once_there_is_room(self) -> None:
+        """
+        After a storm of labels the store forgets early; when they are gone it keeps more again, and says how much truly.
+        """
+        store = MemoryStore(max_points=500)
+        keys = [SeriesKey("storm_total", (("n", str(n)),)) for n in range(20)]
+        for second in range(200):
+            store.append(Batch("p", second, [], Window(NOW + second, dict.fromkeys(keys, 1.0))))
+        short = store.statistics()["horizon_seconds"]
+
+        calm = range(200, 200 + DAY, 300)
+        for second in calm:
+            store.append(Batch("p", second, [], Window(NOW + second, {ORDERS: 1.0})))
+            reach = store.statistics()["horizon_seconds"]
+            expected = sum(1 for one in calm if second - reach <= one <= second)
+            assert store.increase(ORDERS, NOW + second - reach, NOW + second + 1) == expected
+
+        assert short < 200
+        assert store.statistics()["horizon_seconds"] > DAY / 2

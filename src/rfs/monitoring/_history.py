@@ -11,15 +11,14 @@ The processes of a service run the same code; a history of another version is re
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import TypeVar
+from collections.abc import Iterator
 
 import msgspec
 
 from rfs.errors import LiveFileError
 from rfs.monitoring._capture.cells import Labels, SeriesKey
 from rfs.monitoring._capture.instruments import SketchReading
+from rfs.monitoring._capture.pace import breathe, pieces
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._live import octave_in, octave_out
 from rfs.monitoring._store.memory import Density, Packed, SketchSeries, Snapshot, ValueSeries
@@ -29,7 +28,6 @@ _VERSION = 1
 _SERIES_PER_PIECE = 50
 _FRAMES_PER_PIECE = 250
 
-Item = TypeVar("Item")
 _Points = tuple[bytes, bytes, float]  # times, values, base
 
 
@@ -77,16 +75,16 @@ def pack_history(snapshot: Snapshot, totals: Totals) -> Iterator[bytes]:
 def _pieces(snapshot: Snapshot, totals: Totals) -> Iterator[msgspec.Struct]:
     yield _Head(_VERSION, sorted(snapshot.gauges), snapshot.density, _points(snapshot.seen))
     values = [(key, series) for by_key in snapshot.values.values() for key, series in by_key.items()]
-    for some in _in_pieces(values, _SERIES_PER_PIECE):
+    for some in pieces(values, _SERIES_PER_PIECE):
         yield _Values([(key.name, key.labels, _points(series)) for key, series in some])
     sketches = [(key, series) for by_key in snapshot.sketches.values() for key, series in by_key.items()]
-    for more in _in_pieces(sketches, _SERIES_PER_PIECE):
+    for more in pieces(sketches, _SERIES_PER_PIECE):
         yield _Sketches([(key.name, key.labels, series.times.tobytes(), series.deltas) for key, series in more])
-    for frames in _in_pieces(snapshot.records, _FRAMES_PER_PIECE):
+    for frames in pieces(snapshot.records, _FRAMES_PER_PIECE):
         yield _Records(list(frames))
-    for counters in _in_pieces(totals.counters.items(), 10 * _SERIES_PER_PIECE):
+    for counters in pieces(totals.counters.items(), 10 * _SERIES_PER_PIECE):
         yield _Counters([(key.name, key.labels, value) for key, value in counters])
-    for readings in _in_pieces(totals.sketches.items(), _SERIES_PER_PIECE):
+    for readings in pieces(totals.sketches.items(), _SERIES_PER_PIECE):
         yield _Readings([(key.name, key.labels, reading) for key, reading in readings])
 
 
@@ -133,12 +131,7 @@ def _read_pieces(content: bytes) -> Iterator[_Head | _Values | _Sketches | _Reco
         start = at + 4
         at = start + int.from_bytes(view[at:start], "little")
         yield _decode(view[start:at])
-
-
-def _in_pieces(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
+        breathe()
 
 
 def _points(series: ValueSeries) -> _Points:

@@ -345,7 +345,7 @@ class Query:
         )
 
     def operation(self, name: str, time_range: TimeRange = "1h") -> OperationMetrics | None:
-        """How operation *name* did; None if no operation of that name was ever measured."""
+        """How operation *name* did; None if none of that name is known."""
         return self.settled()._operation(name, time_range)
 
     def _operation(self, name: str, time_range: TimeRange) -> OperationMetrics | None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from math import ceil
 from threading import Lock
+from typing import TypeVar
 
 import msgspec
 
@@ -42,14 +43,19 @@ _TIERINGS = (
 )
 _NOTABLE_LEVEL = 30
 _COMPACT_EVERY = 64  # appended points at least
+_TIDY_SECONDS = 600
 _POINTS_WORTH_A_SUM = 8  # of one minute; so the sums that are kept are few beside the points
 
 
 class Density(msgspec.Struct, frozen=True):
     """How far back points reach, and how dense they are."""
 
-    horizon: int = DAY
+    since: int = 0  # the second before which everything is forgotten; what is older than a day is anyway
     tiering: int = 0  # which of the tierings
+
+    def oldest(self, now: int) -> int:
+        """The first second that is kept."""
+        return max(self.since, now - DAY)
 
 
 class ValueSeries:
@@ -77,7 +83,7 @@ class ValueSeries:
 
     def compact(self, now: int, density: Density) -> None:
         kept = _thinned(self.times, now, density)
-        forgotten = bisect_left(self.times, now - density.horizon)
+        forgotten = bisect_left(self.times, density.oldest(now))
         if forgotten:
             self.base = self.values[forgotten - 1]
         self.times = array("q", (self.times[index] for index in kept))
@@ -140,7 +146,7 @@ class SketchSeries:
         kept = _thinned(self.times, now, density)
         deltas: list[Packed] = []
         # A point that stays takes over what the points thinned out before it had measured.
-        first = bisect_left(self.times, now - density.horizon)
+        first = bisect_left(self.times, density.oldest(now))
         for index in kept:
             deltas.append(self.deltas[index] if index == first else _together(self.deltas[first : index + 1]))
             first = index + 1
@@ -151,6 +157,9 @@ class SketchSeries:
 
     def copy(self) -> SketchSeries:
         return SketchSeries(self.times[:], self.deltas[:])  # the packed differences themselves never change
+
+
+Kind = TypeVar("Kind", ValueSeries, SketchSeries)
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -209,6 +218,7 @@ class MemoryStore:
         self._points = 0
         self._sketch_points = 0
         self._density = Density()
+        self._tidied_at = 0
 
     def after_fork(self) -> None:
         # To free what the parent kept would copy the pages that it is in. Nobody reads it again.
@@ -237,6 +247,8 @@ class MemoryStore:
                 if len(self._seen.times) >= self._seen.compact_at:
                     self._seen.compact(second, self._density)
                 self._keep_bounds(second)
+                if not 0 <= second - self._tidied_at < _TIDY_SECONDS:
+                    self._tidy(second)
             return True
 
     def _keep_records(self, frames: Iterable[Frame]) -> None:
@@ -264,8 +276,8 @@ class MemoryStore:
             return Snapshot(
                 [record.frame for record in self._records],
                 self._seen.copy(),
-                {name: {key: one.copy() for key, one in by_key.items()} for name, by_key in self._values.items()},
-                {name: {key: one.copy() for key, one in by_key.items()} for name, by_key in self._sketches.items()},
+                {name: _copies(by_key) for name, by_key in self._values.items()},
+                {name: _copies(by_key) for name, by_key in self._sketches.items()},
                 set(self._gauges),
                 self._density,
             )
@@ -347,14 +359,28 @@ class MemoryStore:
         self._compact_all(now)
         # Some room must be left, or the next second would be here again.
         while self._points > 0.8 * self._max_points or self._sketch_points > 0.8 * self._max_sketch_points:
-            horizon, tiering = self._density.horizon, self._density.tiering
+            reach = now - self._density.oldest(now)
+            tiering = self._density.tiering
             if tiering + 1 < len(_TIERINGS):
-                self._density = Density(horizon, tiering + 1)
-            elif horizon > 1:
-                self._density = Density(horizon // 2, tiering)
+                self._density = Density(self._density.since, tiering + 1)
+            elif reach > 1:
+                self._density = Density(now - reach // 2, tiering)
             else:
                 break
             self._compact_all(now)
+
+    def _tidy(self, now: int) -> None:
+        """Forget series that have nothing left, and keep points denser again where there is room."""
+        oldest = self._density.oldest(now)
+        for by_key in self._values.values():
+            for key in _outlived(by_key, oldest):
+                self._points -= len(by_key.pop(key).times)
+        for sketches in self._sketches.values():
+            for key in _outlived(sketches, oldest):
+                self._sketch_points -= len(sketches.pop(key).times)
+        if self._points < 0.4 * self._max_points and self._sketch_points < 0.4 * self._max_sketch_points:
+            self._density = Density(self._density.since)
+        self._tidied_at = now
 
     def _compact_all(self, now: int) -> None:
         self._points = self._sketch_points = 0
@@ -442,20 +468,21 @@ class MemoryStore:
 
     def statistics(self) -> Mapping[str, float]:
         with self._lock:
+            now = self._seen.times[-1] if self._seen.times else DAY
             return {
                 "records": len(self._records),
                 "record_bytes": self._record_bytes,
                 "evicted_records": self._evicted,
                 "points": self._points,
                 "sketch_points": self._sketch_points,
-                "horizon_seconds": self._density.horizon,
+                "horizon_seconds": now - self._density.oldest(now),
             }
 
 
 def _thinned(times: array[int], now: int, density: Density) -> list[int]:
     """The indices of the points to keep: per slot of its tier the last one."""
     kept: list[int] = []
-    oldest = bisect_left(times, now - density.horizon)
+    oldest = bisect_left(times, density.oldest(now))
     end = len(times)
     parts: list[tuple[int, int, int]] = []
     for limit, width in _TIERINGS[density.tiering]:
@@ -477,6 +504,14 @@ def _thinned(times: array[int], now: int, density: Density) -> list[int]:
 def _identity(frame: Frame) -> tuple[int, bytes]:
     # The payload has the record's ids; the time has nanoseconds.
     return frame.time_ns, frame.payload
+
+
+def _copies(series: Mapping[SeriesKey, Kind]) -> dict[SeriesKey, Kind]:
+    return {key: one.copy() for some in pieces(series.items()) for key, one in some}
+
+
+def _outlived(series: Mapping[SeriesKey, ValueSeries | SketchSeries], oldest: int) -> list[SeriesKey]:
+    return [key for some in pieces(series.items()) for key, one in some if one.times[-1] < oldest]
 
 
 def _next_compaction(points: int) -> int:
