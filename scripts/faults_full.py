@@ -24,9 +24,14 @@ from benchmarks.visibility import GOAL_SECONDS, RATE  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "FAULTS.md"
 SUITES = {
+    "tests/faults/test_memory.py": "1 M label sets; 1 M records from one site; a sink that hangs for a minute",
     "tests/faults/test_truth.py": "4 workers, 200,000 requests, workers killed and recycled at random",
     "tests/faults/test_kill.py": "200 rounds of kill -9 of one of 8 writers, 30 of all 8; the leader killed and stopped",
     "tests/faults/test_fork.py": "10,000 forks while three threads and a signal handler at 200 Hz record",
+    "tests/faults/test_a_life_cycle.py": "ends, forks, signals and interrupts of a process",
+    "tests/faults/test_b_files.py": "disks that are full, slow, hung, read-only or gone",
+    "tests/monitoring/test_segments_fuzz.py": "10,000 damaged segments",
+    "tests/monitoring/test_idle_series.py": "a hundred new label sets a minute for three days",
     "tests/monitoring/test_accuracy.py": "1,000,000 values of each shape; 16 threads × 100,000 additions, twice",
 }
 SUITE_SECONDS = 3_600
