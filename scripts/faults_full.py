@@ -38,7 +38,7 @@ SUITE_SECONDS = 3_600
 
 
 def run(suite: str) -> list[tuple[str, str, float, str]]:
-    """Return name, verdict, seconds and first line of what went wrong of each test of *suite*."""
+    """Return name, verdict, seconds and first line of what went wrong, or what was measured, of each test of *suite*."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [
@@ -60,7 +60,8 @@ def run(suite: str) -> list[tuple[str, str, float, str]]:
         for case in cases:
             bad = next((child for child in case if child.tag in {"failure", "error", "skipped"}), None)
             verdict = "passed" if bad is None else {"skipped": "skipped"}.get(bad.tag, "FAILED")
-            fault = "" if bad is None else (bad.get("message") or "").splitlines()[0][:200].replace("|", "\\|")
+            measured = ", ".join(f"{each.get('name')} {each.get('value')}" for each in case.iter("property"))
+            fault = measured if bad is None else (bad.get("message") or "").splitlines()[0][:200].replace("|", "\\|")
             name = f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name', '')}"
             rows.append((name, verdict, float(case.get("time", "0")), fault))
         return rows

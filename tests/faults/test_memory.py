@@ -12,12 +12,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from rfs.monitoring.monitor import Monitor
 
 PROGRAM = Path(__file__).parent / "programs" / "memory.py"
 FULL = os.environ.get("RFS_FULL") == "1"
@@ -57,6 +56,13 @@ def run(load: str, size: int, report: Path, *, hang: bool = False) -> dict[str, 
     return told
 
 
+def say(told: dict[str, Any], record_property: Callable[[str, object], None]) -> None:
+    """Leave the figures in the report."""
+    record_property("grown by", f"{told['growth_mib']:.1f} MiB")
+    late, longest = told["lag_p99_seconds"], told["lag_max_seconds"]
+    record_property("loop late by", f"{late * 1e3:.1f} ms at p99, {longest * 1e3:.1f} ms at most")
+
+
 def assert_books_balance(told: dict[str, Any]) -> None:
     books = told["books"]
     accounted = sum(count for entry, count in books.items() if entry not in ("produced", "in_flight", "evicted"))
@@ -65,13 +71,16 @@ def assert_books_balance(told: dict[str, Any]) -> None:
 
 
 class TestLabelSets:
-    def test_memory_is_bounded_and_the_sum_right(self, tmp_path: Path) -> None:
+    def test_memory_is_bounded_and_the_sum_right(
+        self, tmp_path: Path, record_property: Callable[[str, object], None]
+    ) -> None:
         """
         A million label sets take 2,000 series and no more, and what they counted adds up.
         """
         size = 1_000_000 if FULL else 100_000
 
         told = run("label_sets", size, tmp_path / "report")
+        say(told, record_property)
 
         assert told["sum"] == size
         assert told["series"] == 2_000
@@ -81,14 +90,16 @@ class TestLabelSets:
 
 
 class TestStorm:
-    @pytest.mark.xfail(not hasattr(Monitor, "_report_storms"), reason="storms are not wired into the Monitor yet")
-    def test_memory_is_bounded_and_every_record_accounted_for(self, tmp_path: Path) -> None:
+    def test_memory_is_bounded_and_every_record_accounted_for(
+        self, tmp_path: Path, record_property: Callable[[str, object], None]
+    ) -> None:
         """
         A million records from one site: most are suppressed, the rest kept, and the books say how many.
         """
         size = 1_000_000 if FULL else 100_000
 
         told = run("storm", size, tmp_path / "report")
+        say(told, record_property)
 
         assert told["books"]["produced"] >= size + 100
         assert told["books"]["suppressed"] > 0
@@ -98,7 +109,7 @@ class TestStorm:
 
 
 class TestHungSink:
-    def test_nobody_waits_for_it(self, tmp_path: Path) -> None:
+    def test_nobody_waits_for_it(self, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
         """
         Standard output that nobody reads: recording goes on, memory is bounded, and the process ends in time and in order.
         """
@@ -107,6 +118,7 @@ class TestHungSink:
         began = time.monotonic()
         told = run("hang", seconds, tmp_path / "report", hang=True)
         took = time.monotonic() - began
+        say(told, record_property)
 
         assert told["held_bytes"] >= 60_000  # the fault fired: the pipe was full
         assert told["books"]["produced"] > 1_000 * seconds
