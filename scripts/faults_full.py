@@ -1,7 +1,7 @@
 """
-Runs the fault tests at their whole size and writes benchmarks/FAULTS.md: ``python scripts/faults_full.py``.
+Runs the fault tests at their whole size and writes benchmarks/FAULTS.md: ``python scripts/faults_full.py [SUITE …]``.
 
-A test that fails is written down as failed; the exit status is then 1.
+With suites named, only their sections are written anew. A test that fails is written down as failed; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -34,6 +33,7 @@ SUITES = {
     "tests/monitoring/test_idle_series.py": "a hundred new label sets a minute for three days",
     "tests/monitoring/test_accuracy.py": "1,000,000 values of each shape; 16 threads × 100,000 additions, twice",
 }
+VISIBILITY = "Recorded until visible in another process"
 SUITE_SECONDS = 3_600
 
 
@@ -83,30 +83,42 @@ def visibility() -> str:
     )
 
 
-def main() -> int:
-    """Run all, write, and say whether all passed."""
-    load, began = os.getloadavg()[0], time.monotonic()
-    sections = [
-        "# Faults",
-        (
-            f"Run {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by `make faults-full` on: {machine()}. Load average of the machine at "
-            f"the start: {load:.2f}. RFS at {revision()}."
-        ),
-        "CI runs the same tests at a smaller size. What each claims is in its docstring.",
-    ]
-    passed = True
-    for suite, what in SUITES.items():
-        rows = run(suite)
-        passed = passed and bool(rows) and all(verdict == "passed" for _, verdict, _, _ in rows)
-        lines = ["| test | | seconds | |", "|---|---|---|---|"]
-        lines += [f"| `{name}` | {verdict} | {seconds:.0f} | {fault} |" for name, verdict, seconds, fault in rows]
-        sections += [f"## {what}", f"`RFS_FULL=1 pytest {suite}`", "\n".join(lines)]
-    sections += ["## Recorded until visible in another process", visibility()]
-    sections.append(f"All of it took {(time.monotonic() - began) / 60:.0f} minutes.")
-    RESULTS.write_text("\n\n".join(sections) + "\n")
+def run_suite(suite: str) -> tuple[bool, str]:
+    """Return whether all of *suite* passed, and its section."""
+    load, began = os.getloadavg()[0], f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    rows = run(suite)
+    lines = ["| test | | seconds | |", "|---|---|---|---|"]
+    lines += [f"| `{name}` | {verdict} | {seconds:.0f} | {what} |" for name, verdict, seconds, what in rows]
+    told = f"`RFS_FULL=1 pytest {suite}`, {began}, load average {load:.2f} at the start, RFS at {revision()}."
+    return bool(rows) and all(verdict == "passed" for _, verdict, _, _ in rows), told + "\n\n" + "\n".join(lines)
+
+
+def written() -> dict[str, str]:
+    """Return the sections of the last run, by title."""
+    parts = RESULTS.read_text().split("\n## ")[1:] if RESULTS.exists() else []
+    return {title: body.strip() for title, _, body in (part.partition("\n") for part in parts)}
+
+
+def write(sections: dict[str, str]) -> None:
+    """Write *sections*, in the order of `SUITES`."""
+    begin = f"# Faults\n\nWritten by `make faults-full` on: {machine()}. CI runs the same tests at a smaller size."
+    known = [title for title in (*SUITES.values(), VISIBILITY) if title in sections]
+    RESULTS.write_text("\n\n".join([begin, *(f"## {title}\n\n{sections[title]}" for title in known)]) + "\n")
+
+
+def main(suites: list[str]) -> int:
+    """Run *suites*, or all, write what came of them beside what is there of others, and say whether they passed."""
+    passed, sections = True, written()
+    for suite in suites or SUITES:
+        suite_passed, sections[SUITES[suite]] = run_suite(suite)
+        passed = passed and suite_passed
+        write(sections)
+    if not suites:
+        sections[VISIBILITY] = visibility()
+        write(sections)
     print(f"written: {RESULTS.relative_to(ROOT)}")
     return 0 if passed else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -14,6 +14,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is no property of the code: the machine may be busy.
+settings.register_profile("unhurried", settings(), deadline=None)
+settings.load_profile("unhurried")
 
 # What is not over by then waits for something that will not come. Of the whole size, nobody knows.
 LONGEST_SECONDS = 0 if os.environ.get("RFS_FULL") == "1" else 150

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.instruments import MetricType, Octave, SketchReading
+from rfs.monitoring._capture.instruments import MetricType
+from rfs.monitoring._capture.readings import Octave, SketchReading
 from rfs.monitoring._totals import Exemplar, ForeignFamily, ForeignSample, Metric, Totals
 from rfs.monitoring.exporters.prometheus import OPENMETRICS, negotiate, render_openmetrics, render_text
 from tests.docs.snippets import pages, snippets

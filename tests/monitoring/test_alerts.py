@@ -874,7 +874,7 @@ class TestManagerEvaluation:
 
 
 class TestManagerProperties:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(
         st.lists(
             st.one_of(

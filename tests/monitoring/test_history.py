@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rfs.errors import LiveFileError
 from rfs.monitoring import counter, histogram, warning
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.instruments import Octave, SketchReading
+from rfs.monitoring._capture.readings import Octave, SketchReading
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._history import pack_history, unpack_history
@@ -61,7 +61,7 @@ def answers(store: MemoryStore, start: int, end: int) -> list[Any]:
 
 
 class TestStore:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         st.lists(
             st.tuples(st.integers(0, 9_000), st.integers(0, 5), st.integers(-3, 3), st.integers(0, 3)), max_size=150

@@ -22,7 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from rfs.monitoring import _foreign
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.instruments import MetricType, Octave, SketchReading
+from rfs.monitoring._capture.instruments import MetricType
+from rfs.monitoring._capture.readings import Octave, SketchReading
 from rfs.monitoring._foreign import ForeignMirror, with_worker
 from rfs.monitoring._totals import Exemplar, ForeignFamily, ForeignSample, Metric, Totals
 from rfs.monitoring.exporters import prometheus

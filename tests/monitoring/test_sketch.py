@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfs.monitoring._capture.cells import CellsReader
-from rfs.monitoring._capture.instruments import Histogram, MetricType, Octave, Registry, SketchReading
+from rfs.monitoring._capture.instruments import Histogram, MetricType, Registry
+from rfs.monitoring._capture.readings import Octave, SketchReading
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._live import read_sketch
 

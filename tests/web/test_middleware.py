@@ -193,7 +193,6 @@ class TestIds:
         assert answer.headers["x-request-id"] == made
         assert monitor.query.increase("rfs_rejected_total", labels={"metric": "correlation_id"}) == 1
 
-    @settings(deadline=None)  # the first example also builds the app
     @given(st.binary(max_size=80))
     async def test_whatever_comes_in_goes_out_clean(self, value: bytes) -> None:
         """

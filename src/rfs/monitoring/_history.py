@@ -17,8 +17,8 @@ import msgspec
 
 from rfs.errors import LiveFileError
 from rfs.monitoring._capture.cells import Labels, SeriesKey
-from rfs.monitoring._capture.instruments import SketchReading
 from rfs.monitoring._capture.pace import breathe, pieces
+from rfs.monitoring._capture.readings import SketchReading
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._live import octave_in, octave_out
 from rfs.monitoring._store.memory import Density, Packed, SketchSeries, Snapshot, ValueSeries

@@ -19,9 +19,9 @@ from typing import Protocol
 from rfs.errors import LiveFileError
 from rfs.monitoring._capture.capture import Capture
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.instruments import NOTHING_READ
 from rfs.monitoring._capture.live import HISTORY_SUFFIX, JOINING_SUFFIX, LiveDirectory, process_of
 from rfs.monitoring._capture.pace import pieces
+from rfs.monitoring._capture.readings import NOTHING_READ
 from rfs.monitoring._capture.segments import Frame, SegmentReader
 from rfs.monitoring._history import pack_history, unpack_history
 from rfs.monitoring._live import Killed, Leadership, Lease, LiveReader

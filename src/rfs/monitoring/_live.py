@@ -32,14 +32,7 @@ from rfs.errors import LiveFileError
 from rfs.monitoring._capture.capture import Capture
 from rfs.monitoring._capture.cells import EXEMPLAR_CELLS, CellsReader, Labels, MetricEntry, Region, Series, SeriesKey
 from rfs.monitoring._capture.files import HEADER_BYTES
-from rfs.monitoring._capture.instruments import (
-    IDLE_SECONDS,
-    NOTHING_READ,
-    MetricType,
-    Octave,
-    SketchReading,
-    may_be_forgotten,
-)
+from rfs.monitoring._capture.instruments import IDLE_SECONDS, MetricType, may_be_forgotten
 from rfs.monitoring._capture.live import (
     ALIVE_SUFFIX,
     CELLS_SUFFIX,
@@ -51,6 +44,7 @@ from rfs.monitoring._capture.live import (
     was_running,
 )
 from rfs.monitoring._capture.pace import pieces
+from rfs.monitoring._capture.readings import NOTHING_READ, Octave, SketchReading
 from rfs.monitoring._capture.segments import Frame, SegmentReader
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
 from rfs.monitoring._foreign import MAX_FOLDED_SAMPLES, REFUSED, FoldedSample, ForeignSums

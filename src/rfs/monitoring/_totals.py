@@ -10,7 +10,8 @@ from __future__ import annotations
 import msgspec
 
 from rfs.monitoring._capture.cells import Labels, SeriesKey
-from rfs.monitoring._capture.instruments import MetricType, SketchReading
+from rfs.monitoring._capture.instruments import MetricType
+from rfs.monitoring._capture.readings import SketchReading
 
 __all__ = ["Exemplar", "ForeignFamily", "ForeignSample", "Metric", "Totals"]
 

@@ -33,7 +33,7 @@ from math import pow as power
 from typing import NamedTuple, Protocol
 
 from rfs.monitoring._capture.cells import Labels, SeriesKey
-from rfs.monitoring._capture.instruments import SketchReading
+from rfs.monitoring._capture.readings import SketchReading
 from rfs.monitoring._foreign import SUFFIXES
 from rfs.monitoring._totals import Exemplar, ForeignFamily, Totals
 

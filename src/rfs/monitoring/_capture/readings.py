@@ -1,0 +1,147 @@
+"""
+Readings: what a reader sees of a histogram's cells at one instant, and what was measured between two instants.
+
+Nothing here is on the recording path. Readings are never changed, so processes' ones are added up by sharing their parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import inf
+from operator import add, sub
+from struct import Struct
+
+import msgspec
+
+from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE, Sketch
+
+_BUCKETS_RAW = Struct(f"{BUCKETS_PER_OCTAVE}d")
+_unpack_buckets = _BUCKETS_RAW.unpack
+_DEEPEST_SUM = 50  # thousands of processes may be added up, but Python calls itself a thousand times at most
+
+
+class Octave:
+    """
+    The 64 buckets of one octave at one instant: *raw* is their cells' bytes, or else it is the sum of two *parts*.
+
+    Only what is asked for is added up: an exposition wants halves, a window the buckets that have changed.
+    """
+
+    __slots__ = ("_depth", "_parts", "_quarters", "raw")
+
+    def __init__(self, raw: bytes, parts: tuple[Octave, Octave] | None = None) -> None:
+        self.raw = raw
+        self._parts = parts
+        self._depth: int = parts[0]._depth + 1 if parts is not None else 0
+        self._quarters: tuple[float, float, float, float] | None = None
+
+    @classmethod
+    def of(cls, buckets: Iterable[float]) -> Octave:
+        """The octave of these 64 buckets."""
+        return cls(_BUCKETS_RAW.pack(*buckets))
+
+    def plus(self, other: Octave) -> Octave:
+        """The sum of this octave and that of one more process."""
+        one = self if self._depth < _DEEPEST_SUM else Octave.of(self.buckets)
+        return Octave(b"", (one, other))
+
+    @property
+    def buckets(self) -> Sequence[float]:
+        """How many measurements are in each."""
+        if self._parts is None:
+            return _unpack_buckets(self.raw)
+        one, other = self._parts
+        return list(map(add, one.buckets, other.buckets))
+
+    @property
+    def quarters(self) -> tuple[float, float, float, float]:
+        """How many are in the first bucket, in the other 31 of the lower half, in the first of the upper half, in the rest."""
+        quarters = self._quarters
+        if quarters is None:
+            if self._parts is None:
+                buckets = _unpack_buckets(self.raw)
+                quarters = buckets[0], sum(buckets[1:32]), buckets[32], sum(buckets[33:])
+            else:
+                one, other = self._parts
+                a, b, c, d = one.quarters
+                e, f, g, h = other.quarters
+                quarters = a + e, b + f, c + g, d + h
+            self._quarters = quarters
+        return quarters
+
+
+class SketchReading(msgspec.Struct, frozen=True):
+    """A histogram's cells at one instant, by octave number; where nothing has changed, `Octave`s are those of the last reading."""
+
+    count: float
+    total: float
+    zero: float
+    minimum: float
+    maximum: float
+    positive: dict[int, Octave]
+    negative: dict[int, Octave]
+
+    def plus(self, other: SketchReading) -> SketchReading:
+        """Add what another process measured of the same series."""
+        return SketchReading(
+            self.count + other.count,
+            self.total + other.total,
+            self.zero + other.zero,
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+            _octaves_together(self.positive, other.positive),
+            _octaves_together(self.negative, other.negative),
+        )
+
+    def since(self, before: SketchReading | None) -> Sketch:
+        """What was measured between *before* (None: the start) and this reading."""
+        if before is None:
+            before = NOTHING_READ
+        positive = _bucket_increases(self.positive, before.positive)
+        negative = _bucket_increases(self.negative, before.negative)
+        zero = int(self.zero - before.zero)
+        sketch = Sketch(
+            # Counted from the buckets: a measurement may fall between the reading of two blocks.
+            count=zero + sum(positive.values()) + sum(negative.values()),
+            sum=self.total - before.total,
+            zero=zero,
+            positive=positive,
+            negative=negative,
+        )
+        sketch.bound_extremes()
+        if sketch.count and self.count:
+            # A new extreme of the series is an exact extreme of the interval.
+            if self.minimum < before.minimum:
+                sketch.min = self.minimum
+            if self.maximum > before.maximum:
+                sketch.max = self.maximum
+            sketch.min = max(sketch.min, self.minimum)
+            sketch.max = min(sketch.max, self.maximum)
+        return sketch
+
+
+NOTHING_READ = SketchReading(0.0, 0.0, 0.0, inf, -inf, {}, {})
+
+
+def _octaves_together(one: dict[int, Octave], other: dict[int, Octave]) -> dict[int, Octave]:
+    together = dict(one)
+    for number, octave in other.items():
+        mine = one.get(number)
+        together[number] = octave if mine is None else mine.plus(octave)
+    return together
+
+
+def _bucket_increases(now: dict[int, Octave], before: dict[int, Octave]) -> dict[int, int]:
+    increases: dict[int, int] = {}
+    for number, octave in now.items():
+        old = before.get(number)
+        if octave is old:
+            continue
+        base = number << 6
+        counts = octave.buckets
+        if old is not None:
+            counts = list(map(sub, counts, old.buckets))
+        for offset, increase in enumerate(counts):
+            if increase:
+                increases[base + offset] = int(increase)
+    return increases
