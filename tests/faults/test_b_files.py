@@ -168,6 +168,13 @@ class TestB4FileSizeAndQuota:
             assert strace_injected(log) > 0
 
 
+def until(process: Process, identity: str, *, seconds: float) -> dict[str, Any]:
+    """Let the process record for so many *seconds*; what it says of its calls."""
+    process.tell(do="until", id=identity, seconds=seconds)
+    told: dict[str, Any] = process.answer(seconds + FAR_SECONDS)
+    return told
+
+
 class TestB8HungDisk:
     def test_live_files_in_memory(self, tmp_path: Path) -> None:
         """
@@ -183,7 +190,7 @@ class TestB8HungDisk:
             (disk.folder / "other").write_text("x")
             disk.mode = Mode.HANG
             with subprocess.Popen(["cat", str(disk.path / "other")], stdout=subprocess.DEVNULL) as other:
-                hung = process.ask(do="until", id="hang", seconds=size(whole=30, small=3))
+                hung = until(process, "hang", seconds=size(whole=30, small=3))
                 seen = look(process)
                 assert other.poll() is None  # the disk does hang
                 disk.mode = Mode.OK
@@ -228,7 +235,7 @@ class TestB9SlowDisk:
         with faulty_disk(tmp_path / "f") as disk, host(disk.path / "rfs") as process:
             burst(process, 0, 100)
             disk.mode = Mode.SLOW
-            slow = process.ask(do="until", id="slow", seconds=size(whole=30, small=3))
+            slow = until(process, "slow", seconds=size(whole=30, small=3))
             disk.mode = Mode.OK
 
             show(
