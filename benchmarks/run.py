@@ -47,11 +47,28 @@ class Effort:
     import_rounds: int
     http_rounds: int
     http_seconds: float
+    visibility_rounds: int
     visibility_seconds: float
 
 
-FULL = Effort(rounds=15, loop_seconds=0.06, import_rounds=7, http_rounds=7, http_seconds=2.0, visibility_seconds=10.0)
-QUICK = Effort(rounds=2, loop_seconds=0.01, import_rounds=1, http_rounds=1, http_seconds=0.3, visibility_seconds=1.0)
+FULL = Effort(
+    rounds=15,
+    loop_seconds=0.06,
+    import_rounds=7,
+    http_rounds=7,
+    http_seconds=2.0,
+    visibility_rounds=7,
+    visibility_seconds=5.0,
+)
+QUICK = Effort(
+    rounds=2,
+    loop_seconds=0.01,
+    import_rounds=1,
+    http_rounds=1,
+    http_seconds=0.3,
+    visibility_rounds=1,
+    visibility_seconds=1.0,
+)
 
 
 @dataclass(frozen=True)
@@ -292,15 +309,17 @@ def measure_http(environments: list[str], effort: Effort) -> tuple[Rounds, Round
     return rates, costs
 
 
-def measure_visibility(effort: Effort) -> dict[str, float]:
-    """Return what `benchmarks.visibility` tells: seconds from a record's call until another process has read it."""
-    say("recorded until visible")
-    command = module(OURS, "visibility", str(effort.visibility_seconds))
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment(), timeout=60
-    )
-    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return told
+def measure_visibility(effort: Effort) -> list[dict[str, float]]:
+    """Return what `benchmarks.visibility` tells, by round: seconds from a record's call until another process has read it."""
+    rounds: list[dict[str, float]] = []
+    for turn in range(effort.visibility_rounds):
+        say(f"recorded until visible, round {turn + 1} of {effort.visibility_rounds}")
+        command = module(OURS, "visibility", str(effort.visibility_seconds))
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment(), timeout=60
+        )
+        rounds.append(json.loads(done.stdout.splitlines()[-1]))
+    return rounds
 
 
 def visit_zoo(environments: list[str]) -> dict[str, Outcome]:
@@ -419,12 +438,13 @@ def import_line(seconds: Rounds, mib: Rounds) -> Line:
     )
 
 
-def visibility_line(told: dict[str, float]) -> Line:
+def visibility_line(rounds: list[dict[str, float]]) -> Line:
     """Return the table's line for what another process sees."""
-    p99 = told["p99"]
+    worst = sorted(told["p99"] for told in rounds)
+    p99, p50 = median(worst), median(told["p50"] for told in rounds)
     return Line(
         f"recorded until visible in another process, p99 at {RATE:,} records/s",
-        f"{p99 * 1e3:.0f} ms (p50 {told['p50'] * 1e3:.0f}, largest {told['max'] * 1e3:.0f})",
+        f"{p99 * 1e3:.0f} ms (rounds {worst[0] * 1e3:.0f} to {worst[-1] * 1e3:.0f}; p50 {p50 * 1e3:.0f})",
         "–",
         f"≤ {GOAL_SECONDS * 1e3:g} ms",
         verdict_of([(p99 <= GOAL_SECONDS, f"{(p99 - GOAL_SECONDS) * 1e3:.0f} ms")]),

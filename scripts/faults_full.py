@@ -6,7 +6,6 @@ With suites named, only their sections are written anew. A test that fails is wr
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.run import machine, revision  # noqa: E402 - the repository's root is not on a script's path
-from benchmarks.visibility import GOAL_SECONDS, RATE  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "FAULTS.md"
 SUITES = {
@@ -33,7 +31,6 @@ SUITES = {
     "tests/monitoring/test_idle_series.py": "a hundred new label sets a minute for three days",
     "tests/monitoring/test_accuracy.py": "1,000,000 values of each shape; 16 threads × 100,000 additions, twice",
 }
-VISIBILITY = "Recorded until visible in another process"
 SUITE_SECONDS = 3_600
 
 
@@ -69,20 +66,6 @@ def run(suite: str) -> list[tuple[str, str, float, str]]:
         return rows
 
 
-def visibility() -> str:
-    """Return the sentence on how soon a record is seen elsewhere."""
-    command = [sys.executable, "-m", "benchmarks.visibility"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-    if done.returncode:
-        return f"not measured: {done.stderr.strip().splitlines()[-1]}"
-    told = json.loads(done.stdout)
-    verdict = "met" if told["p99"] <= GOAL_SECONDS else f"missed by {(told['p99'] - GOAL_SECONDS) * 1e3:.0f} ms"
-    return (
-        f"{told['p50'] * 1e3:.1f} ms at the median, {told['p99'] * 1e3:.1f} ms at p99, {told['max'] * 1e3:.1f} ms at most, of "
-        f"{told['records']:,} records at {RATE:,} a second. Goal: p99 ≤ {GOAL_SECONDS * 1e3:.0f} ms: {verdict}."
-    )
-
-
 def run_suite(suite: str) -> tuple[bool, str]:
     """Return whether all of *suite* passed, and its section."""
     load, began = os.getloadavg()[0], f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
@@ -102,7 +85,7 @@ def written() -> dict[str, str]:
 def write(sections: dict[str, str]) -> None:
     """Write *sections*, in the order of `SUITES`."""
     begin = f"# Faults\n\nWritten by `make faults-full` on: {machine()}. CI runs the same tests at a smaller size."
-    known = [title for title in (*SUITES.values(), VISIBILITY) if title in sections]
+    known = [title for title in SUITES.values() if title in sections]
     RESULTS.write_text("\n\n".join([begin, *(f"## {title}\n\n{sections[title]}" for title in known)]) + "\n")
 
 
@@ -112,9 +95,6 @@ def main(suites: list[str]) -> int:
     for suite in suites or SUITES:
         suite_passed, sections[SUITES[suite]] = run_suite(suite)
         passed = passed and suite_passed
-        write(sections)
-    if not suites:
-        sections[VISIBILITY] = visibility()
         write(sections)
     print(f"written: {RESULTS.relative_to(ROOT)}")
     return 0 if passed else 1
