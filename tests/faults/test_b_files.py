@@ -171,7 +171,13 @@ class TestB4FileSizeAndQuota:
 def until(process: Process, identity: str, *, seconds: float) -> dict[str, Any]:
     """Let the process record for so many *seconds*; what it says of its calls."""
     process.tell(do="until", id=identity, seconds=seconds)
-    told: dict[str, Any] = process.answer(seconds + FAR_SECONDS)
+
+    def answered() -> bool:
+        process.witnessed()  # or the pipe would be full some day, and the process wait
+        return process.has_answered()
+
+    eventually(answered, seconds=seconds + FAR_SECONDS)
+    told: dict[str, Any] = process.answer()
     return told
 
 
