@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from mmap import mmap
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rfs.monitoring import _live
 from rfs.monitoring._capture.instruments import Registry
 from rfs.monitoring._capture.live import LiveDirectory
 from rfs.monitoring._capture.segments import Segments
@@ -165,3 +167,30 @@ class TestBooksOfTheDead:
         other.capture.close()
         assert seen(fold(watcher)) == (1, 1, 0, 0)
         assert [record.message for record in watcher.query.records()] == ["last", "first"]
+
+
+class TestWhatWasBefore:
+    def test_so_much_is_read_again(self, watcher: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Who comes later reads the newest segments as a whole; of older ones what nobody has imported, and nothing twice.
+        """
+        watcher._leader._capture_and_lead(is_new=False)
+        others = [Monitor(service_name="live", directory=tmp_path) for _ in range(3)]
+        for number, other in enumerate(others):
+            other.log(20, f"imported from {number}")
+        watcher.query.books()
+        for number, other in enumerate(others):
+            other.log(20, f"left by {number}")
+            segment = next((tmp_path / "live").glob(f"{other.capture.process}*.segment"))
+            os.utime(segment, ns=(number, number))
+            other.capture.close()
+        monkeypatch.setattr(_live, "READ_AGAIN_BYTES", 1)
+
+        late = Monitor(service_name="live", directory=tmp_path)
+        try:
+            seen = [record.message for record in late.query.records()]
+        finally:
+            late.stop()
+
+        assert sorted(seen) == ["imported from 2", "left by 0", "left by 1", "left by 2"]
+        assert watcher.query.books()["records"]["in_flight"] == 0

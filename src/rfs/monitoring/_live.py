@@ -52,6 +52,8 @@ from rfs.monitoring._totals import Exemplar, Metric, Totals
 
 LEASE_SECONDS = 1.5
 MAX_LEFT_SERIES = 20_000  # with labels, and of dead processes alone; the longest dead go first
+# Of what a leader has imported before we came, so much is read again: as much as the store in memory keeps, the newest first.
+READ_AGAIN_BYTES = 16 << 20
 MAX_DEAD_SEGMENTS = 8  # segments of dead processes that stay readable; the oldest go first
 CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
 _LEADER = "leader-"
@@ -325,11 +327,8 @@ class LiveReader:
 
     def records(self) -> list[Frame]:
         """The records of all processes since the last time, in order of time."""
-        directory = self._directory
-        if directory is not None:
-            for process in self._processes.values():
-                while process.unread:
-                    self._map(directory, process, process.unread.pop())
+        if self._directory is not None:
+            self._map_segments(self._directory)
         frames: list[Frame] = []
         for reader in self._segments():
             frames += reader.read()
@@ -339,6 +338,20 @@ class LiveReader:
                     frames += reader.finish()
         frames.sort(key=_time_of)
         return frames
+
+    def _map_segments(self, directory: LiveDirectory) -> None:
+        found = [(process, name) for process in self._processes.values() for name in process.unread]
+        if len(found) > 1:
+            found.sort(key=lambda each: directory.modified(each[1]), reverse=True)
+        room = READ_AGAIN_BYTES
+        for process, name in found:
+            process.unread.remove(name)
+            self._map(directory, process, name)
+            reader = process.segments.get(name)
+            if reader is not None and room > 0:
+                room -= reader.used_bytes
+            elif reader is not None:
+                reader.resume()
 
     def _segments(self) -> list[SegmentReader]:
         others = [reader for process in self._processes.values() for reader in process.segments.values()]

@@ -441,6 +441,13 @@ class SegmentReader:
         """How many frames the process has ever committed, but for damaged ones; of a dead one, after `finish`."""
         return self._words[_REUSED] + sum(cursor.frames for cursor in self._cursors)
 
+    @property
+    def used_bytes(self) -> int:
+        """How long the blocks are that hold frames; one that is still written counts as a whole."""
+        ends = self._words[_TABLE + self._count : _TABLE + 2 * self._count].tolist()
+        used = (end for sequence, end in zip(self._table.tolist(), ends, strict=True) if sequence)
+        return sum(min(end or self._block_bytes, self._block_bytes) for end in used)
+
     def resume(self) -> None:
         """Begin where the last `mark_imported`, of any process, has left."""
         progresses = self._words[_TABLE + 2 * self._count : _TABLE + 3 * self._count].tolist()
