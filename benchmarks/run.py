@@ -57,8 +57,8 @@ FULL = Effort(
     import_rounds=7,
     http_rounds=7,
     http_seconds=2.0,
-    visibility_rounds=7,
-    visibility_seconds=5.0,
+    visibility_rounds=3,
+    visibility_seconds=20.0,
 )
 QUICK = Effort(
     rounds=2,

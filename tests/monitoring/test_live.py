@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from mmap import mmap
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -194,3 +195,53 @@ class TestWhatWasBefore:
 
         assert sorted(seen) == ["imported from 2", "left by 0", "left by 1", "left by 2"]
         assert watcher.query.books()["records"]["in_flight"] == 0
+
+
+class TestListing:
+    @pytest.mark.usefixtures("switching_often")
+    def test_two_threads_at_once(self, tmp_path: Path) -> None:
+        """
+        Whoever lists the directory sees all of it, also while another thread lists it: what is not seen counts as gone.
+        """
+        directory = LiveDirectory(tmp_path)
+        expected = {f"{number}-x.cells" for number in range(200)}
+        for name in expected:
+            (directory.path / name).touch(mode=0o600)
+        wrong: list[int] = []
+
+        def look() -> None:
+            wrong.extend(len(names) for _ in range(300) if (names := set(directory.names())) != expected)
+
+        threads = [Thread(target=look) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        directory.close()
+
+        assert wrong == []
+
+    def test_records_are_there_once_whoever_lists(self, watcher: Monitor, other: Monitor) -> None:
+        """
+        Another thread lists the directory without end: a living process' records still come into the store once.
+        """
+        directory = watcher.capture.directory
+        assert directory is not None
+        stop = Event()
+
+        def look() -> None:
+            while not stop.is_set():
+                directory.names()
+
+        thread = Thread(target=look)
+        thread.start()
+        try:
+            for number in range(500):
+                other.log(20, f"record {number}")
+                watcher.query.books()
+        finally:
+            stop.set()
+            thread.join(60)
+
+        told = [record.message for record in watcher.query.records(limit=10_000)]
+        assert sorted(told) == sorted(f"record {number}" for number in range(500))

@@ -108,7 +108,12 @@ class LiveDirectory:
 
     def names(self) -> list[str]:
         """The names of all files that are in sight."""
-        return [name for name in os.listdir(self._fd) if not name.startswith(".")]
+        # Opened anew: a descriptor and its copies share one place in the listing, so two threads would each get a part of it.
+        fd = os.open(".", _OPEN | os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._fd)
+        try:
+            return [name for name in os.listdir(fd) if not name.startswith(".")]
+        finally:
+            os.close(fd)
 
     def has(self, name: str) -> bool:
         """Whether there is a file *name*."""
