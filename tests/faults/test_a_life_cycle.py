@@ -12,7 +12,9 @@ import fcntl
 import importlib.util
 import io
 import json
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +33,7 @@ from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring.masking import Masker, Pattern
 from rfs.monitoring.monitor import Monitor, use_monitor
 from tests.faults.hosts import assert_read_elsewhere, burst, host, look, show
-from tests.faults.processes import FAR_SECONDS, ROOT, Process, environment, eventually, size
+from tests.faults.processes import FAR_SECONDS, FULL, ROOT, Process, environment, eventually, size
 
 pytestmark = pytest.mark.fault
 
@@ -111,29 +113,45 @@ class TestA5EndWithAHungSink:
 
 
 class TestA6SecondSignal:
-    def test_ends_at_once(self, tmp_path: Path) -> None:
-        """
-        A second SIGTERM while the first is being obeyed ends the process without further delay; its records are intact.
-        """
-        for turn in range(size(whole=50, small=3)):
-            directory = tmp_path / str(turn)
-            with Process("host", "WITNESS", env=environment(RFS_DIR=str(directory))) as process:
-                assert process.answer() == "ready"
-                process.ask(do="print_to_nobody")
-                burst(process, 0, 5_000)
+    def _flush(self, directory: Path, *, second_after: float | None) -> float:
+        """How long after the first SIGTERM a process with a hung sink ends; all of its records must be there."""
+        with Process("host", "WITNESS", env=environment(RFS_DIR=str(directory))) as process:
+            assert process.answer() == "ready"
+            process.ask(do="print_to_nobody")
+            burst(process, 0, 5_000)
 
-                process.send(signal.SIGTERM)
-                begun = time.monotonic()
-                while time.monotonic() - begun < 0.05 + turn * 0.02:
+            process.send(signal.SIGTERM)
+            begun = time.monotonic()
+            if second_after is not None:
+                while time.monotonic() - begun < second_after:
                     pass
+                assert process.status is None  # it is still obeying the first
                 process.send(signal.SIGTERM)
-                second = time.monotonic()
-                process.wait()
-                took = time.monotonic() - second
+            process.wait()
+            took = time.monotonic() - begun
+        assert_read_elsewhere(directory, list(range(5_000)), 5_000)
+        shutil.rmtree(directory)  # 500 of them are many gigabytes
+        return took
 
-                show(f"A6: ended {took:.2f} s after the second SIGTERM")
-                assert took < 1.0  # 0.2 s, on a machine that does other things, too
-            assert_read_elsewhere(directory, list(range(5_000)), 5_000)
+    def test_ends_at_once(self, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+        """
+        A second SIGTERM at any moment of the flush that the first began ends the process; its records are intact.
+        """
+        seed = random.Random(6)
+        undisturbed = self._flush(tmp_path / "alone", second_after=None)
+        delays: list[float] = []
+        for turn in range(size(whole=500, small=3)):
+            offset = seed.uniform(0.02, 0.4)
+            ended = self._flush(tmp_path / str(turn), second_after=offset)
+            delays.append(ended - offset)
+            assert delays[-1] < 0.75 * (undisturbed - offset)
+
+        delays.sort()
+        record_property(
+            "ended after the second", f"{delays[len(delays) // 2]:.3f} s mostly, {delays[-1]:.3f} s at most"
+        )
+        if FULL:  # nothing else runs
+            assert delays[-1] <= 0.2
 
 
 class TestA7SuddenEnd:

@@ -6,6 +6,7 @@ It writes the number of each record to the witness pipe after the call that reco
 * ``{"do": "burst", "id": …, "first": n, "count": n, "level": n}``: records the numbers, and adds 1 to ``host_total`` for each.
 * ``{"do": "until", "id": …, "first": n, "seconds": n}``: the same for a time.
 * ``{"do": "look", "id": …}``: what RFS says here, and which numbers are found.
+* ``{"do": "order", "id": …}``: the numbers in the order in which they came in, as the dashboard lists them.
 * ``{"do": "series", "metrics": n, "labels": n}``: makes series.
 * ``{"do": "stuck"}``: how much lies in the pipe of ``print_to_nobody``.
 * ``{"do": "print_to_nobody"}``: from now on, prints every record into a pipe that is never read; SIGTERM ends it as `sys.exit` does.
@@ -84,6 +85,10 @@ class Host:
                 self.record(first + len(taken), 20, taken)
                 time.sleep(0.001)
         return figures(taken)
+
+    def order(self, *, id: str) -> list[int]:  # noqa: A002
+        """The numbers that came in, the last one last."""
+        return [record.context["n"] for record in self.monitor.query.records(limit=100_000, correlation_id=id)][::-1]
 
     def series(self, *, metrics: int, labels: int) -> int:
         """Add 1 to each of so many series, and return how many there are."""
