@@ -29,6 +29,7 @@ import pytest
 
 from rfs.monitoring import configure_result_logging, info
 from rfs.monitoring._capture.cells import SeriesKey
+from rfs.monitoring._capture.record import read_record
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring.masking import Masker, Pattern
 from rfs.monitoring.monitor import Monitor, use_monitor
@@ -336,38 +337,91 @@ class TestA15SignalHandlers:
 
 
 class LoudSink:
-    """A sink that records what it is handed."""
+    """A sink that records twice for each record that it is handed."""
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
-        self.batches: list[int] = []
+        self.handed: list[str] = []
         self.depth = self.deepest = 0
 
     def put(self, frames: list[Frame]) -> None:
         self.depth += 1
         self.deepest = max(self.deepest, self.depth)
-        self.batches.append(len(frames))
-        self.monitor.log(20, "from inside the sink")
+        for frame in frames:
+            self.handed.append(read_record(0, frame.payload, "").message)
+            self.monitor.log(20, "from inside the sink")
+            self.monitor.log(20, "from inside the sink")
         self.depth -= 1
 
     def close(self, timeout_seconds: float) -> None:
-        self.put([])
+        pass
+
+
+class LoudStream(io.StringIO):
+    """A stream that records for each text that is written to it, as one does whose writer has a logger."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        super().__init__()
+        self.monitor = monitor
+
+    def write(self, text: str) -> int:
+        self.monitor.log(20, "from inside the stream")
+        return super().write(text)
+
+
+def reentrant(monitor: Monitor) -> float:
+    """How many records have been made from inside a hook."""
+    return monitor.query.totals().counters.get(SeriesKey("rfs_hook_faults_total", (("reason", "reentrant"),)), 0)
+
+
+def messages(monitor: Monitor) -> list[str]:
+    return sorted(record.message for record in monitor.query.records(limit=1_000))
 
 
 class TestA16RecordsFromInside:
-    def test_a_sink_that_records(self, monitor: Monitor) -> None:
+    """
+    What a hook records itself is kept, and the hook is not asked about it.
+
+    The row lets such a record be dropped, lest the hook be called from inside itself without end. Here no call is deeper than 1,
+    none follows from what a hook has recorded, and each is counted as ``reentrant`` just the same; but the record, which may say
+    why the hook fails, is there. So is one of a signal handler or a finaliser that happens to run while a sink is at work.
+    """
+
+    @pytest.mark.parametrize("place", ["memory", "directory"])
+    def test_a_sink_that_records(self, tmp_path: Path, place: str) -> None:
         """
-        A sink that records for each batch does not call itself: the record waits for the next batch.
+        A sink that records for each record, twice even, is handed none of that: it would never end.
         """
+        monitor = Monitor(service_name="faults", directory=None if place == "memory" else tmp_path / "rfs")
         sink = LoudSink(monitor)
         monitor.add_sink(sink)
 
         monitor.log(20, "outside")
-        books = monitor.query.books()["records"]
+        for _ in range(5):
+            books = monitor.query.books()["records"]
 
-        assert sink.batches
+        assert sink.handed == ["outside"]
         assert sink.deepest == 1
-        assert books["produced"] <= 1 + len(sink.batches)
+        assert messages(monitor) == ["from inside the sink"] * 2 + ["outside"]
+        assert reentrant(monitor) == 2
+        assert books["produced"] == 3
+        monitor.stop()
+
+    def test_a_stream_that_records(self, monitor: Monitor) -> None:
+        """
+        Nor is what a stream records while it is written to printed on it.
+        """
+        stream = LoudStream(monitor)
+        configure_result_logging(stream=stream)
+
+        info("outside")
+        eventually(lambda: "from inside the stream" in messages(monitor))
+        info("last")
+        eventually(lambda: '"last"' in stream.getvalue(), says=stream.getvalue)
+
+        printed = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+        assert printed == ["outside", "last"]
+        assert messages(monitor).count("from inside the stream") == reentrant(monitor)
 
     def test_a_fault_that_records(self, monitor: Monitor) -> None:
         """
@@ -379,17 +433,16 @@ class TestA16RecordsFromInside:
                 super().put(frames)
                 raise ValueError("broken sink")
 
-            def close(self, timeout_seconds: float) -> None:
-                pass
-
         sink = Broken(monitor)
         monitor.add_sink(sink)
 
-        monitor.log(20, "outside")
-        messages = [record.message for record in monitor.query.records()]
+        for text in ("outside", "afterwards"):
+            monitor.log(20, text)
+            monitor.query.books()
 
-        assert "outside" in messages
+        assert sink.handed == ["outside", "afterwards"]
         assert sink.deepest == 1
+        assert messages(monitor) == ["afterwards", *["from inside the sink"] * 4, "outside"]
 
     def test_a_check_that_records(self) -> None:
         """
@@ -410,10 +463,8 @@ class TestA16RecordsFromInside:
         checked.log(20, "outside 123456")
 
         assert deepest == 1
-        messages = sorted(record.message for record in checked.query.records())
-        assert messages == ["asked about [masked:six]", "outside [masked:six]"]
-        counters = checked.query.totals().counters
-        assert counters[SeriesKey("rfs_hook_faults_total", (("reason", "reentrant"),))] == 1
+        assert messages(checked) == ["asked about [masked:six]", "outside [masked:six]"]
+        assert reentrant(checked) == 1
         assert_balanced(checked.query.books()["records"])
 
 

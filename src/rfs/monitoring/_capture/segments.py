@@ -43,6 +43,7 @@ BLOCK_BYTES = 128 << 10
 BLOCK_COUNT = 124
 MAX_FRAME_BYTES = BLOCK_BYTES - 8
 HAS_ERROR = 1  # flag: the record describes a failure
+FROM_SINK = 2  # flag: made inside a sink
 
 _TABLE_BYTES = 4096
 _BLOCKS_AT = HEADER_BYTES + _TABLE_BYTES
