@@ -67,6 +67,7 @@ _PADDING = tuple(bytes(-length % 8) for length in range(8))
 # The share of blocks that must be free before a new one is opened for a record of a level.
 _SHED_BELOW = ((10, 0.5), (20, 0.25), (30, 0.125))
 _REFUSALS_PER_SCAN = 64  # of a full segment, while nothing seems to have changed
+_FRAMES_PER_BREATH = 100  # read in half a millisecond
 
 
 def segment_bytes(block_count: int = BLOCK_COUNT) -> int:
@@ -398,11 +399,12 @@ class SegmentReader:
         frames: list[Frame] = []
         finished = False
         for cursor in self._pending:
-            self._read_block(cursor, frames, limit)
+            stop = len(frames)
+            while stop == len(frames) < limit:  # there may be more in the block
+                stop = min(limit, stop + _FRAMES_PER_BREATH)
+                self._read_block(cursor, frames, stop)
+                breathe()
             finished |= cursor.done
-            if len(frames) >= limit:
-                break
-            breathe()
         if finished:
             self._pending = [cursor for cursor in self._pending if not cursor.done]
         return self._sorted(frames)
@@ -430,6 +432,7 @@ class SegmentReader:
             if not cursor.judged or self._words[cursor.at >> 3]:
                 # Where table and block differ, one is damaged: the frames themselves say which.
                 self._finish_block(cursor, frames, [name & 0xFFFFFFFF for name in set(named) if name])
+                breathe()
         return self._sorted(frames)
 
     def has_read(self, block: int, sequence: int, offset: int) -> bool:
