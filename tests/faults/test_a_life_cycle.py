@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -515,22 +516,49 @@ class TestA19Stopped:
     def test_leader_stopped_past_its_lease_and_back(self, tmp_path: Path) -> None:
         """
         While the leader is stopped another process leads; when it comes back there is one leader, and the sums are right.
+
+        Nobody is alerted again: not by the one that comes back, of what happened meanwhile, and at most once by the one that
+        followed, of what the first had told before.
         """
+        told = tmp_path / "told"
+
+        def notifications() -> Counter[str]:
+            return Counter(told.read_text().splitlines())
+
         with host(tmp_path / "rfs") as first, host(tmp_path / "rfs") as second:
             eventually(lambda: look(first)["leads"] != look(second)["leads"])
             leader, other = (first, second) if look(first)["leads"] else (second, first)
             epoch = look(leader)["epoch"]
+            for process in (first, second):
+                process.ask(do="alert", name="before", above=0, file=str(told))
+                process.ask(do="alert", name="meanwhile", above=50, file=str(told))
+            burst(other, 0, 10)
+            eventually(lambda: notifications()["before fire"] == 1, says=notifications)
 
+            # It looks at its lease twice a second, and evaluates the rules once, between two looks: stopped a little before that,
+            # it would go on with it.
+            eventually(lambda: 0.7 < look(leader)["evaluated"] < 0.9)
             leader.send(signal.SIGSTOP)
-            burst(other, 0, 100)
+            stopped = time.monotonic()
+            burst(other, 10, 90)
             eventually(lambda: look(other)["leads"] and look(other)["epoch"] > epoch, says=lambda: look(other))
+            eventually(lambda: notifications()["meanwhile fire"] == 1, says=notifications)
+            eventually(lambda: time.monotonic() - stopped > size(whole=60, small=2), seconds=90)
             leader.send(signal.SIGCONT)
 
             burst(leader, 100, 100)
             eventually(lambda: not look(leader)["leads"], says=lambda: look(leader))
+            looks = look(leader)["mends"], look(other)["mends"]
+            eventually(lambda: look(leader)["mends"] > looks[0] + 4 and look(other)["mends"] > looks[1] + 4)
             assert look(other)["leads"]
             assert look(leader)["leader_pid"] == other.pid
             assert look(leader)["total"] == look(other)["total"] == 200
+            assert leader.ask(do="flush")
+            assert other.ask(do="flush")
+            seen = notifications()
+            assert seen["meanwhile fire"] == 1
+            assert seen["before fire"] <= 2
+            assert set(seen) == {"before fire", "meanwhile fire"}
 
 
 class TestA20InterruptsAnywhere:

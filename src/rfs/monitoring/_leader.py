@@ -115,6 +115,17 @@ class Leader:
         """Who leads, as far as this process knows."""
         return self._lease.leadership
 
+    def leads(self) -> bool:
+        """
+        Whether this process still leads, seen now: one that was stopped past its lease must not go on with what another does.
+
+        For the leader's own thread.
+        """
+        try:
+            return self._lease.keep(may_follow=False)
+        except OSError:  # the directory is gone: `Capture.mend` sees to that
+            return False
+
     def attached(self) -> None:
         """Take what other processes have measured before as known: it did not happen now."""
         with self._lock:

@@ -645,7 +645,7 @@ class Monitor:
         if self._foreign.due(time.monotonic()):
             self._foreign.refresh()
         self._rule_query = self.query.settled()  # collects; all rules see one moment
-        if self._leader.leadership.is_self:
+        if self._leader.leads():
             self.alerts.evaluate(self.clock.monotonic())
         self._watch_pipeline()
         self._watch_clock()

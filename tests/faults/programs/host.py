@@ -8,6 +8,8 @@ It writes the number of each record to the witness pipe after the call that reco
 * ``{"do": "look", "id": …}``: what RFS says here, and which numbers are found.
 * ``{"do": "order", "id": …}``: the numbers in the order in which they came in, as the dashboard lists them.
 * ``{"do": "series", "metrics": n, "labels": n}``: makes series.
+* ``{"do": "alert", "name": …, "above": n, "file": …}``: a rule on ``host_total`` whose callback adds ``<name> <event>`` to the file.
+* ``{"do": "flush"}``: answered when no callback of a rule is at work any more.
 * ``{"do": "stuck"}``: how much lies in the pipe of ``print_to_nobody``.
 * ``{"do": "print_to_nobody"}``: from now on, prints every record into a pipe that is never read; SIGTERM ends it as `sys.exit` does.
 * ``{"do": "fork", "id": …, "count": n}``: lets a child record the numbers 0 to *count*; answers with what it saw.
@@ -30,7 +32,7 @@ from json import dumps, loads
 from struct import Struct
 from typing import Any
 
-from rfs.monitoring import CorrelationContext, configure_result_logging, counter, log
+from rfs.monitoring import Alert, CorrelationContext, Rule, configure_result_logging, counter, log
 from rfs.monitoring.monitor import Monitor, default_monitor
 from tests.faults.processes import reply
 
@@ -98,6 +100,19 @@ class Host:
                 family.inc(1, n=str(label))
         return metrics * labels
 
+    def alert(self, *, name: str, above: int, file: str) -> str:
+        """Have a rule that is told to *file*."""
+        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+        def tell(alert: Alert) -> None:
+            os.write(fd, f"{name} {alert['event']}\n".encode())
+
+        return self.monitor.alerts.set_rule(Rule(name, "host_total", "greater_than", above), tell)
+
+    def flush(self) -> bool:
+        """Wait for the callbacks."""
+        return self.monitor.alerts.flush()
+
     def stuck(self) -> int:
         """How many bytes lie in the pipe that nobody reads."""
         held = array("i", [0])
@@ -145,6 +160,7 @@ class Host:
             "degraded": state.degraded,
             "leads": leadership.is_self,
             "epoch": leadership.epoch,
+            "evaluated": monitor.alerts.evaluation_age_seconds(),
             "leader_pid": leadership.pid,
         }
 
