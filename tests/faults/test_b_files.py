@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tests.faults.hosts import (
     show,
     well,
 )
-from tests.faults.processes import FAR_SECONDS, Process, environment, eventually, size
+from tests.faults.processes import FAR_SECONDS, FULL, Process, environment, eventually, size
 from tests.faults.tools import (
     NOBODY,
     Call,
@@ -234,21 +235,25 @@ class TestB8HungDisk:
 
 
 class TestB9SlowDisk:
-    def test_emitting_does_not_notice(self, tmp_path: Path) -> None:
+    def test_emitting_does_not_notice(self, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
         """
-        With 50 ms per write, 99 of 100 calls stay far below that.
+        With 50 ms per write, 99 of 100 calls take no longer than elsewhere.
+
+        The file system of this test asks its server even for allocated pages that were never written, which local ones make
+        themselves: that the segment has been read once makes up for it.
         """
         with faulty_disk(tmp_path / "f") as disk, host(disk.path / "rfs") as process:
             burst(process, 0, 100)
+            for segment in (disk.path / "rfs" / "live").glob("*.segment"):
+                segment.read_bytes()
             disk.mode = Mode.SLOW
             slow = until(process, "slow", seconds=size(whole=30, small=3))
             disk.mode = Mode.OK
 
-            show(
-                f"B9: p99 {slow['p99'] * 1e6:.0f} us, longest {slow['longest'] * 1e3:.1f} ms, {disk.touched} slow operations"
-            )
+            record_property("99th percentile of a call", f"{slow['p99'] * 1e6:.0f} us")
+            record_property("longest", f"{slow['longest'] * 1e3:.1f} ms with {disk.touched} slow operations")
             assert disk.touched > 0  # the leader's own writing at least
-            assert slow["p99"] < 0.005
+            assert slow["p99"] < (100e-6 if FULL else 0.005)  # with nothing else to do, or with much
             assert look(process)["degraded"] == ""
 
 
