@@ -190,8 +190,9 @@ class TestC4NonsenseTimes:
     )
     def test_never_reaches_the_host(self, now: object) -> None:
         """
-        Whatever the wall clock says, recording and measuring do not raise, and every record is there.
+        Whatever the wall clock says, recording and measuring do not raise, and every record is there, with the time it came at.
         """
+        began = int(time.time())  # a record's time has microseconds, this one nanoseconds
         clock = NonsenseClock(time.time_ns())
         monitor = Monitor(service_name="faults", clock=clock)
         with use_monitor(monitor):
@@ -202,8 +203,9 @@ class TestC4NonsenseTimes:
             clock.now = time.time_ns()
             monitor.log(20, "after")
 
-            messages = [record.message for record in monitor.query.records()]
+            records = monitor.query.records()
 
-        assert sorted(messages) == ["after", "before", "during"]
+        assert sorted(record.message for record in records) == ["after", "before", "during"]
+        assert all(began <= record.timestamp.timestamp() <= time.time() for record in records)
         books = monitor.query.books()["records"]
         assert books["produced"] == books["delivered"] == 3

@@ -492,7 +492,7 @@ class Monitor:
         except Exception:  # noqa: BLE001 - a clock that was handed in
             time_ns = -1
         if time_ns.__class__ is not int or not 0 <= time_ns <= _LATEST_NS:
-            time_ns = 0  # kept all the same
+            time_ns = max(0, time.time_ns())  # the system's own, which is when it came
             self.internal_error("clock", ValueError("the wall clock says no time in nanoseconds"))
         payload = encode_record(
             RecordData(
