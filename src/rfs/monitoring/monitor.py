@@ -524,8 +524,8 @@ class Monitor:
             time_ns,
             level,
             flags,
-            correlation_id.encode()[:255],
-            operation.encode()[:255],
+            correlation_id.encode(),
+            operation.encode(),
             payload,
         ):
             self._dropped.inc(1, signal="records", reason="level_shed")

@@ -475,7 +475,7 @@ class _Operation:
             now = monitor.clock.monotonic()
             seconds = now - running.started
             running.series.active.dec()
-            if isinstance(raised, CancelledError | GeneratorExit):
+            if raised is not None and isinstance(raised, _CANCELLATIONS):
                 if monitor.level <= 20:
                     self._record(running, 20, "operation", "Operation cancelled", "cancelled", seconds, {})
                 return
@@ -586,6 +586,7 @@ def _sensitive_parameters(function: Callable[..., object]) -> frozenset[str]:
     return frozenset(name for name, annotation in annotations.items() if is_sensitive(annotation, module))
 
 
+_CANCELLATIONS = (CancelledError, GeneratorExit)
 _SENSITIVE = "[masked:type]"  # as the masker marks what its type says is secret
 
 _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__  # past any metaclass that answers differently

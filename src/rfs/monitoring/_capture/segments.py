@@ -189,7 +189,11 @@ class Segments:
     def append(
         self, time_ns: int, level: int, flags: int, correlation_id: bytes, operation: bytes, payload: bytes
     ) -> bool:
-        """Keep one record; False when it was shed because the segment is full, or does not fit into a frame."""
+        """
+        Keep one record, with at most 255 bytes of each id.
+
+        False when it was shed because the segment is full, or does not fit into a frame.
+        """
         id_bytes = len(correlation_id)
         operation_bytes = len(operation)
         size = _HEAD_BYTES + id_bytes + operation_bytes + len(payload)
@@ -204,7 +208,9 @@ class Segments:
                 )
             )
         except StructError:  # an id of more than 255 bytes, a level of more than 255
-            return False
+            if id_bytes <= 255 and operation_bytes <= 255:
+                return False
+            return self.append(time_ns, level, flags, correlation_id[:255], operation[:255], payload)
         needed = 12 + len(content)
         word = size << 32 | self._sync
         view, crcs, words = self._view, self._crcs, self._words
