@@ -237,7 +237,7 @@ class TestB8HungDisk:
 class TestB9SlowDisk:
     def test_emitting_does_not_notice(self, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
         """
-        With 50 ms per write, 99 of 100 calls take no longer than elsewhere.
+        With 50 ms per write, 99 of 100 calls take what they take anyway, which is under 100 us where nothing else runs.
 
         The file system of this test asks its server even for allocated pages that were never written, which local ones make
         themselves: that the segment has been read once makes up for it.
@@ -246,11 +246,14 @@ class TestB9SlowDisk:
             burst(process, 0, 100)
             for segment in (disk.path / "rfs" / "live").glob("*.segment"):
                 segment.read_bytes()
+            before = until(process, "well", seconds=size(whole=30, small=1))
             disk.mode = Mode.SLOW
             slow = until(process, "slow", seconds=size(whole=30, small=3))
             disk.mode = Mode.OK
 
-            record_property("99th percentile of a call", f"{slow['p99'] * 1e6:.0f} us")
+            record_property(
+                "99th percentile of a call", f"{before['p99'] * 1e6:.0f} us before, {slow['p99'] * 1e6:.0f} us slow"
+            )
             record_property("longest", f"{slow['longest'] * 1e3:.1f} ms with {disk.touched} slow operations")
             assert disk.touched > 0  # the leader's own writing at least
             assert slow["p99"] < (100e-6 if FULL else 0.005)  # with nothing else to do, or with much
