@@ -116,13 +116,14 @@ class TestA5EndWithAHungSink:
 
 class TestA6SecondSignal:
     def _flush(self, directory: Path, *, second_after: float | None) -> float:
-        """How long after the first SIGTERM a process with a hung sink ends; all of its records must be there."""
+        """How long it takes a process with a hung sink to end, once SIGTERM has made it begin to; all records must be there."""
         with Process("host", "WITNESS", env=environment(RFS_DIR=str(directory))) as process:
             assert process.answer() == "ready"
             process.ask(do="print_to_nobody")
             burst(process, 0, 5_000)
 
             process.send(signal.SIGTERM)
+            assert process.answer() == "ending"
             begun = time.monotonic()
             if second_after is not None:
                 while time.monotonic() - begun < second_after:

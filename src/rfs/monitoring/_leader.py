@@ -161,7 +161,10 @@ class Leader:
         if thread is not None and thread.is_alive():
             self._stopping.set()
             thread.join(timeout_seconds)
-            self._thread = None
+            # One that has ended is kept, for letting go of it runs Python in weak references' callbacks, where the exception of a
+            # signal handler (a second SIGTERM) would be lost.
+            if thread.is_alive():
+                self._thread = None
         elif self._lock.acquire(timeout=timeout_seconds):
             try:
                 self._finish()

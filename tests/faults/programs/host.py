@@ -11,7 +11,8 @@ It writes the number of each record to the witness pipe after the call that reco
 * ``{"do": "alert", "name": …, "above": n, "file": …}``: a rule on ``host_total`` whose callback adds ``<name> <event>`` to the file.
 * ``{"do": "flush"}``: answered when no callback of a rule is at work any more.
 * ``{"do": "stuck"}``: how much lies in the pipe of ``print_to_nobody``.
-* ``{"do": "print_to_nobody"}``: from now on, prints every record into a pipe that is never read; SIGTERM ends it as `sys.exit` does.
+* ``{"do": "print_to_nobody"}``: from now on, prints every record into a pipe that is never read; SIGTERM ends it as `sys.exit` does,
+  and when the interpreter begins to end, before RFS is stopped, it answers once more.
 * ``{"do": "fork", "id": …, "count": n}``: lets a child record the numbers 0 to *count*; answers with what it saw.
 * ``{"do": "exit", "how": "return" | "_exit" | "segfault"}``.
 
@@ -20,6 +21,7 @@ The longest and the 99th percentile of the calls are answered with each burst, i
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import fcntl
 import os
@@ -124,6 +126,7 @@ class Host:
         self.unread, end = os.pipe()
         configure_result_logging(stream=os.fdopen(end, "w"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        atexit.register(reply, "ending")
         return "done"
 
     def fork(self, *, id: str, count: int) -> dict[str, Any]:  # noqa: A002
