@@ -34,7 +34,7 @@ from rfs.monitoring._capture.record import read_record
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring.masking import Masker, Pattern
 from rfs.monitoring.monitor import Monitor, use_monitor
-from tests.faults.hosts import assert_read_elsewhere, burst, host, look, show
+from tests.faults.hosts import assert_read_elsewhere, burst, host, look, show, terminate
 from tests.faults.processes import FAR_SECONDS, FULL, ROOT, Process, environment, eventually, size
 
 pytestmark = pytest.mark.fault
@@ -101,7 +101,7 @@ class TestA5EndWithAHungSink:
             burst(process, 0, 5_000)  # more than a pipe holds
             eventually(lambda: process.ask(do="stuck") >= PIPE_BYTES)
 
-            process.send(signal.SIGTERM)
+            terminate(process)
             begun = time.monotonic()
             assert process.wait() == 0
             took = time.monotonic() - begun
@@ -122,7 +122,7 @@ class TestA6SecondSignal:
             process.ask(do="print_to_nobody")
             burst(process, 0, 5_000)
 
-            process.send(signal.SIGTERM)
+            terminate(process)
             assert process.answer() == "ending"
             begun = time.monotonic()
             if second_after is not None:
