@@ -588,7 +588,7 @@ class SegmentReader:
         end = at + ((12 + size + 7) & ~7)
         if word & 0xFFFFFFFF != self._sync or size < _HEAD_BYTES or end > stop:
             return None
-        content = bytes(self._view[at + 12 : end])
+        content = self._view[at + 12 : end].tobytes()
         crc = self._crcs[(at >> 2) + 2]
         for seed in seeds:
             if crc32(content, seed ^ size) == crc:
@@ -602,8 +602,8 @@ class SegmentReader:
             time_ns,
             level,
             flags,
-            str(content[_HEAD_BYTES:operation_at], "utf-8", "replace"),
-            str(content[operation_at:payload_at], "utf-8", "replace"),
+            content[_HEAD_BYTES:operation_at].decode("utf-8", "replace"),
+            content[operation_at:payload_at].decode("utf-8", "replace"),
             content[payload_at:size],
         )
 
