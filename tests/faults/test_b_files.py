@@ -240,15 +240,15 @@ class TestB9SlowDisk:
         With 50 ms per write, 99 of 100 calls take what they take anyway, which is under 100 us where nothing else runs.
 
         The file system of this test asks its server even for allocated pages that were never written, which local ones make
-        themselves: that the segment has been read once makes up for it.
+        themselves: that the segment has been read once makes up for it, until the kernel gives such pages to others.
         """
         with faulty_disk(tmp_path / "f") as disk, host(disk.path / "rfs") as process:
             burst(process, 0, 100)
             for segment in (disk.path / "rfs" / "live").glob("*.segment"):
                 segment.read_bytes()
-            before = until(process, "well", seconds=size(whole=30, small=1))
+            before = until(process, "well", seconds=size(whole=5, small=1))
             disk.mode = Mode.SLOW
-            slow = until(process, "slow", seconds=size(whole=30, small=3))
+            slow = until(process, "slow", seconds=size(whole=10, small=3))
             disk.mode = Mode.OK
 
             record_property(
