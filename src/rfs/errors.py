@@ -8,8 +8,9 @@ What RFS raises on purpose.
      ├─ TimeRangeError         (ValueError)    a time range that cannot be read
      ├─ AlertRuleError         (ValueError)    an alert rule that cannot be watched
      ├─ MaskingError           (ValueError)    a pattern, key or secret that cannot be used
- ├─ LiveFileError          (ValueError)    a file of the live directory that cannot be read
- ├─ LiveDirectoryError     (OSError)       a live directory that cannot be used
+     ├─ LiveFileError          (ValueError)    a file of the live directory that cannot be read
+     ├─ LiveDirectoryError     (OSError)       a live directory that cannot be used
+     ├─ StoreFileError         (ValueError)    a file of the store that cannot be used
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
      └─ UnwrapError            (ValueError)    the other kind of Result was asked for
 
@@ -28,6 +29,7 @@ __all__ = [
     "MetricDefinitionError",
     "RfsError",
     "StepTimeoutError",
+    "StoreFileError",
     "TimeRangeError",
     "UnwrapError",
 ]
@@ -160,3 +162,15 @@ class LiveDirectoryError(RfsError, OSError):
 
     def __reduce__(self) -> tuple[type[LiveDirectoryError], tuple[str, str]]:
         return type(self), (self.path, self.fault)
+
+
+class StoreFileError(RfsError, ValueError):
+    """A file of the store cannot be used; *fault* says why and what to do."""
+
+    def __init__(self, name: str, fault: str) -> None:
+        super().__init__(name, fault)
+        self.name = name
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"store file {self.name}: {self.fault}"

@@ -1,0 +1,875 @@
+"""
+Chunks: the files that records are kept in for days, written by the leader alone.
+
+A chunk is a header, frames of some hundred to a thousand records, and, once it is sealed, an index and a footer. While it is written
+it is called ``<name>.open``, and ``<name>.chunk`` when it is sealed; a sealed chunk never changes. A frame is
+
+    mark 4 · chunk's id u64 · crc32 u32 · format u32 · notes bytes u32 · stored bytes u32 · raw bytes u32 · notes · stored
+
+The CRC covers all but the mark and itself. The id is random and different for each chunk, so that no record's text can pass for a
+frame. ``format`` is 0; a bit of it will say that a frame is encrypted. The notes (MessagePack, `Notes`) tell what is in the frame, so
+that most frames are never decompressed. ``stored`` is, compressed with zstd, a flags byte and a level byte for each record and then a
+MessagePack array of the records as they were encoded at the call, in order of time. What else is known of a record is in there and is
+not kept twice.
+
+The index is for finding an id: 256 buckets by the first byte of its 24-bit hash, each the sorted other two bytes of all hashes and then
+the number of the frame for each. The footer repeats all notes and has the buckets' lengths and CRCs. Lengths are believed only as far
+as the file and `_LARGEST_BYTES` go. What is damaged costs its own records: a frame, which is skipped; a bucket or the index, then
+frames are searched; the footer or the header, then the reader walks from frame to frame.
+
+**Killed at any step.** A record is identified by where it was written first: the segment's file, the sequence of its block's
+use, and its offset there (see `Run`). The notes of each frame say which stretches it holds; so a frame and the fact that it was
+imported are one write. The leader first adds runs, then calls `ChunkWriter.sync`, and only then marks them as imported in their
+segments. Killed before the frame is whole, the frame was never there: the next leader reads the records again from where
+the segment is marked. Killed later, it reads them again, too, and `Imported.rest`, which has asked all chunks, leaves out what any
+frame that can be read holds. Sealing writes the footer behind the frames and then renames the file; until then the footer is ignored,
+and cut off by the next writer. This holds for power cuts too, whatever the disk had of what was not synced: each frame speaks for
+itself alone.
+
+Words are little-endian, as the machine is wherever this runs.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from errno import EIO
+from heapq import heapify, heappop, heappush, heapreplace
+from itertools import accumulate, count
+from operator import attrgetter
+from struct import Struct
+from typing import NamedTuple
+from weakref import finalize
+from zlib import crc32
+
+import msgspec
+import zstandard
+
+from rfs.errors import StoreFileError
+from rfs.monitoring._capture.pace import breathe
+from rfs.monitoring._capture.segments import Frame
+
+VERSION = 1
+OPEN_SUFFIX = ".open"
+SEALED_SUFFIX = ".chunk"
+FRAME_BYTES = 256 << 10  # of records, before they are compressed
+
+_MAGIC = b"RFSCHUNK"
+_HEADER = Struct("<8sIQqI")  # magic, version, id, created_ns, crc32
+_MARK = b"RFSf"
+_HEAD = Struct("<4sQIIIII")
+_TAIL = Struct("<IIIIQ8s")  # crc32 of what follows it and of the body, version, body's stored and raw bytes, id, magic
+_TAIL_MAGIC = b"RFSFOOT\n"
+_LARGEST_BYTES = 16 << 20  # of any part of a frame: what claims more is damaged
+_LARGEST_FRAMES = 1 << 16  # the index has two bytes for a frame's number
+_SEARCHED_BYTES = 1 << 18
+_BUCKETS = 256
+_HASHED_BYTES = (
+    252  # a segment has the first 255 bytes of an id; a character that was cut there is among the last three
+)
+_RECORD = b"\x9f"  # how a record begins in MessagePack: as an array of 15
+_EVERYTHING = 1 << 62
+
+# Of records 1 % smaller than level 3 is by itself, and as quick.
+_COMPRESSION = zstandard.ZstdCompressionParameters(compression_level=3, min_match=5)
+
+
+class Run(NamedTuple):
+    """
+    Consecutive records of one block of a segment.
+
+    Args:
+        source: Name of the segment's file; never used for another one.
+        sequence: Which use of the block it was.
+        offsets: Where each of *frames* begins in the block, rising.
+        end: Where the next record will begin.
+        frames: The records. A payload is what `encode_record` has made of the same time, level, operation and id; any other is kept
+            together with them.
+    """
+
+    source: str
+    sequence: int
+    offsets: Sequence[int]
+    end: int
+    frames: Sequence[Frame]
+
+
+class Place(NamedTuple):
+    """Where a record is kept. Places are in order of time, are the same in every process, and stay the same."""
+
+    time_ns: int
+    chunk: str  # its name without suffix
+    at: int  # of the frame in the file
+    row: int
+
+
+class Found(NamedTuple):
+    """A record that passed all filters."""
+
+    place: Place
+    frame: Frame
+
+
+class Damage(NamedTuple):
+    """Bytes of a file that cannot be read; *records* is how many were in there, or None if nothing tells."""
+
+    file: str
+    at: int
+    end: int
+    records: int | None
+    fault: str
+
+    def __str__(self) -> str:
+        many = "an unknown number of records" if self.records is None else f"{self.records} records"
+        return f"{self.file}: bytes {self.at} to {self.end} ({many}) {self.fault}"
+
+
+class Notes(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What is known of a frame without decompressing it."""
+
+    records: int
+    first_ns: int
+    last_ns: int
+    levels: bytes  # each level that is there, rising
+    flags: int  # those of all records together
+    operations: bytes  # u16 each: the hash of each operation that is there, rising
+    sources: list[tuple[str, list[tuple[int, int, int]]]]  # per segment: sequence of the block, from offset, to offset
+
+
+class _Entry(msgspec.Struct, gc=False):
+    """A frame's place in the file."""
+
+    at: int
+    end: int
+    notes: Notes
+    hashes: array[int] | None = None  # of the ids, once somebody has asked where there is no index
+
+
+class _Footer(msgspec.Struct, array_like=True, frozen=True):
+    created_ns: int
+    frames: list[tuple[int, int, Notes]]  # from, to
+    damaged: list[tuple[int, int]]
+    index_at: int
+    bucket_lengths: bytes  # u32 each
+    bucket_crcs: bytes
+
+
+class _RecordHead(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of `RecordData`: as much of a record as a segment's frame tells."""
+
+    time_ns: int
+    level: int
+    kind: msgspec.Raw
+    logger: msgspec.Raw
+    operation: str
+    step: msgspec.Raw
+    message: msgspec.Raw
+    correlation_id: str
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_notes = msgspec.msgpack.Decoder(Notes).decode
+_decode_footer = msgspec.msgpack.Decoder(_Footer).decode
+_decode_rows = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_heads = msgspec.msgpack.Decoder(list[_RecordHead]).decode
+_decode_head = msgspec.msgpack.Decoder(_RecordHead).decode
+_decode_wrapped = msgspec.msgpack.Decoder(msgspec.msgpack.Ext).decode
+_decode_frame = msgspec.msgpack.Decoder(tuple[int, int, int, str, str, bytes]).decode
+_time_of = attrgetter("time_ns")
+_WRAPPED = 1  # MessagePack's type number of a record that is kept with all that its frame told
+
+
+def _hash(text: str) -> int:
+    """32 bits of a correlation id or an operation."""
+    return crc32(text.encode("utf-8", "surrogatepass")[:_HASHED_BYTES])
+
+
+# Reading
+
+
+class _Rows:
+    """The records of a frame, decompressed; decoded one by one as they are asked for."""
+
+    def __init__(self, raw: bytes, records: int) -> None:
+        self.flags = raw[:records]
+        self.levels = raw[records : 2 * records]
+        self.array = raw[2 * records :]
+        self.rows = _decode_rows(self.array)
+        if len(self.rows) != records or len(self.levels) != records:
+            raise ValueError(f"has {len(self.rows)} records, not {records} as noted")
+
+    def numbers_with(self, text: str) -> list[int]:
+        """The rows in which *text* is somewhere; falling."""
+        needle = text.encode("utf-8", "surrogatepass")
+        ends = list(accumulate(map(len, self.rows), initial=len(self.array) - sum(map(len, self.rows))))[1:]
+        numbers: list[int] = []
+        at = self.array.find(needle)
+        while at >= 0:
+            number = bisect_right(ends, at)
+            numbers.append(number)
+            at = self.array.find(needle, ends[number]) if number < len(ends) else -1
+        return numbers[::-1]
+
+    def frame(self, row: int, unknown_ns: int) -> Frame:
+        """The record; of one that cannot be decoded only what can be told."""
+        content = bytes(self.rows[row])
+        level, flags = self.levels[row], self.flags[row]
+        try:
+            if content[:1] != _RECORD:
+                return Frame(*_decode_frame(_decode_wrapped(content).data))
+            head = _decode_head(content)
+            return Frame(head.time_ns, level, flags, head.correlation_id, head.operation, content)
+        except msgspec.DecodeError:
+            return Frame(unknown_ns, level, flags, "", "", content)
+
+    def hashes(self) -> array[int]:
+        """The hashes of the ids that are there, sorted, 24 bits each."""
+        try:
+            ids = {head.correlation_id for head in _decode_heads(self.array)}
+        except msgspec.DecodeError:
+            ids = {self.frame(row, 0).correlation_id for row in range(len(self.rows))}
+        return _hashes_of(ids)
+
+
+def _hashes_of(ids: set[str]) -> array[int]:
+    return array("I", sorted({_hash(one) >> 8 for one in ids if one}))
+
+
+class ChunkReader:
+    """
+    Reads a chunk, sealed or still being written.
+
+    Args:
+        directory: Descriptor of the directory that it is in.
+        file: Its name with its suffix.
+
+    What a frame is asked for, and its damage, is safe from any thread; `refresh` is for one at a time. The file is held open until the
+    reader is forgotten, so that whoever reads may go on when it has been removed.
+
+    Raises:
+        OSError: It cannot be opened or read.
+        StoreFileError: It is no chunk, or one of a newer version, or nothing of it can be read. It has not been changed.
+    """
+
+    def __init__(self, directory: int, file: str) -> None:
+        self.file = file
+        self.name, _, suffix = file.rpartition(".")
+        self.is_sealed = "." + suffix == SEALED_SUFFIX
+        self._fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+        self._closing = finalize(self, os.close, self._fd)
+        self.created_ns = 0
+        self.id: int | None = None
+        self.end = 0  # of the last whole frame
+        self.torn_bytes = 0  # behind it, in a chunk that is not sealed: being written, or left by a kill
+        self.frames: list[_Entry] = []  # is only ever added to, or replaced
+        self.first_ns = self.last_ns = 0  # times of the oldest and the newest record
+        self.damage: list[Damage] = []  # what has been found so far
+        self._damaged: set[int] = set()
+        self._lengths: list[int] = []
+        self._crcs: list[int] = []
+        self._bucket_at: list[int] = []
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file now, if nobody else can be reading it. Twice is once."""
+        self._closing()
+
+    def _begin(self) -> None:
+        size = os.fstat(self._fd).st_size
+        header = os.pread(self._fd, _HEADER.size, 0)
+        fault = self._read_header(header)
+        has_footer = self.is_sealed and self._read_footer(size)
+        if not has_footer:
+            self._walk(_HEADER.size, size)
+        if fault and not self.frames and (self.is_sealed or len(header) == _HEADER.size):
+            raise StoreFileError(self.file, fault)
+        if fault and self.frames:
+            self._report(0, _HEADER.size, 0, "are a damaged header")
+        if self.is_sealed and not has_footer:
+            self._report(self.end, size, None, "should be the index and the footer, and are not")
+
+    def _read_header(self, header: bytes) -> str:
+        """Read it and return "", or what is wrong with it."""
+        if len(header) < _HEADER.size:
+            return f"has {len(header)} bytes; even a chunk's header takes {_HEADER.size}"
+        magic, version, identity, created_ns, crc = _HEADER.unpack(header)
+        if magic != _MAGIC:
+            return f"begins with {magic!r}, not {_MAGIC!r}"
+        if crc != crc32(header[:-4]):
+            return "has a damaged header"
+        self._check_version(version)
+        self.id, self.created_ns = identity, created_ns
+        return ""
+
+    def _check_version(self, version: int) -> None:
+        if version > VERSION:
+            fault = f"has version {version}; this library reads up to version {VERSION}. Upgrade rfs here"
+            raise StoreFileError(self.file, fault)
+
+    def _read_footer(self, size: int) -> bool:
+        tail = os.pread(self._fd, _TAIL.size, max(0, size - _TAIL.size))
+        if len(tail) < _TAIL.size:
+            return False
+        crc, version, stored, raw, identity, magic = _TAIL.unpack(tail)
+        body_at = size - _TAIL.size - stored
+        if magic != _TAIL_MAGIC or body_at < 0 or raw > _LARGEST_BYTES:
+            return False
+        body = os.pread(self._fd, stored, body_at)
+        if crc32(body, crc32(tail[4:])) != crc or (self.id is not None and identity != self.id):
+            return False
+        self._check_version(version)
+        try:
+            footer = _decode_footer(_decompress(body, raw))
+            lengths, crcs = (array("I", words) for words in (footer.bucket_lengths, footer.bucket_crcs))
+        except (ValueError, zstandard.ZstdError):
+            return False
+        if len(lengths) != _BUCKETS or len(crcs) != _BUCKETS or footer.index_at + 4 * sum(lengths) != body_at:
+            return False
+        self.id, self.created_ns = identity, footer.created_ns
+        self.extend([_Entry(at, end, notes) for at, end, notes in footer.frames], footer.index_at)
+        for at, end in footer.damaged:
+            self._report(at, end, None, "were damaged before the chunk was sealed")
+        self._lengths, self._crcs = list(lengths), list(crcs)
+        self._bucket_at = list(accumulate((4 * length for length in lengths), initial=footer.index_at))
+        return True
+
+    def refresh(self) -> None:
+        """Find the frames that have been added to a chunk that is being written. Raises OSError."""
+        if self.is_sealed:
+            return
+        size = os.fstat(self._fd).st_size
+        last = self.frames[-1] if self.frames else None
+        seen = None if last is None else self._read_frame(last.at, size)
+        if size < self.end or (last is not None and (seen is None or seen.notes != last.notes)):
+            # A writer that found no space, or could not sync, has taken back what we had seen.
+            self.frames, self.damage, self._damaged, self.end = [], [], set(), 0
+            self._begin()
+        elif size > self.end:
+            self._walk(max(self.end, _HEADER.size), size) if self.id is not None else self._begin()
+
+    def extend(self, entries: list[_Entry], end: int) -> None:
+        """Know of further frames, the last of which ends at *end*."""
+        if entries:
+            first_ns = min(entry.notes.first_ns for entry in entries)
+            last_ns = max(entry.notes.last_ns for entry in entries)
+            self.first_ns = min(self.first_ns, first_ns) if self.frames else first_ns
+            self.last_ns = max(self.last_ns, last_ns) if self.frames else last_ns
+            self.frames += entries
+        self.end = end
+
+    def _walk(self, at: int, size: int) -> None:
+        """Find the frames from *at* on."""
+        entries: list[_Entry] = []
+        damaged: list[tuple[int, int]] = []
+        while at < size:
+            entry = self._read_frame(at, size)
+            if entry is None:
+                following = self._resynchronise(at + 1, size)
+                if following is None:
+                    break  # being written, or never finished
+                damaged.append((at, following))
+                at = following
+                continue
+            entries.append(entry)
+            at = entry.end
+            breathe()
+        for begin, end in damaged:
+            self._report(begin, end, None, "are damaged")
+        self.extend(entries, at)
+        self.torn_bytes = 0 if self.is_sealed else size - at
+
+    def _read_frame(self, at: int, size: int) -> _Entry | None:
+        content = self._content(at, size)
+        return None if content is None else content[0]
+
+    def _content(self, at: int, size: int) -> tuple[_Entry, bytes, int] | None:
+        """The frame at *at*, what is stored in it, and how long that is when it is decompressed; None if it is not whole."""
+        head = os.pread(self._fd, _HEAD.size, at)
+        if len(head) < _HEAD.size:
+            return None
+        mark, identity, crc, form, notes_bytes, stored_bytes, raw_bytes = _HEAD.unpack(head)
+        behind = at + _HEAD.size
+        end = behind + notes_bytes + stored_bytes
+        if mark != _MARK or end > size or max(notes_bytes, stored_bytes, raw_bytes) > _LARGEST_BYTES:
+            return None
+        if identity != (identity if self.id is None else self.id):
+            return None
+        content = os.pread(self._fd, end - behind, behind)
+        if crc32(content, crc32(head[16:], crc32(head[4:12]))) != crc or form:
+            return None
+        try:
+            notes = _decode_notes(content[:notes_bytes])
+        except msgspec.DecodeError:
+            return None
+        self.id = identity
+        return _Entry(at, end, notes), content[notes_bytes:], raw_bytes
+
+    def _resynchronise(self, at: int, size: int) -> int | None:
+        """Where the next whole frame begins."""
+        wanted = _MARK if self.id is None else _MARK + self.id.to_bytes(8, "little")
+        while at < size:
+            window = os.pread(self._fd, _SEARCHED_BYTES, at)
+            found = window.find(wanted)
+            while found >= 0:
+                if self._read_frame(at + found, size) is not None:
+                    return at + found
+                found = window.find(wanted, found + 1)
+            if len(window) < _SEARCHED_BYTES:
+                break
+            at += len(window) - len(wanted) + 1
+            breathe()
+        return None
+
+    def _report(self, at: int, end: int, records: int | None, fault: str) -> None:
+        if at not in self._damaged:
+            self._damaged.add(at)
+            self.damage.append(Damage(self.file, at, end, records, fault))
+
+    @property
+    def records(self) -> int:
+        """How many records are in the frames, those included that have been found damaged since."""
+        return sum(entry.notes.records for entry in self.frames)
+
+    def rows(self, entry: _Entry) -> _Rows | None:
+        """Decompress a frame; None if it is damaged, which is reported."""
+        try:
+            content = self._content(entry.at, entry.end)
+            if content is not None and content[0].end == entry.end:
+                return _Rows(_decompress(content[1], content[2]), entry.notes.records)
+            fault = "are damaged"
+        except (ValueError, zstandard.ZstdError) as error:
+            fault = f"are damaged: {error}"
+        except OSError as error:
+            fault = f"cannot be read: {error.strerror}"
+        if any(entry is one for one in self.frames):  # else they have been taken back meanwhile
+            self._report(entry.at, entry.end, entry.notes.records, fault)
+        return None
+
+    def read(self) -> Iterator[Frame]:
+        """All records that can be read, frame by frame."""
+        for entry in tuple(self.frames):
+            rows = self.rows(entry)
+            if rows is not None:
+                for row in range(entry.notes.records):
+                    yield rows.frame(row, entry.notes.first_ns)
+            breathe()
+
+    def with_id(self, correlation_id: str) -> list[_Entry]:
+        """The frames in which records of that id may be; of those that have none, one in some thousand."""
+        wanted = _hash(correlation_id) >> 8
+        frames = self.frames
+        if self._bucket_at:
+            numbers = self._look_up(wanted)
+            if numbers is None:
+                return frames
+            return [frames[number] for number in numbers if number < len(frames)]
+        return [entry for entry in tuple(frames) if _holds(self.hashes(entry), wanted)]
+
+    def _look_up(self, wanted: int) -> Sequence[int] | None:
+        bucket, key = wanted >> 16, wanted & 0xFFFF
+        length, at = self._lengths[bucket], self._bucket_at[bucket]
+        try:
+            content = os.pread(self._fd, 4 * length, at)
+        except OSError:
+            content = b""
+        if len(content) != 4 * length or crc32(content) != self._crcs[bucket]:
+            self._report(at, at + 4 * length, 0, "are a damaged part of the index")
+            return None
+        words = memoryview(content).cast("H")
+        first = bisect_left(words, key, 0, length)
+        return words[length + first : length + bisect_right(words, key, first, length)].tolist()
+
+    def hashes(self, entry: _Entry) -> array[int]:
+        """The hashes of the ids in a frame; none if it is damaged."""
+        if entry.hashes is None:
+            rows = self.rows(entry)
+            entry.hashes = array("I") if rows is None else rows.hashes()
+            breathe()
+        return entry.hashes
+
+
+def _decompress(stored: bytes, raw_bytes: int) -> bytes:
+    # What the stream itself says is what the library allocates.
+    told = zstandard.frame_content_size(stored)
+    if told != raw_bytes or raw_bytes > _LARGEST_BYTES:
+        raise ValueError(f"{told} bytes when decompressed, not {raw_bytes}")
+    return zstandard.ZstdDecompressor().decompress(stored, max_output_size=raw_bytes)
+
+
+def newest(
+    chunks: Iterable[ChunkReader],
+    *,
+    limit: int,
+    min_level: int = 0,
+    operation: str | None = None,
+    correlation_id: str | None = None,
+    flags: int = 0,
+    since_ns: int = 0,
+    until_ns: int = _EVERYTHING,
+    before: Place | None = None,
+) -> list[Found]:
+    """
+    The newest records of all *chunks* that pass all filters, newest first (*flags*: all of these bits set).
+
+    *until_ns* is the first time that is too late. *before* goes on with the page after that place, whatever has been added since.
+    Frames are read from the newest on, and none that the notes rule out. Safe from any thread; damage is reported by the chunks.
+    """
+    if before is not None:
+        until_ns = min(until_ns, before.time_ns + 1)
+    wanted_operation = None if operation is None else _hash(operation) & 0xFFFF
+    best: list[tuple[Place, Frame]] = []  # a heap: the oldest first
+    # Chunks and frames, the one with the newest record first; a chunk makes way for its frames.
+    numbers = count()  # so that nothing else is ever compared
+    waiting: list[tuple[int, int, ChunkReader, _Entry | None]] = [
+        (-chunk.last_ns, next(numbers), chunk, None)
+        for chunk in chunks
+        if chunk.frames and chunk.first_ns < until_ns and chunk.last_ns >= since_ns
+    ]
+    heapify(waiting)
+    while waiting and limit > 0:
+        last, _, chunk, entry = heappop(waiting)
+        oldest = best[0][0] if len(best) == limit else None
+        if oldest is not None and -last < oldest.time_ns:
+            break
+        if entry is None:
+            for one in chunk.frames if not correlation_id else chunk.with_id(correlation_id):
+                notes = one.notes
+                if (
+                    notes.last_ns >= since_ns
+                    and notes.first_ns < until_ns
+                    and notes.levels[-1:] >= bytes((min(min_level, 255),))
+                    and notes.flags & flags == flags
+                    and (wanted_operation is None or _holds(memoryview(notes.operations).cast("H"), wanted_operation))
+                ):
+                    heappush(waiting, (-notes.last_ns, next(numbers), chunk, one))
+            continue
+        rows = chunk.rows(entry)
+        if rows is None:
+            continue
+        text = correlation_id or operation
+        for row in rows.numbers_with(text) if text else range(entry.notes.records - 1, -1, -1):
+            if rows.levels[row] < min_level or rows.flags[row] & flags != flags:
+                continue
+            frame = rows.frame(row, entry.notes.first_ns)
+            place = Place(frame.time_ns, chunk.name, entry.at, row)
+            if len(best) == limit and place < best[0][0]:
+                break  # rows are in order of time
+            if (
+                since_ns <= frame.time_ns < until_ns
+                and (before is None or place < before)
+                and (correlation_id is None or frame.correlation_id == correlation_id)
+                and (operation is None or frame.operation == operation)
+            ):
+                (heappush if len(best) < limit else heapreplace)(best, (place, frame))
+        breathe()
+    best.sort(reverse=True)
+    return [Found(*each) for each in best]
+
+
+def _holds(words: Sequence[int], wanted: int) -> bool:
+    at = bisect_left(words, wanted)
+    return at < len(words) and words[at] == wanted
+
+
+# Writing
+
+
+class ChunkWriter:
+    """
+    Writes a chunk. For one thread, of one process.
+
+    Args:
+        directory: Descriptor of the directory that it is in.
+        name: Its name without suffix. ``<name>.open`` is made if it is not there; if it is, it is gone on with behind its last whole
+            frame, and what is behind that is cut off.
+        created_ns: Said in a new one's header.
+
+    ``reader`` reads what has been added, without reading it again.
+
+    Raises:
+        OSError: It cannot be made, opened or read.
+        StoreFileError: What is there is no chunk that this version goes on with. It has not been changed.
+    """
+
+    def __init__(self, directory: int, name: str, created_ns: int) -> None:
+        self.name = name
+        self._directory = directory
+        file = name + OPEN_SUFFIX
+        self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+        try:
+            self.reader = ChunkReader(directory, file)
+            identity = self.reader.id
+            if identity is None:
+                identity = int.from_bytes(os.urandom(8), "little")
+            else:
+                created_ns = self.reader.created_ns
+            header = _HEADER.pack(_MAGIC, VERSION, identity, created_ns, 0)[:-4]
+            os.pwrite(self._fd, header + crc32(header).to_bytes(4, "little"), 0)  # a damaged one is mended
+            self.reader.id, self.reader.created_ns = identity, created_ns
+            self.reader.end = max(self.reader.end, _HEADER.size)
+            os.ftruncate(self._fd, self.reader.end)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._compress = zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress
+        self._synced = 0  # so many frames
+        self._is_named = False  # for sure, after a power cut
+        self._is_dirty = False  # there may be something behind the last frame
+        self.failed = False
+
+    @property
+    def size(self) -> int:
+        """How long the file is; about as much as it will be when it is sealed."""
+        return self.reader.end
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many frames as a chunk can have."""
+        return len(self.reader.frames) >= _LARGEST_FRAMES - 1024
+
+    def add(self, runs: Iterable[Run]) -> int:
+        """
+        Keep the records of *runs*; return how many that were.
+
+        Readers see all of it or, if the process is killed meanwhile, the first frames of it. After an OSError (there is no space)
+        nothing of it is there, and it may be tried again.
+        """
+        end = self.reader.end
+        contents: list[bytes] = []
+        entries: list[_Entry] = []
+        for some in _in_frames(runs):
+            content, notes, hashes = self._pack(some)
+            contents.append(content)
+            entries.append(_Entry(end, end + len(content), notes, hashes))
+            end += len(content)
+            breathe()
+        if not entries:
+            return 0
+        self._write(b"".join(contents))
+        self.reader.extend(entries, end)
+        return sum(entry.notes.records for entry in entries)
+
+    def _pack(self, runs: list[Run]) -> tuple[bytes, Notes, array[int]]:
+        frames = list(runs[0].frames)
+        sources: dict[str, list[tuple[int, int, int]]] = {}
+        for run in runs:
+            if run is not runs[0]:
+                frames += run.frames
+            sources.setdefault(run.source, []).append((run.sequence, run.offsets[0], run.end))
+        frames.sort(key=_time_of)
+        levels = bytes([frame.level for frame in frames])
+        flags = bytes([frame.flags for frame in frames])
+        raw = b"".join((flags, levels, _pack_rows(frames)))
+        stored = self._compress(raw)
+        all_flags = 0
+        for each in set(flags):
+            all_flags |= each
+        notes = Notes(
+            len(frames),
+            frames[0].time_ns,
+            frames[-1].time_ns,
+            bytes(sorted(set(levels))),
+            all_flags,
+            array("H", sorted({_hash(one) & 0xFFFF for one in {frame.operation for frame in frames}})).tobytes(),
+            list(sources.items()),
+        )
+        packed = _encode(notes)
+        head = _HEAD.pack(_MARK, self.reader.id, 0, 0, len(packed), len(stored), len(raw))
+        crc = crc32(stored, crc32(packed, crc32(head[16:], crc32(head[4:12]))))
+        hashes = _hashes_of({frame.correlation_id for frame in frames})
+        return b"".join((head[:12], crc.to_bytes(4, "little"), head[16:], packed, stored)), notes, hashes
+
+    def _write(self, content: bytes) -> None:
+        """Write *content* behind the last frame, or leave nothing there."""
+        if self.failed:
+            raise OSError(EIO, "could not be synced; write another chunk", self.name + OPEN_SUFFIX)
+        at = self.reader.end
+        if self._is_dirty:
+            os.ftruncate(self._fd, at)
+        self._is_dirty = True
+        try:
+            left = memoryview(content)
+            while left:
+                written = os.pwrite(self._fd, left, at)
+                left, at = left[written:], at + written
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._fd, self.reader.end)
+                self._is_dirty = False
+            raise
+        self._is_dirty = False
+
+    def sync(self) -> None:
+        """
+        Return when all that was added is on the disk: now it may be marked as imported.
+
+        After an OSError, nobody knows what is; so what was added since the last time has been taken back and is to be imported again,
+        into another chunk. ``failed`` is then True, and this one takes nothing more; it can be opened anew and sealed.
+        """
+        reader = self.reader
+        if self.failed or (self._synced == len(reader.frames) and self._is_named):
+            return
+        try:
+            os.fdatasync(self._fd)
+            if not self._is_named:
+                os.fsync(self._directory)
+        except OSError:
+            self.failed = True
+            reader.end = reader.frames[self._synced].at if self._synced < len(reader.frames) else reader.end
+            reader.frames = reader.frames[: self._synced]
+            with suppress(OSError):
+                os.ftruncate(self._fd, reader.end)
+            raise
+        self._synced = len(reader.frames)
+        self._is_named = True
+
+    def seal(self) -> str:
+        """
+        Write index and footer, and let the file have its final name, which is returned. Nothing can be added any more.
+
+        Whenever it is killed, the chunk is as it was, or sealed. After an OSError it is as it was, and unless that came from syncing
+        (see `sync`), it may be tried again or gone on with.
+        """
+        self.sync()
+        reader = self.reader
+        frames = list(reader.frames)
+        buckets: list[list[int]] = [[] for _ in range(_BUCKETS)]
+        for number, entry in enumerate(frames):
+            for one in reader.hashes(entry):
+                buckets[one >> 16].append((one & 0xFFFF) << 16 | number)
+            breathe()
+        index: list[bytes] = []
+        for bucket in buckets:
+            bucket.sort()
+            index.append(array("H", (*(one >> 16 for one in bucket), *(one & 0xFFFF for one in bucket))).tobytes())
+            breathe()
+        footer = _Footer(
+            reader.created_ns,
+            [(entry.at, entry.end, entry.notes) for entry in frames],
+            [(damage.at, damage.end) for damage in reader.damage],
+            reader.end,
+            array("I", map(len, buckets)).tobytes(),
+            array("I", map(crc32, index)).tobytes(),
+        )
+        raw = _encode(footer)
+        body = self._compress(raw)
+        tail = _TAIL.pack(0, VERSION, len(body), len(raw), reader.id, _TAIL_MAGIC)[4:]
+        self._write(b"".join((*index, body, crc32(body, crc32(tail)).to_bytes(4, "little"), tail)))
+        self._is_dirty = True  # until it has its name, this is no footer
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            self.failed = True
+            raise
+        sealed = self.name + SEALED_SUFFIX
+        os.rename(self.name + OPEN_SUFFIX, sealed, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        with suppress(OSError):  # a rename that a power cut undoes is done again
+            os.fsync(self._directory)
+        self.close()
+        return sealed
+
+    def close(self) -> None:
+        """Let go of the file, as it is; ``reader`` goes on reading. Twice is once."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _in_frames(runs: Iterable[Run]) -> Iterator[list[Run]]:
+    """Runs whose records together are as much as a frame should hold; long ones are cut."""
+    some: list[Run] = []
+    room = FRAME_BYTES
+    for run in runs:
+        sizes = list(accumulate([len(frame.payload) for frame in run.frames], initial=0))
+        at, length = 0, len(run.frames)
+        while at < length:
+            fitting = bisect_right(sizes, sizes[at] + room) - 1
+            if fitting == at and some:  # not even one more
+                yield some
+                some, room = [], FRAME_BYTES
+                continue
+            fitting = max(fitting, at + 1)
+            end = run.end if fitting == length else run.offsets[fitting]
+            some.append(Run(run.source, run.sequence, run.offsets[at:fitting], end, run.frames[at:fitting]))
+            room -= sizes[fitting] - sizes[at]
+            at = fitting
+    if some:
+        yield some
+
+
+def _pack_rows(frames: list[Frame]) -> bytes:
+    """A MessagePack array of the payloads; what would not come out again as it went in is wrapped."""
+    payloads = [frame.payload for frame in frames]
+    head = b"\xdd" + len(payloads).to_bytes(4, "big")
+    packed = head + b"".join(payloads)
+    if {payload[:1] for payload in payloads} == {_RECORD} and _are_rows(packed, payloads):
+        return packed
+    return head + b"".join([frame.payload if _is_row(frame.payload) else _wrapped(frame) for frame in frames])
+
+
+def _are_rows(packed: bytes, payloads: list[bytes]) -> bool:
+    try:
+        return list(map(len, _decode_rows(packed))) == list(map(len, payloads))
+    except msgspec.DecodeError:
+        return False
+
+
+def _is_row(payload: bytes) -> bool:
+    if payload[:1] != _RECORD:
+        return False
+    try:
+        _decode_head(payload)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _wrapped(frame: Frame) -> bytes:
+    fields = frame.time_ns, frame.level, frame.flags, frame.correlation_id, frame.operation, frame.payload
+    return _encode(msgspec.msgpack.Ext(_WRAPPED, _encode(fields)))
+
+
+# Importing
+
+
+class Imported:
+    """
+    What *chunks* hold of some segments: for the first import of a leader, whose predecessor may have been killed after it had
+    added runs and before it had marked them.
+
+    Args:
+        chunks: All chunks, sealed or not.
+        sources: The segments that there are. What the chunks hold of others is of no interest.
+    """
+
+    def __init__(self, chunks: Iterable[ChunkReader], sources: Collection[str]) -> None:
+        self._stretches: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        for chunk in chunks:
+            for entry in chunk.frames:
+                for source, stretches in entry.notes.sources:
+                    if source in sources:
+                        for sequence, start, end in stretches:
+                            self._stretches.setdefault((source, sequence), []).append((start, end))
+
+    def rest(self, run: Run) -> Run:
+        """*run* without the records that are in a chunk already."""
+        stretches = self._stretches.get((run.source, run.sequence))
+        if not stretches:
+            return run
+        stretches.sort()
+        starts = [start for start, _ in stretches]
+        ends = list(accumulate((end for _, end in stretches), max))  # how far those that begin up to here reach
+        kept = [
+            number
+            for number, offset in enumerate(run.offsets)
+            if not (before := bisect_right(starts, offset)) or offset >= ends[before - 1]
+        ]
+        offsets, frames = [run.offsets[number] for number in kept], [run.frames[number] for number in kept]
+        return run._replace(offsets=offsets, frames=frames)
