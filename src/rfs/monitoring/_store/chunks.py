@@ -285,13 +285,16 @@ class ChunkReader:
         size = os.fstat(self._fd).st_size
         header = os.pread(self._fd, _HEADER.size, 0)
         fault = self._read_header(header)
+        begin = _HEADER.size
         has_footer = self.is_sealed and self._read_footer(size)
         if not has_footer:
-            self._walk(_HEADER.size, size)
+            if fault:  # then it may be shorter, too
+                begin = self._resynchronise(0, size) or begin
+            self._walk(begin, size)
         if fault and not self.frames and (self.is_sealed or len(header) == _HEADER.size):
             raise StoreFileError(self.file, fault)
         if fault and self.frames:
-            self._report(0, _HEADER.size, 0, "are a damaged header")
+            self._report(0, begin, 0, "are a damaged header")
         if self.is_sealed and not has_footer:
             self._report(self.end, size, None, "should be the index and the footer, and are not")
 
@@ -383,7 +386,7 @@ class ChunkReader:
         for begin, end in damaged:
             self._report(begin, end, None, "are damaged")
         self.extend(entries, at)
-        self.torn_bytes = 0 if self.is_sealed else size - at
+        self.torn_bytes = 0 if self.is_sealed else max(0, size - at)
 
     def _read_frame(self, at: int, size: int) -> _Entry | None:
         content = self._content(at, size)
@@ -791,7 +794,7 @@ def _in_frames(runs: Iterable[Run]) -> Iterator[list[Run]]:
         at, length = 0, len(run.frames)
         while at < length:
             fitting = bisect_right(sizes, sizes[at] + room) - 1
-            if fitting == at and some:  # not even one more
+            if fitting <= at and some:  # not even one more
                 yield some
                 some, room = [], FRAME_BYTES
                 continue
