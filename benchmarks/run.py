@@ -1,11 +1,12 @@
 """
-Measures RFS beside its peers, prints one table and writes RESULTS.md: ``python -m benchmarks.run [--quick]``.
+Measures RFS beside its peers, prints one table and writes RESULTS.md: ``python -m benchmarks.run [--quick | --full]``.
 
 Every environment has a process of its own, loaded once. A round runs each loop in each environment that has it, one after the
 other, so that whatever else the machine does meets all of them alike; of the rounds the median counts, and a ratio is the
 median of the ratios within the rounds. Times are process CPU time: what a background thread works for a loop counts, too.
 
-``--quick`` checks that all of it works: few short rounds, only the environments that are there, nothing written.
+``--quick`` checks that all of it works: few short rounds, only the environments that are there, nothing written. ``--full`` also
+looks up requests among ten times as many records.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from typing import Any, Self
 from benchmarks.environments import PEERS, ROOT, is_ready, pinned, prepare, python_of, say
 from benchmarks.importing import SUBJECTS
 from benchmarks.profiling import SLOW
+from benchmarks.storing import GOAL_BYTES, GOAL_PER_SECOND, LOOKUPS
+from benchmarks.storing import GOAL_SECONDS as LOOKUP_GOAL_SECONDS
+from benchmarks.storing import SUBJECTS as KEEPERS
 from benchmarks.visibility import GOAL_SECONDS, RATE
 from benchmarks.zoo import LIBRARIES, Outcome, visit
 from benchmarks.zoo import table as zoo_table
@@ -49,6 +53,8 @@ class Effort:
     http_seconds: float
     visibility_rounds: int
     visibility_seconds: float
+    storing_rounds: int
+    stored_records: int
 
 
 FULL = Effort(
@@ -59,6 +65,8 @@ FULL = Effort(
     http_seconds=2.0,
     visibility_rounds=3,
     visibility_seconds=20.0,
+    storing_rounds=3,
+    stored_records=1_000_000,
 )
 QUICK = Effort(
     rounds=2,
@@ -68,6 +76,8 @@ QUICK = Effort(
     http_seconds=0.3,
     visibility_rounds=1,
     visibility_seconds=1.0,
+    storing_rounds=1,
+    stored_records=20_000,
 )
 
 
@@ -322,6 +332,27 @@ def measure_visibility(effort: Effort) -> list[dict[str, float]]:
     return rounds
 
 
+def measure_storing(environments: list[str], effort: Effort) -> dict[str, list[dict[str, Any]]]:
+    """Return what `benchmarks.storing` tells, round by round, by who keeps the records."""
+    told: dict[str, list[dict[str, Any]]] = {}
+    names = [name for name, (environment, _) in KEEPERS.items() if environment in environments]
+    for turn in range(effort.storing_rounds):
+        for name in rotated(names, turn):
+            say(f"records kept, round {turn + 1} of {effort.storing_rounds}, {name}")
+            told.setdefault(name, []).append(store(name, effort.stored_records))
+    return told
+
+
+def store(name: str, count: int) -> dict[str, Any]:
+    """Return what `benchmarks.storing` tells of one keeper, in a fresh process."""
+    command = module(KEEPERS[name][0], "storing", name, str(count))
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment(), timeout=600
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def visit_zoo(environments: list[str]) -> dict[str, Outcome]:
     """Return what each library that is there does with hostile values."""
     outcomes: dict[str, Outcome] = {}
@@ -452,6 +483,46 @@ def visibility_line(rounds: list[dict[str, float]]) -> Line:
     )
 
 
+def storing_lines(told: dict[str, list[dict[str, Any]]]) -> list[Line]:
+    """Return the table's lines for keeping records and finding those of an id."""
+    rates = {name: median(one["records"] / one["seconds"] for one in rounds) for name, rounds in told.items()}
+    sizes = {name: median(one["bytes"] / one["records"] for one in rounds) for name, rounds in told.items()}
+    kept = {name: f"{rate / 1e3:,.0f} k/s, {sizes[name]:.1f} B" for name, rate in rates.items()}
+    rate, size = rates[OURS], sizes[OURS]
+    return [
+        Line(
+            "records into files, per second of CPU; bytes of each",
+            kept[OURS],
+            ", ".join(f"{name} {text}" for name, text in kept.items() if name != OURS) or "–",
+            f"≥ {GOAL_PER_SECOND / 1e3:g} k/s, ≤ {GOAL_BYTES} B",
+            verdict_of(
+                [
+                    (rate >= GOAL_PER_SECOND, f"{100 - 100 * rate / GOAL_PER_SECOND:.0f} %"),
+                    (size <= GOAL_BYTES, f"{size - GOAL_BYTES:.1f} B"),
+                ]
+            ),
+            loop="storing",
+        ),
+        lookup_line(told),
+    ]
+
+
+def lookup_line(told: dict[str, list[dict[str, Any]]]) -> Line:
+    """Return the table's line for finding the records of an id among so many."""
+    count = told[OURS][0]["records"]
+    took = {name: [second for one in rounds for second in one["lookups"]] for name, rounds in told.items()}
+    ours, worst = median(took[OURS]), max(took[OURS])
+    goal = LOOKUP_GOAL_SECONDS.get(count)
+    return Line(
+        f"by correlation id in {count:,} records, the median of {LOOKUPS} ids",
+        f"{ours * 1e3:.2f} ms (the slowest {worst * 1e3:.1f})",
+        ", ".join(f"{name} {median(seconds) * 1e3:.2f}" for name, seconds in took.items() if name != OURS) or "–",
+        "–" if goal is None else f"≤ {goal * 1e3:g} ms",
+        "–" if goal is None else verdict_of([(ours <= goal, f"{(ours - goal) * 1e3:.1f} ms")]),
+        loop="storing",
+    )
+
+
 # Profiles of what was missed
 
 
@@ -466,6 +537,8 @@ def profile_of(line: Line) -> str:
         return _import_profile()
     if line.loop == "visibility":
         return "Two processes take part: see `python -m benchmarks.visibility` under a profiler of either."
+    if line.loop == "storing":
+        return "See `python -m cProfile -s tottime -m benchmarks.storing rfs 1000000`."
     command = module(OURS, *line.profile)
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment())
     return done.stdout.strip()
@@ -541,7 +614,7 @@ def report(
     measured = (
         f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by `make bench` on: {machine()}. "
         f"Load average of the machine at the start: {load:.2f}. RFS at {revision()} with "
-        f"msgspec {version('msgspec')}, google-re2 {version('google-re2')}."
+        f"msgspec {version('msgspec')}, google-re2 {version('google-re2')}, zstandard {version('zstandard')}."
     )
     how = (
         "Times are process CPU time per operation, all threads together, the median of interleaved rounds. "
@@ -553,8 +626,22 @@ def report(
         "and asgi-correlation-id, their metrics are prometheus-fastapi-instrumentator, and all three are these and "
         "OpenTelemetry's FastAPI instrumentation with a batch processor, as each one's own documentation sets it up."
     )
+    storing = (
+        "Kept are records of about 250 bytes as JSON, five of an id (`benchmarks/corpus.py`), 10,000 at a time, and each batch is on "
+        "the disk as far as its keeper promises that; encoding them is not counted. SQLite has a row of JSON for each, with indexes by "
+        "id and time, in WAL mode; DuckDB a column for each field, and no index. Looking up is wall-clock time."
+    )
     named = f"Peers, each in its own environment: {peers_named(environments)}."
-    sections = ["# Results", measured, how, table(lines), "\n".join(f"- {note}" for note in notes), named, http]
+    sections = [
+        "# Results",
+        measured,
+        how,
+        table(lines),
+        "\n".join(f"- {note}" for note in notes),
+        named,
+        http,
+        storing,
+    ]
     zoo = (
         "Fifteen values, each handed to each library as one structured field (`benchmarks/zoo.py`); a value counts as lost if "
         "nothing was written for it, and what raised is not counted again as lost."
@@ -583,8 +670,11 @@ def available(quick: bool) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Measure, print, and write; the exit status says only whether that worked."""
     parser = argparse.ArgumentParser(description="Measure RFS beside its peers.")
-    parser.add_argument("--quick", action="store_true", help="check that it works; write nothing")
-    quick = parser.parse_args(arguments).quick
+    how_much = parser.add_mutually_exclusive_group()
+    how_much.add_argument("--quick", action="store_true", help="check that it works; write nothing")
+    how_much.add_argument("--full", action="store_true", help="look up among ten times as many records, too")
+    chosen = parser.parse_args(arguments)
+    quick = chosen.quick
     effort = QUICK if quick else FULL
     load = os.getloadavg()[0]
     began = time.monotonic()
@@ -595,10 +685,13 @@ def main(arguments: list[str]) -> int:
     seconds, mib, started = measure_imports(environments, effort)
     rates, costs = measure_http(environments, effort)
     visible = measure_visibility(effort)
+    stored = measure_storing(environments, effort)
     outcomes = visit_zoo(environments)
 
     lines = [loop_line(goal, measured[goal.loop]) for goal in GOALS]
-    lines += [*http_lines(rates, costs), import_line(seconds, mib), visibility_line(visible)]
+    lines += [*http_lines(rates, costs), import_line(seconds, mib), visibility_line(visible), *storing_lines(stored)]
+    if chosen.full:
+        lines.append(lookup_line({OURS: [store(OURS, 10 * effort.stored_records)]}))
     collected = median(measured["record_collected"][OURS])
     first = ", ".join(f"{name} {median(values) * 1e3:.0f} ms" for name, values in started.items())
     notes = [

@@ -76,5 +76,7 @@ class TestRunning:
         for goal in GOALS:
             assert f"| {goal.what} |" in done.stdout
         assert "| HTTP, everything recorded" in done.stdout
+        assert "| records into files" in done.stdout
+        assert "| by correlation id in 20,000 records" in done.stdout
         assert "| `import rfs.monitoring`" in done.stdout
         assert (results.read_bytes() if results.exists() else None) == before
