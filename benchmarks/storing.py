@@ -56,7 +56,8 @@ class Chunks:
 
     def __init__(self, path: Path) -> None:
         self._chunks: Any = import_module("rfs.monitoring._store.chunks")
-        self._frame = import_module("rfs.monitoring._capture.segments").Frame
+        segments = import_module("rfs.monitoring._capture.segments")
+        self._frame, self._run = segments.Frame, segments.Run
         record = import_module("rfs.monitoring._capture.record")
         self._data, self._encode = record.RecordData, record.encode_record
         self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -79,7 +80,7 @@ class Chunks:
             self._blocks += 1
             places = range(8, 8 + 300 * len(some), 300)
             name = f"1234-0123456789abcdef.{self._blocks % 4}.segment"
-            runs.append(self._chunks.Run(name, self._blocks, places, 8 + 300 * len(some), some))
+            runs.append(self._run(name, self._blocks, places, 8 + 300 * len(some), some))
         return runs
 
     def keep(self, prepared: Any) -> None:
@@ -198,7 +199,7 @@ def measure(subject: str, count: int) -> dict[str, Any]:
             before = time.process_time()
             keeper.keep(prepared)
             seconds += time.process_time() - before
-            wanted.append(chance.choice(batch).correlation_id)
+            wanted += (chance.choice(batch).correlation_id for _ in range(LOOKUPS * BATCH // count + 1))
         before = time.process_time()
         keeper.finish()
         seconds += time.process_time() - before

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rfs.monitoring._capture.record import RecordData, encode_record
-from rfs.monitoring._capture.segments import Frame
-from rfs.monitoring._store.chunks import ChunkReader, Run
+from rfs.monitoring._capture.segments import Frame, Run
+from rfs.monitoring._store.chunks import ChunkReader
 
 SOURCE = "1-a.0.segment"
 STEP = 64  # bytes from record to record in a block, for runs that no real segment has had

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rfs.errors import StoreFileError
 from rfs.monitoring._capture.pace import breathe
-from rfs.monitoring._capture.segments import HAS_ERROR, Frame, SegmentReader, Segments
+from rfs.monitoring._capture.segments import HAS_ERROR, Frame, Run, SegmentReader, Segments
 from rfs.monitoring._store.chunks import (
     FRAME_BYTES,
     OPEN_SUFFIX,
@@ -26,7 +26,6 @@ from rfs.monitoring._store.chunks import (
     ChunkWriter,
     Imported,
     Place,
-    Run,
     newest,
 )
 from tests.faults.processes import Process, eventually, size
@@ -172,6 +171,19 @@ def frames(reader: ChunkReader, number: int) -> list[Frame]:
     return [rows.frame(row, 0) for row in range(entry.notes.records)]
 
 
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where the frames are that have been decompressed since, one after the other."""
+    seen: list[int] = []
+
+    def rows(self: ChunkReader, entry: Any) -> Any:
+        seen.append(entry.at)
+        return unwatched(self, entry)
+
+    unwatched = ChunkReader.rows
+    monkeypatch.setattr(ChunkReader, "rows", rows)
+    return seen
+
+
 class Asked:
     """One question, and the brute answer to it."""
 
@@ -267,15 +279,13 @@ class TestFinding:
         write(directory, *parts, seal=seal)
         reader = ChunkReader(directory, SEALED if seal else OPEN)
         newest([reader], limit=1, correlation_id="none yet")  # an open chunk's ids are read once
-        asked: list[int] = []
-        rows = ChunkReader.rows
-        monkeypatch.setattr(ChunkReader, "rows", lambda self, entry: (asked.append(entry.at), rows(self, entry))[1])
+        decompressed = watched(monkeypatch)
 
         found = newest([reader], limit=100, correlation_id="id-7-2")
         nobody = newest([reader], limit=100, correlation_id="id-7-4")
 
         assert [one.frame.time_ns for one in found] == [10**6, 714, 713, 712, 711, 710]
-        assert asked == [reader.frames[31].at, reader.frames[7].at]
+        assert decompressed == [reader.frames[31].at, reader.frames[7].at]
         assert nobody == []
 
     def test_ids_of_one_hash(self, directory: int) -> None:
@@ -332,13 +342,11 @@ class TestFinding:
         parts[12][3] = record(1_203, level=40, flags=HAS_ERROR, operation="rare")
         write(directory, *parts, seal=True)
         reader = ChunkReader(directory, SEALED)
-        asked_for: list[int] = []
-        rows = ChunkReader.rows
-        monkeypatch.setattr(ChunkReader, "rows", lambda self, entry: (asked_for.append(entry.at), rows(self, entry))[1])
+        seen = watched(monkeypatch)
 
         found = newest([reader], limit=10, **asked.filters)
 
-        assert len(asked_for) == decompressed
+        assert len(seen) == decompressed
         assert bool(found) == bool(decompressed)
 
 
@@ -781,6 +789,25 @@ class TestNoSpace:
         assert by_time(found) == by_time(one for part in parts for one in part)
         assert len(contents(directory, SEALED)) == (20 if call == "fdatasync" else 0)
 
+    def test_sealed_without_having_been_synced(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        B6: sealing syncs what was added first; if that fails, it is taken back like any other.
+        """
+        writer = ChunkWriter(directory, "c", 5)
+        writer.add([run_of([record(1)])])
+
+        def failing(fd: int) -> None:
+            raise OSError(errno.EIO, "cannot sync")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", failing)
+            broken.setattr(os, "fsync", failing)
+            with pytest.raises(OSError, match="cannot sync"):
+                writer.seal()
+
+        assert writer.failed
+        assert contents(directory, OPEN) == []
+
     def test_a_footer_not_synced(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         B6: a chunk whose footer could not be synced is not named sealed; opened anew it is sealed.
@@ -886,7 +913,7 @@ class Leader:
         self.writer = ChunkWriter(directory, f"{number}", 5)
 
     def import_all(self, *, seal: bool) -> None:
-        runs = [self.imported.rest(run) for run in runs_of(self.reader)]
+        runs = [self.imported.rest(run) for run in self.reader.runs()]
         self.step("read")
         self.writer.add(runs)
         self.step("added")
@@ -902,24 +929,6 @@ class Leader:
         self.writer.close()
         for chunk in (*self.chunks, self.writer.reader):
             chunk.close()
-
-
-def runs_of(reader: SegmentReader) -> list[Run]:
-    """What is new in a segment, with the places that a reader goes by."""
-    found: dict[int, tuple[list[int], list[Frame], int]] = {}
-    while True:
-        before = {cursor.block: (cursor.sequence, cursor.at) for cursor in reader._cursors}
-        frames = reader.read(limit=1)
-        if not frames:
-            break
-        moved = [cursor for cursor in reader._cursors if before[cursor.block] != (cursor.sequence, cursor.at)]
-        assert len(moved) == len(frames) == 1
-        cursor = moved[0]
-        sequence, at = before[cursor.block]
-        at = at if sequence == cursor.sequence else cursor.start + 8
-        offsets, kept, _ = found.get(cursor.sequence, ([], [], 0))
-        found[cursor.sequence] = [*offsets, at - cursor.start], [*kept, frames[0]], cursor.at - cursor.start
-    return [Run(SOURCE, sequence, offsets, end, kept) for sequence, (offsets, kept, end) in found.items()]
 
 
 class TestKilledLeader:
@@ -970,7 +979,7 @@ class TestKilledLeader:
         start = first.writer.size
         made += self.emitted(segments, 5, 5)
         marked = bytes(segments.memory)
-        first.writer.add(runs_of(first.reader))
+        first.writer.add(first.reader.runs())
         first.close()
         whole = (tmp_path / "0.open").read_bytes()
         for length in range(start, len(whole) + 1):

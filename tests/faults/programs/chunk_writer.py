@@ -12,7 +12,8 @@ from itertools import count
 from pathlib import Path
 from struct import Struct
 
-from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader, ChunkWriter, Imported, Run
+from rfs.monitoring._capture.segments import Run
+from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader, ChunkWriter, Imported
 from tests.monitoring.chunks import opened, record, run_of
 
 ADDED = Struct("<I")  # written whole, being shorter than PIPE_BUF

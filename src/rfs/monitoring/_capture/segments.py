@@ -27,10 +27,12 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Sequence
 from itertools import count
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
 from threading import local
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -89,6 +91,25 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     correlation_id: str
     operation: str
     payload: bytes
+
+
+class Run(NamedTuple):
+    """
+    Consecutive records of one block of a segment. Where a record was written first is what it is known by for ever.
+
+    Args:
+        source: Name of the segment's file; never used for another one.
+        sequence: Which use of the block it was.
+        offsets: Where each of *frames* begins in the block, rising.
+        end: Where the next record will begin.
+        frames: The records.
+    """
+
+    source: str
+    sequence: int
+    offsets: Sequence[int]
+    end: int
+    frames: Sequence[Frame]
 
 
 def segment_layout(block_count: int = BLOCK_COUNT) -> dict[str, int]:
@@ -358,6 +379,7 @@ class SegmentReader:
 
     def __init__(self, memory: mmap.mmap | bytes | bytearray | memoryview, *, name: str) -> None:
         self._view = memoryview(memory).cast("B")
+        self.name = name
         self.header = _read_layout(self._view, name)
         layout = self.header.layout
         self._block_bytes, self._count, self._sync = layout["block_bytes"], layout["block_count"], layout["sync"]
@@ -385,6 +407,10 @@ class SegmentReader:
 
         Of one thread, what is returned now was written before what is returned later.
         """
+        return _sorted(self.runs(limit))
+
+    def runs(self, limit: int = 1 << 30) -> list[Run]:
+        """What `read` returns, block by block, with the places of the records: for who must know a record again."""
         # A block of the table as it is now is read to its end, unless it is the one that its thread still writes into.
         sequences = self._table.tolist()
         if sequences != self._known:
@@ -394,17 +420,17 @@ class SegmentReader:
             self._known = sequences
             self._pending = [cursor for cursor in self._cursors if cursor.sequence and not cursor.done]
             self._pending.sort(key=_sequence_of)
-        frames: list[Frame] = []
+        runs: list[Run] = []
         finished = False
         for cursor in self._pending:
-            self._read_block(cursor, frames, limit)
+            limit -= self._keep_run(runs, cursor, *self._read_block(cursor, limit))
             finished |= cursor.done
-            if len(frames) >= limit:
+            if limit <= 0:
                 break
             breathe()
         if finished:
             self._pending = [cursor for cursor in self._pending if not cursor.done]
-        return self._sorted(frames)
+        return runs
 
     def finish(self) -> list[Frame]:
         """
@@ -412,7 +438,11 @@ class SegmentReader:
 
         Said too early it does no harm but to the counts of damage.
         """
-        frames: list[Frame] = []
+        return _sorted(self.last_runs())
+
+    def last_runs(self) -> list[Run]:
+        """What `finish` returns, block by block, with the places of the records."""
+        runs: list[Run] = []
         table = self._table.tolist()
         last_named = max((block for block, sequence in enumerate(table) if sequence), default=-1)
         for cursor in self._cursors:
@@ -428,8 +458,15 @@ class SegmentReader:
                 cursor.begin(sequence)
             if not cursor.judged or self._words[cursor.at >> 3]:
                 # Where table and block differ, one is damaged: the frames themselves say which.
-                self._finish_block(cursor, frames, [name & 0xFFFFFFFF for name in set(named) if name])
-        return self._sorted(frames)
+                seeds = [name & 0xFFFFFFFF for name in set(named) if name]
+                self._keep_run(runs, cursor, *self._finish_block(cursor, seeds))
+        return runs
+
+    def _keep_run(self, runs: list[Run], cursor: _Cursor, offsets: list[int], frames: list[Frame]) -> int:
+        if frames:
+            runs.append(Run(self.name, cursor.sequence, offsets, cursor.at - cursor.start, frames))
+        self.frames_read += len(frames)
+        return len(frames)
 
     def has_read(self, block: int, sequence: int, offset: int) -> bool:
         """Whether this reader has come to *offset* in that use of the block."""
@@ -495,12 +532,9 @@ class SegmentReader:
             target[_IMPORTS] = (target[_IMPORTS] + 1) & 0xFFFFFFFF
         return marked
 
-    def _sorted(self, frames: list[Frame]) -> list[Frame]:
-        self.frames_read += len(frames)
-        frames.sort(key=_time_of)
-        return frames
-
-    def _read_block(self, cursor: _Cursor, frames: list[Frame], limit: int) -> None:
+    def _read_block(self, cursor: _Cursor, limit: int) -> tuple[list[int], list[Frame]]:
+        offsets: list[int] = []
+        frames: list[Frame] = []
         words = self._words
         block_end = cursor.start + self._block_bytes
         # Asked before the words are: once it is said where the frames end, all of them are there.
@@ -515,6 +549,7 @@ class SegmentReader:
                 break  # nothing more yet
             frame = self._frame(at, block_end, word, seeds) if word else None
             if frame is not None:
+                offsets.append(at - cursor.start)
                 frames.append(frame)
                 cursor.frames += 1
                 at += (12 + (word >> 32) + 7) & ~7
@@ -538,8 +573,11 @@ class SegmentReader:
         self.unmarked |= cursor.at != at
         cursor.at = at
         cursor.done = at + _FRAME_HEAD_BYTES > block_end or (closed and at + _FRAME_HEAD_BYTES > stop)
+        return offsets, frames
 
-    def _finish_block(self, cursor: _Cursor, frames: list[Frame], seeds: list[int]) -> None:
+    def _finish_block(self, cursor: _Cursor, seeds: list[int]) -> tuple[list[int], list[Frame]]:
+        offsets: list[int] = []
+        frames: list[Frame] = []
         words = self._words
         stop = cursor.start + self._block_bytes
         at = cursor.at
@@ -547,6 +585,7 @@ class SegmentReader:
             word = words[at >> 3]
             frame = self._frame(at, stop, word, seeds) if word else None
             if frame is not None:
+                offsets.append(at - cursor.start)
                 frames.append(frame)
                 cursor.frames += 1
                 cursor.judged = False
@@ -572,6 +611,7 @@ class SegmentReader:
             at = following
         self.unmarked |= cursor.at != at
         cursor.at = at
+        return offsets, frames
 
     def _frame(self, at: int, stop: int, word: int, seeds: tuple[int, ...] | list[int]) -> Frame | None:
         size = word >> 32
@@ -622,6 +662,14 @@ class SegmentReader:
             if at < 0 or not at & 7:
                 return at
             at += 1
+
+
+def _sorted(runs: list[Run]) -> list[Frame]:
+    frames: list[Frame] = []
+    for run in runs:
+        frames += run.frames
+    frames.sort(key=_time_of)
+    return frames
 
 
 def _time_of(frame: Frame) -> int:

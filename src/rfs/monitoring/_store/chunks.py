@@ -50,7 +50,7 @@ import zstandard
 
 from rfs.errors import StoreFileError
 from rfs.monitoring._capture.pace import breathe
-from rfs.monitoring._capture.segments import Frame
+from rfs.monitoring._capture.segments import Frame, Run
 
 VERSION = 1
 OPEN_SUFFIX = ".open"
@@ -75,26 +75,6 @@ _EVERYTHING = 1 << 62
 
 # Of records 1 % smaller than level 3 is by itself, and as quick.
 _COMPRESSION = zstandard.ZstdCompressionParameters(compression_level=3, min_match=5)
-
-
-class Run(NamedTuple):
-    """
-    Consecutive records of one block of a segment.
-
-    Args:
-        source: Name of the segment's file; never used for another one.
-        sequence: Which use of the block it was.
-        offsets: Where each of *frames* begins in the block, rising.
-        end: Where the next record will begin.
-        frames: The records. A payload is what `encode_record` has made of the same time, level, operation and id; any other is kept
-            together with them.
-    """
-
-    source: str
-    sequence: int
-    offsets: Sequence[int]
-    end: int
-    frames: Sequence[Frame]
 
 
 class Place(NamedTuple):
@@ -639,7 +619,8 @@ class ChunkWriter:
 
     def add(self, runs: Iterable[Run]) -> int:
         """
-        Keep the records of *runs*; return how many that were.
+        Keep the records of *runs*; return how many that were. A payload is what `encode_record` has made of the same time, level,
+        operation and id as the frame tells; any other is kept together with those.
 
         Readers see all of it or, if the process is killed meanwhile, the first frames of it. After an OSError (there is no space)
         nothing of it is there, and it may be tried again.
