@@ -26,9 +26,10 @@ from rfs.monitoring._store.chunks import (
     ChunkWriter,
     Imported,
     Place,
+    chunk_files,
     newest,
 )
-from tests.faults.processes import Process, eventually, size
+from tests.faults.processes import Process, eventually, names_in, size
 from tests.faults.programs.chunk_writer import ADDED, RECORDS
 from tests.faults.tools import tmpfs
 from tests.monitoring.chunks import SOURCE, STEP, by_time, contents, opened, record, run_of
@@ -359,7 +360,7 @@ class TestGoingOn:
         everything = write(directory, *parts)
         whole = (tmp_path / OPEN).read_bytes()
         ends = [entry.end for entry in ChunkReader(directory, OPEN).frames]
-        for length in range(len(whole) + 1):
+        for length in range(HEADER_BYTES, len(whole) + 1):
             (tmp_path / OPEN).write_bytes(whole[:length])
             reader = ChunkReader(directory, OPEN)
             there = sum(end <= length for end in ends)
@@ -377,6 +378,7 @@ class TestGoingOn:
             assert by_time(sealed.read()) == everything, length
             assert len(newest([sealed], limit=99, correlation_id="id-1-0")) == 5
             sealed.close()
+            (tmp_path / SEALED).unlink()
 
     def test_an_unfinished_footer(self, directory: int, tmp_path: Path) -> None:
         """
@@ -398,6 +400,7 @@ class TestGoingOn:
             writer.add([run_of(more, sequence=9)])
             writer.seal()
             assert contents(directory, SEALED) == by_time(everything + more)
+            (tmp_path / SEALED).unlink()
 
     def test_sealed_twice(self, directory: int, tmp_path: Path) -> None:
         """
@@ -627,39 +630,43 @@ class TestRefreshing:
         assert reader.records == 60
         assert not reader.damage
 
-    def test_made_just_now(self, directory: int, tmp_path: Path) -> None:
-        """
-        A chunk that had no header yet when it was opened is read once it has.
-        """
-        (tmp_path / OPEN).touch()
-        reader = ChunkReader(directory, OPEN)
-        everything = write(directory, *batches(2))
-
-        reader.refresh()
-
-        assert by_time(reader.read()) == everything
-
     def test_what_was_taken_back(self, directory: int, tmp_path: Path) -> None:
         """
         Frames that the writer had to take back are forgotten, and those in their place are seen.
         """
         parts = batches(3)
-        write(directory, parts[0])
-        kept = (tmp_path / OPEN).stat().st_size
-        write(directory, parts[1])
+        written: list[bytes] = []
+        for some in (parts[:1], parts[1:2], parts[1:]):
+            if written:
+                (tmp_path / OPEN).write_bytes(written[0])
+            write(directory, *some)
+            written.append((tmp_path / OPEN).read_bytes())
+        (tmp_path / OPEN).write_bytes(written[1])
         reader = ChunkReader(directory, OPEN)
-        os.truncate(tmp_path / OPEN, kept)
+        assert reader.records == 40
+        for content, expected in ((written[0], 1), (written[1], 2), (written[0], 1), (written[2], 3)):
+            (tmp_path / OPEN).write_bytes(content)
 
-        reader.refresh()
-        assert by_time(reader.read()) == parts[0]
+            assert reader.refresh()
 
-        write(directory, parts[1])
-        reader.refresh()
-        os.truncate(tmp_path / OPEN, kept)
-        write(directory, parts[2], parts[1])
-        reader.refresh()
-        assert by_time(reader.read()) == by_time(parts[0] + parts[1] + parts[2])
-        assert not reader.damage
+            assert by_time(reader.read()) == by_time(one for part in parts[:expected] for one in part)
+            assert not reader.damage
+
+    def test_somebody_elses(self, directory: int, tmp_path: Path) -> None:
+        """
+        A reader is told when its chunk was taken by another writer, and when it was sealed.
+        """
+        everything = write(directory, *batches(2))
+        reader = ChunkReader(directory, OPEN)
+        assert reader.refresh()
+
+        writer = ChunkWriter(directory, "c", 5)
+        assert not reader.refresh()
+        assert writer.reader.refresh()
+        writer.seal()
+        assert not writer.reader.refresh()
+        assert ChunkReader(directory, SEALED).refresh()
+        assert by_time(reader.read()) == by_time(writer.reader.read()) == everything
 
     def test_reading_goes_on_when_it_is_removed(self, directory: int, tmp_path: Path) -> None:
         """
@@ -773,6 +780,7 @@ class TestNoSpace:
             with pytest.raises(OSError, match="cannot sync"):
                 writer.sync()
         assert writer.failed
+        assert writer.reader.records == (20 if call == "fdatasync" else 0)
         with pytest.raises(OSError, match="another chunk"):
             writer.add(runs[2:])
         with pytest.raises(OSError, match="another chunk"):
@@ -828,6 +836,116 @@ class TestNoSpace:
         ChunkWriter(directory, "c", 5).seal()
 
         assert contents(directory, SEALED) == parts[0]
+
+
+class Killed(BaseException):
+    """Ends a leader of the test between two steps."""
+
+
+class TestTakenOver:
+    def test_a_writer_that_was_taken_for_dead(self, directory: int) -> None:
+        """
+        What a stopped writer had synced is there; what it writes when it is back is not, and it is told so, to mark nothing.
+        """
+        parts = batches(4)
+        runs = [run_of(part, first=20 * number) for number, part in enumerate(parts)]
+        stopped = ChunkWriter(directory, "c", 5)
+        stopped.add(runs[:1])
+        stopped.sync()
+        stopped.add(runs[1:2])
+        writer = ChunkWriter(directory, "c", 6)
+        rest = [Imported([writer.reader], {SOURCE}).rest(run) for run in runs]
+
+        stopped.add(runs[2:3])
+        with pytest.raises(OSError, match="another writer has taken the chunk"):
+            stopped.sync()
+        writer.add(rest)
+        writer.sync()
+        with pytest.raises(OSError, match="another chunk"):
+            stopped.seal()
+
+        assert contents(directory, OPEN) == by_time(one for part in parts for one in part)
+        writer.seal()
+        assert contents(directory, SEALED) == by_time(one for part in parts for one in part)
+
+    def test_back_while_it_was_sealing(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A writer that is stopped before it renames what it has sealed does not rename what is another's by now.
+        """
+        stopped = ChunkWriter(directory, "c", 5)
+        stopped.add([run_of([record(1)])])
+        stopped.sync()
+        fsync = os.fsync
+        taken: list[ChunkWriter] = []
+
+        def stop(fd: int) -> None:
+            monkeypatch.undo()
+            fsync(fd)
+            taken.append(ChunkWriter(directory, "c", 6))
+
+        monkeypatch.setattr(os, "fsync", stop)
+        with pytest.raises(OSError, match="another writer has taken the chunk"):
+            stopped.seal()
+        taken[0].add([run_of([record(2)], first=1)])
+        taken[0].seal()
+
+        assert contents(directory, SEALED) == [record(1), record(2)]
+
+    @pytest.mark.parametrize("step", ["rename", "open", "pwrite", "fsync", "link", "unlink"])
+    def test_killed_while_taking_over(
+        self, directory: int, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        One that is killed at any step of taking over a chunk leaves it to be read, and to be taken over by the next.
+        """
+        everything = write(directory, *batches(3))
+        calls = 0
+        while True:
+            calls += 1
+            left = calls
+            original = getattr(os, step)
+
+            def killed(*arguments: Any, original: Callable[..., Any] = original, **more: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if not left:
+                    raise Killed
+                return original(*arguments, **more)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(os, step, killed)
+                with suppress(Killed):
+                    ChunkWriter(directory, "c", 6).close()
+            files = chunk_files(os.listdir(directory))
+            assert len(files) == 1
+            assert contents(directory, files[0]) == everything
+            if left > 0:
+                break  # there are no more steps of that kind
+        writer = ChunkWriter(directory, "c", 7)
+        writer.add([run_of([record(9_999)], sequence=2)])
+        writer.seal()
+
+        assert calls > 1
+        assert sorted(os.listdir(directory)) == [SEALED]
+        assert contents(directory, SEALED) == [*everything, record(9_999)]
+
+    def test_one_file_of_each_chunk(self) -> None:
+        """
+        Of what may be there of a chunk, sealed goes before open and open before taken; what is hidden is nobody's.
+        """
+        names = ["a.taken", "a.open", "b.taken", "c.chunk", "c.open", ".d.17", "catalogue.db"]
+
+        assert chunk_files(names) == ["a.open", "b.taken", "c.chunk"]
+
+    def test_sealed_is_sealed(self, directory: int) -> None:
+        """
+        A chunk that is sealed is not written again, by its name neither.
+        """
+        everything = write(directory, *batches(2), seal=True)
+
+        with pytest.raises(FileExistsError):
+            ChunkWriter(directory, "c", 5)
+        assert contents(directory, SEALED) == everything
 
 
 # Importing
@@ -893,10 +1011,6 @@ class TestImported:
         imported = Imported([ChunkReader(directory, OPEN)], {SOURCE})
 
         assert [list(imported.rest(run).frames) for run in runs] == [[], parts[1], []]
-
-
-class Killed(BaseException):
-    """Ends a leader of the test between two steps."""
 
 
 class Leader:
@@ -1055,7 +1169,7 @@ class TestKilledProcess:
                     said += process.witnessed()
                 numbers = [number for (number,) in ADDED.iter_unpack(said)]
                 assert numbers == list(range(first, first + len(numbers)))
-                readers = [ChunkReader(directory, path.name) for path in sorted(tmp_path.iterdir())]
+                readers = [ChunkReader(directory, name) for name in chunk_files(names_in(tmp_path))]
                 found = Counter(frame.time_ns for reader in readers for frame in reader.read())
                 assert not any(reader.damage for reader in readers)
                 for reader in readers:

@@ -288,6 +288,7 @@ class TestDamagedChunks:
             again += missing
             with closing(ChunkReader(directory, SEALED)) as reader:
                 assert sorted(one.time_ns for one in reader.read()) == everything, (seed, mutant.kinds)
+            (tmp_path / SEALED).unlink()
 
         assert again
 

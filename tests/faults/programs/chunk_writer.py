@@ -13,7 +13,8 @@ from pathlib import Path
 from struct import Struct
 
 from rfs.monitoring._capture.segments import Run
-from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader, ChunkWriter, Imported
+from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader, ChunkWriter, Imported, chunk_files
+from tests.faults.processes import names_in
 from tests.monitoring.chunks import opened, record, run_of
 
 ADDED = Struct("<I")  # written whole, being shorter than PIPE_BUF
@@ -30,7 +31,7 @@ def runs_of_round(number: int) -> list[Run]:
 def main(path: Path, witness: int) -> None:
     """Write until killed."""
     with opened(path) as directory:
-        chunks = [ChunkReader(directory, one.name) for one in path.iterdir()]
+        chunks = [ChunkReader(directory, name) for name in chunk_files(names_in(path))]
         held = sum(chunk.records for chunk in chunks)
         sealed = sum(chunk.file.endswith(SEALED_SUFFIX) for chunk in chunks)
         first = held // RECORDS

@@ -23,8 +23,13 @@ imported are one write. The leader first adds runs, then calls `ChunkWriter.sync
 segments. Killed before the frame is whole, the frame was never there: the next leader reads the records again from where
 the segment is marked. Killed later, it reads them again, too, and `Imported.rest`, which has asked all chunks, leaves out what any
 frame that can be read holds. Sealing writes the footer behind the frames and then renames the file; until then the footer is ignored,
-and cut off by the next writer. This holds for power cuts too, whatever the disk had of what was not synced: each frame speaks for
+and left out by the next writer. This holds for power cuts too, whatever the disk had of what was not synced: each frame speaks for
 itself alone.
+
+**Stopped, and back again.** A leader that was taken for dead may still write. So a writer never goes on in a file that another has
+opened: it renames it to ``<name>.taken``, copies what is whole into a file of its own, and lets that have the name. Whatever the other one
+writes from then on is lost with its file, and its `ChunkWriter.sync` says so, so that it marks nothing as imported; whatever it had
+synced before was there when it was copied.
 
 Words are little-endian, as the machine is wherever this runs.
 """
@@ -36,7 +41,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from errno import EIO
+from errno import EEXIST, EIO, ESTALE
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import accumulate, count
 from operator import attrgetter
@@ -54,6 +59,7 @@ from rfs.monitoring._capture.segments import Frame, Run
 
 VERSION = 1
 OPEN_SUFFIX = ".open"
+TAKEN_SUFFIX = ".taken"
 SEALED_SUFFIX = ".chunk"
 FRAME_BYTES = 256 << 10  # of records, before they are compressed
 
@@ -64,12 +70,11 @@ _HEAD = Struct("<4sQIIIII")
 _TAIL = Struct("<IIIIQ8s")  # crc32 of what follows it and of the body, version, body's stored and raw bytes, id, magic
 _TAIL_MAGIC = b"RFSFOOT\n"
 _LARGEST_BYTES = 16 << 20  # of any part of a frame: what claims more is damaged
-_LARGEST_FRAMES = 1 << 16  # the index has two bytes for a frame's number
+_MOST_FRAMES = 1 << 14  # the index has two bytes for a frame's number, and the footer stays small
 _SEARCHED_BYTES = 1 << 18
 _BUCKETS = 256
-_HASHED_BYTES = (
-    252  # a segment has the first 255 bytes of an id; a character that was cut there is among the last three
-)
+# A segment has the first 255 bytes of an id; a character that was cut there is among the last three.
+_HASHED_BYTES = 252
 _RECORD = b"\x9f"  # how a record begins in MessagePack: as an array of 15
 _EVERYTHING = 1 << 62
 
@@ -223,7 +228,7 @@ class ChunkReader:
     Reads a chunk, sealed or still being written.
 
     Args:
-        directory: Descriptor of the directory that it is in.
+        directory: Descriptor of the directory that it is in; stays open as long as `refresh` is called.
         file: Its name with its suffix.
 
     What a frame is asked for, and its damage, is safe from any thread; `refresh` is for one at a time. The file is held open until the
@@ -236,6 +241,7 @@ class ChunkReader:
 
     def __init__(self, directory: int, file: str) -> None:
         self.file = file
+        self._directory = directory
         self.name, _, suffix = file.rpartition(".")
         self.is_sealed = "." + suffix == SEALED_SUFFIX
         self._fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
@@ -263,17 +269,16 @@ class ChunkReader:
 
     def _begin(self) -> None:
         size = os.fstat(self._fd).st_size
-        header = os.pread(self._fd, _HEADER.size, 0)
-        fault = self._read_header(header)
+        fault = self._read_header(os.pread(self._fd, _HEADER.size, 0))
         begin = _HEADER.size
         has_footer = self.is_sealed and self._read_footer(size)
         if not has_footer:
             if fault:  # then it may be shorter, too
                 begin = self._resynchronise(0, size) or begin
             self._walk(begin, size)
-        if fault and not self.frames and (self.is_sealed or len(header) == _HEADER.size):
+        if fault and not self.frames:
             raise StoreFileError(self.file, fault)
-        if fault and self.frames:
+        if fault:
             self._report(0, begin, 0, "are a damaged header")
         if self.is_sealed and not has_footer:
             self._report(self.end, size, None, "should be the index and the footer, and are not")
@@ -323,11 +328,17 @@ class ChunkReader:
         self._bucket_at = list(accumulate((4 * length for length in lengths), initial=footer.index_at))
         return True
 
-    def refresh(self) -> None:
-        """Find the frames that have been added to a chunk that is being written. Raises OSError."""
+    def refresh(self) -> bool:
+        """
+        Find the frames that have been added to a chunk that is being written.
+
+        Return whether its name still leads to this file. If not, it was sealed, or another writer has taken it, and nothing more comes:
+        a new reader is due. Raises OSError.
+        """
         if self.is_sealed:
-            return
-        size = os.fstat(self._fd).st_size
+            return True
+        status = os.fstat(self._fd)
+        size = status.st_size
         last = self.frames[-1] if self.frames else None
         seen = None if last is None else self._read_frame(last.at, size)
         if size < self.end or (last is not None and (seen is None or seen.notes != last.notes)):
@@ -335,7 +346,12 @@ class ChunkReader:
             self.frames, self.damage, self._damaged, self.end = [], [], set(), 0
             self._begin()
         elif size > self.end:
-            self._walk(max(self.end, _HEADER.size), size) if self.id is not None else self._begin()
+            self._walk(max(self.end, _HEADER.size), size)
+        try:
+            named = os.stat(self.file, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
 
     def extend(self, entries: list[_Entry], end: int) -> None:
         """Know of further frames, the last of which ends at *end*."""
@@ -366,7 +382,7 @@ class ChunkReader:
         for begin, end in damaged:
             self._report(begin, end, None, "are damaged")
         self.extend(entries, at)
-        self.torn_bytes = 0 if self.is_sealed else max(0, size - at)
+        self.torn_bytes = 0 if self.is_sealed else size - at
 
     def _read_frame(self, at: int, size: int) -> _Entry | None:
         content = self._content(at, size)
@@ -409,6 +425,14 @@ class ChunkReader:
             at += len(window) - len(wanted) + 1
             breathe()
         return None
+
+    def copy_to(self, fd: int) -> None:
+        """Copy all frames, and what is between them, behind the header of another file."""
+        at, to = min(_HEADER.size, self.frames[0].at), _HEADER.size
+        while piece := os.pread(self._fd, min(_SEARCHED_BYTES, self.end - at), at):
+            _write_all(fd, piece, to)
+            at, to = at + len(piece), to + len(piece)
+            breathe()
 
     def _report(self, at: int, end: int, records: int | None, fault: str) -> None:
         if at not in self._damaged:
@@ -570,34 +594,24 @@ class ChunkWriter:
 
     Args:
         directory: Descriptor of the directory that it is in.
-        name: Its name without suffix. ``<name>.open`` is made if it is not there; if it is, it is gone on with behind its last whole
-            frame, and what is behind that is cut off.
+        name: Its name without suffix. If there is an open chunk of that name, it is gone on with behind its last whole frame, and
+            whoever else was writing it (see above) does so in vain.
         created_ns: Said in a new one's header.
 
     ``reader`` reads what has been added, without reading it again.
 
     Raises:
-        OSError: It cannot be made, opened or read.
+        OSError: It cannot be made, opened or read, or another process has taken it at the same time; FileExistsError if it is sealed.
         StoreFileError: What is there is no chunk that this version goes on with. It has not been changed.
     """
 
     def __init__(self, directory: int, name: str, created_ns: int) -> None:
         self.name = name
         self._directory = directory
-        file = name + OPEN_SUFFIX
-        self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+        self._file = name + OPEN_SUFFIX
+        self._fd = _make(directory, name, created_ns)
         try:
-            self.reader = ChunkReader(directory, file)
-            identity = self.reader.id
-            if identity is None:
-                identity = int.from_bytes(os.urandom(8), "little")
-            else:
-                created_ns = self.reader.created_ns
-            header = _HEADER.pack(_MAGIC, VERSION, identity, created_ns, 0)[:-4]
-            os.pwrite(self._fd, header + crc32(header).to_bytes(4, "little"), 0)  # a damaged one is mended
-            self.reader.id, self.reader.created_ns = identity, created_ns
-            self.reader.end = max(self.reader.end, _HEADER.size)
-            os.ftruncate(self._fd, self.reader.end)
+            self.reader = ChunkReader(directory, self._file)
         except BaseException:
             os.close(self._fd)
             raise
@@ -614,8 +628,8 @@ class ChunkWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether it has as many frames as a chunk can have."""
-        return len(self.reader.frames) >= _LARGEST_FRAMES - 1024
+        """Whether it has as many frames as a chunk should have."""
+        return len(self.reader.frames) >= _MOST_FRAMES
 
     def add(self, runs: Iterable[Run]) -> int:
         """
@@ -673,16 +687,13 @@ class ChunkWriter:
     def _write(self, content: bytes) -> None:
         """Write *content* behind the last frame, or leave nothing there."""
         if self.failed:
-            raise OSError(EIO, "could not be synced; write another chunk", self.name + OPEN_SUFFIX)
+            raise OSError(EIO, "could not be synced; write another chunk", self._file)
         at = self.reader.end
         if self._is_dirty:
             os.ftruncate(self._fd, at)
         self._is_dirty = True
         try:
-            left = memoryview(content)
-            while left:
-                written = os.pwrite(self._fd, left, at)
-                left, at = left[written:], at + written
+            _write_all(self._fd, content, at)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._fd, self.reader.end)
@@ -694,8 +705,8 @@ class ChunkWriter:
         """
         Return when all that was added is on the disk: now it may be marked as imported.
 
-        After an OSError, nobody knows what is; so what was added since the last time has been taken back and is to be imported again,
-        into another chunk. ``failed`` is then True, and this one takes nothing more; it can be opened anew and sealed.
+        After an OSError, nobody knows what is, or another writer has taken the chunk; so what was added since the last time has been taken back and is to be imported again,
+        into another chunk. ``failed`` is then True, and this one takes nothing more; a new writer can go on with it.
         """
         reader = self.reader
         if self.failed or (self._synced == len(reader.frames) and self._is_named):
@@ -704,6 +715,7 @@ class ChunkWriter:
             os.fdatasync(self._fd)
             if not self._is_named:
                 os.fsync(self._directory)
+            self._must_be_ours()
         except OSError:
             self.failed = True
             reader.end = reader.frames[self._synced].at if self._synced < len(reader.frames) else reader.end
@@ -713,6 +725,11 @@ class ChunkWriter:
             raise
         self._synced = len(reader.frames)
         self._is_named = True
+
+    def _must_be_ours(self) -> None:
+        named, own = os.stat(self._file, dir_fd=self._directory, follow_symlinks=False), os.fstat(self._fd)
+        if (named.st_dev, named.st_ino) != (own.st_dev, own.st_ino):
+            raise OSError(ESTALE, "another writer has taken the chunk", self._file)
 
     def seal(self) -> str:
         """
@@ -749,11 +766,12 @@ class ChunkWriter:
         self._is_dirty = True  # until it has its name, this is no footer
         try:
             os.fsync(self._fd)
+            self._must_be_ours()
         except OSError:
             self.failed = True
             raise
         sealed = self.name + SEALED_SUFFIX
-        os.rename(self.name + OPEN_SUFFIX, sealed, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        os.rename(self._file, sealed, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         with suppress(OSError):  # a rename that a power cut undoes is done again
             os.fsync(self._directory)
         self.close()
@@ -764,6 +782,66 @@ class ChunkWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _make(directory: int, name: str, created_ns: int) -> int:
+    """A descriptor of the file ``<name>.open``, which nobody else has; in it what is whole of the chunk that had that name."""
+    listed = os.open(
+        ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory
+    )  # anew: two threads would share a place in the listing
+    try:
+        names = os.listdir(listed)
+    finally:
+        os.close(listed)
+    if name + SEALED_SUFFIX in names:
+        raise FileExistsError(EEXIST, "is sealed", name + SEALED_SUFFIX)
+    for left in names:
+        if left.startswith(f".{name}."):  # by one who was killed here; should he live, he has lost
+            os.unlink(left, dir_fd=directory)
+    before = _take(directory, name, names)
+    identity = int.from_bytes(os.urandom(8), "little") if before is None or before.id is None else before.id
+    header = _HEADER.pack(_MAGIC, VERSION, identity, before.created_ns if before and before.frames else created_ns, 0)[
+        :-4
+    ]
+    hidden = f".{name}.{os.getpid()}"
+    fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        _write_all(fd, header + crc32(header).to_bytes(4, "little"), 0)
+        if before is not None and before.frames:
+            before.copy_to(fd)
+        os.fsync(fd)
+        os.link(hidden, name + OPEN_SUFFIX, src_dir_fd=directory, dst_dir_fd=directory)
+        if before is not None:
+            os.fsync(directory)
+            os.unlink(before.file, dir_fd=directory)
+            before.close()
+    except BaseException:
+        os.close(fd)
+        raise
+    finally:
+        with suppress(OSError):
+            os.unlink(hidden, dir_fd=directory)
+    return fd
+
+
+def _take(directory: int, name: str, names: list[str]) -> ChunkReader | None:
+    """The open chunk of that name, when nobody can add to it any more."""
+    named, taken = name + OPEN_SUFFIX, name + TAKEN_SUFFIX
+    if named in names:
+        ChunkReader(directory, named).close()  # what is no chunk stays where it is
+        if taken in names:  # it has been copied already
+            os.unlink(taken, dir_fd=directory)
+        os.rename(named, taken, src_dir_fd=directory, dst_dir_fd=directory)
+    elif taken not in names:
+        return None
+    return ChunkReader(directory, taken)
+
+
+def _write_all(fd: int, content: bytes, at: int) -> None:
+    left = memoryview(content)
+    while left:
+        written = os.pwrite(fd, left, at)
+        left, at = left[written:], at + written
 
 
 def _in_frames(runs: Iterable[Run]) -> Iterator[list[Run]]:
@@ -821,6 +899,16 @@ def _wrapped(frame: Frame) -> bytes:
 
 
 # Importing
+
+
+def chunk_files(names: Collection[str]) -> list[str]:
+    """Of the files of a directory those that are to be read, one of each chunk: what a killed process has left is passed over."""
+    best: dict[str, str] = {}
+    for suffix in (TAKEN_SUFFIX, OPEN_SUFFIX, SEALED_SUFFIX):
+        for name in names:
+            if name.endswith(suffix) and not name.startswith("."):
+                best[name.removesuffix(suffix)] = name
+    return sorted(best.values())
 
 
 class Imported:
