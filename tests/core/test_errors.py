@@ -12,6 +12,7 @@ from rfs.errors import (
     MetricDefinitionError,
     RfsError,
     StepTimeoutError,
+    StoreFileError,
     TimeRangeError,
     UnwrapError,
 )
@@ -30,6 +31,7 @@ CASES = [
     ),
     (StepTimeoutError("charge", 2.5), TimeoutError, "step 'charge' timed out: its timeout of 2.5 s is over"),
     (UnwrapError("unwrap", "x"), ValueError, "unwrap() on Failure('x')"),
+    (StoreFileError("a.chunk", "is damaged"), ValueError, "store file a.chunk: is damaged"),
 ]
 
 

@@ -786,9 +786,8 @@ class ChunkWriter:
 
 def _make(directory: int, name: str, created_ns: int) -> int:
     """A descriptor of the file ``<name>.open``, which nobody else has; in it what is whole of the chunk that had that name."""
-    listed = os.open(
-        ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory
-    )  # anew: two threads would share a place in the listing
+    # Opened anew: a descriptor and its copies share one place in the listing, so two threads would each get a part of it.
+    listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:
         names = os.listdir(listed)
     finally:
@@ -917,7 +916,8 @@ class Imported:
     added runs and before it had marked them.
 
     Args:
-        chunks: All chunks, sealed or not.
+        chunks: All chunks. The open ones have been taken over before, each by a `ChunkWriter`: what another has left in them may
+            not be on the disk yet.
         sources: The segments that there are. What the chunks hold of others is of no interest.
     """
 
