@@ -664,7 +664,7 @@ class ChunkWriter:
         frames.sort(key=_time_of)
         levels = bytes([frame.level for frame in frames])
         flags = bytes([frame.flags for frame in frames])
-        raw = b"".join((flags, levels, _pack_rows(frames)))
+        raw = _pack_rows(flags + levels, frames)
         stored = self._compress(raw)
         all_flags = 0
         for each in set(flags):
@@ -865,21 +865,17 @@ def _in_frames(runs: Iterable[Run]) -> Iterator[list[Run]]:
         yield some
 
 
-def _pack_rows(frames: list[Frame]) -> bytes:
-    """A MessagePack array of the payloads; what would not come out again as it went in is wrapped."""
+def _pack_rows(columns: bytes, frames: list[Frame]) -> bytes:
+    """*columns*, and a MessagePack array of the payloads; one that would not come out again as it went in is wrapped."""
     payloads = [frame.payload for frame in frames]
-    head = b"\xdd" + len(payloads).to_bytes(4, "big")
-    packed = head + b"".join(payloads)
-    if {payload[:1] for payload in payloads} == {_RECORD} and _are_rows(packed, payloads):
-        return packed
-    return head + b"".join([frame.payload if _is_row(frame.payload) else _wrapped(frame) for frame in frames])
-
-
-def _are_rows(packed: bytes, payloads: list[bytes]) -> bool:
-    try:
-        return list(map(len, _decode_rows(packed))) == list(map(len, payloads))
-    except msgspec.DecodeError:
-        return False
+    head = columns + b"\xdd" + len(payloads).to_bytes(4, "big")
+    packed = b"".join((head, *payloads))
+    if {payload[:1] for payload in payloads} == {_RECORD}:
+        with suppress(msgspec.DecodeError):
+            rows = _decode_rows(memoryview(packed)[len(columns) :])
+            if list(map(len, rows)) == list(map(len, payloads)):
+                return packed
+    return b"".join((head, *(frame.payload if _is_row(frame.payload) else _wrapped(frame) for frame in frames)))
 
 
 def _is_row(payload: bytes) -> bool:
