@@ -23,7 +23,7 @@ RESULTS = ROOT / "benchmarks" / "FAULTS.md"
 SUITES = {
     "tests/faults/test_memory.py": "1 M label sets; 1 M records from one site; a sink that hangs for a minute",
     "tests/faults/test_truth.py": "4 workers, 200,000 requests, workers killed and recycled at random",
-    "tests/faults/test_kill.py": "200 rounds of kill -9 of one of 8 writers, 30 of all 8; the leader killed and stopped",
+    "tests/faults/test_kill.py": "300 rounds of kill -9 of one of 8 writers, 30 of all 8; the leader killed and stopped",
     "tests/faults/test_fork.py": "10,000 forks while three threads and a signal handler at 200 Hz record",
     "tests/faults/test_a_life_cycle.py": "ends, forks, signals and interrupts of a process",
     "tests/faults/test_b_files.py": "disks that are full, slow, hung, read-only or gone",

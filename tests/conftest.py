@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Generator
+from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
 
@@ -25,18 +26,20 @@ settings.load_profile("unhurried")
 LONGEST_SECONDS = float("inf") if os.environ.get("RFS_FULL") == "1" else 150.0
 AGAIN_SECONDS = 10.0
 TRIES = 6
+NUMBER = signal.SIGRTMAX - 1  # which no test uses for itself
 PEERS = ("browser", "postgres", "fault", "interop")  # markers of tests that need a program beside Python
 
 
 class Watch:
     """
-    Ends a phase of a test that takes more than `LONGEST_SECONDS`: says where every thread is, lets the phase fail, again and
-    again if that is swallowed, and ends the whole run if nothing helps.
+    Ends a phase of a test that takes more than `LONGEST_SECONDS`, and the run with it, for what was left behind may go on.
 
-    A thread of its own, for the main thread may be where no signal reaches it.
+    It says where every thread is, lets the phase fail, again and again if that is swallowed, and ends the process if nothing
+    helps. A thread of its own, for the main thread may be where no signal reaches it.
     """
 
     def __init__(self) -> None:
+        self._item: pytest.Item | None = None
         self._phase = ""
         self._until = float("inf")
         self._tries = 0
@@ -45,47 +48,53 @@ class Watch:
     def begin(self, config: pytest.Config) -> None:
         """Watch from now on."""
         self._stderr = os.fdopen(os.dup(config.stash[fault_handler_stderr_fd_key]), "w")  # what pytest does not capture
-        signal.signal(signal.SIGALRM, self._fail)
         threading.Thread(target=self._run, name="tests-watch", daemon=True).start()
 
-    def expect(self, phase: str) -> None:
-        """Begin a phase; the one before is over."""
-        self._tries = 0
-        self._phase, self._until = phase, monotonic() + LONGEST_SECONDS
-
-    def rest(self) -> None:
-        """No phase is under way."""
-        self._until = float("inf")
+    @contextmanager
+    def over(self, item: pytest.Item, phase: str) -> Generator[None]:
+        """While this lasts, *phase* is under way."""
+        self._item, self._phase, self._tries = item, phase, 0
+        self._until = monotonic() + LONGEST_SECONDS
+        try:
+            yield
+        finally:
+            self._until = float("inf")
 
     def _run(self) -> None:
         sys.settrace(None)  # coverage's lock may be what the main thread waits for
-        wait = threading.Event().wait
+        main, wait = threading.main_thread().ident or 0, threading.Event().wait
         while True:
             wait(1)
             if monotonic() < self._until:
                 continue
             self._until, self._tries = monotonic() + AGAIN_SECONDS, self._tries + 1
-            self._say()
+            self._say(main)
             if self._tries > TRIES:
                 os._exit(1)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+            signal.pthread_kill(main, NUMBER)
 
-    def _say(self) -> None:
-        """What matters most comes last: a log may be cut off at its beginning."""
-        main = threading.main_thread().ident
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        names.pop(threading.get_ident(), None)
+    def _say(self, main: int) -> None:
+        """Say where all threads are, what matters most last: a log may be cut off at its beginning."""
+        names = {thread.ident: thread.name for thread in threading.enumerate() if thread.name != "tests-watch"}
         for ident, frame in sorted(sys._current_frames().items(), key=lambda each: each[0] == main):
-            if ident not in names:
-                continue
-            lines = [f"  {each.filename}:{each.lineno} {each.name}\n" for each in traceback.extract_stack(frame)[-12:]]
-            self._stderr.write(f"tests: {names.get(ident)}\n{''.join(lines)}")
-        self._stderr.write(f"tests: {self._phase} takes more than {LONGEST_SECONDS:g} s (try {self._tries})\n")
+            if ident in names:
+                lines = [f"  {each.filename}:{each.lineno} {each.name}\n" for each in traceback.extract_stack(frame)]
+                self._stderr.write(f"tests: {names[ident]}\n{''.join(lines[-12:])}")
+        self._stderr.write(f"tests: {self._reason()} (try {self._tries})\n")
         self._stderr.flush()
 
-    def _fail(self, number: int, frame: FrameType | None) -> None:
-        # No Exception: what waits may survive those.
-        pytest.fail(f"{self._phase} takes more than {LONGEST_SECONDS:g} s")
+    def _reason(self) -> str:
+        node = self._item.nodeid if self._item else ""
+        return f"{self._phase} of {node} takes more than {LONGEST_SECONDS:g} s"
+
+    def fail(self, number: int, frame: FrameType | None) -> None:
+        """Obey the signal: in the main thread, wherever it is."""
+        if self._until == float("inf"):
+            return  # it came to its end in the last moment
+        where = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+        if self._item:
+            self._item.session.shouldstop = f"{self._reason()}, at {where}"
+        pytest.fail(self._reason())  # no Exception: what waits may survive those
 
 
 watch = Watch()
@@ -94,31 +103,49 @@ watch = Watch()
 @pytest.hookimpl(trylast=True)  # after the plugin whose standard error it uses
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to watch."""
+    signal.signal(NUMBER, watch.fail)
     watch.begin(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """
+    Measure no coverage where greenlets are switched inside a thread: SQLAlchemy's async side and Playwright do.
+
+    The tracer loses its place there. Told about greenlets, it keeps a table of them that may hang CPython 3.11 when two threads
+    end at once (its clean-up is a pending call, which waits for the other's, while it is traced itself).
+    """
+    if not any(item.get_closest_marker(marker) for marker in ("browser", "postgres")):
+        return (yield)
+    trace, thread_trace = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(trace)
+        threading.settrace(thread_trace)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """No fixture waits for ever."""
-    watch.expect(f"the setup of {item.nodeid}")
-    return (yield)
+    with watch.over(item, "the setup"):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Nor does a test."""
-    watch.expect(item.nodeid)
-    return (yield)
+    with watch.over(item, "the call"):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     """Nor what it leaves behind."""
-    watch.expect(f"the teardown of {item.nodeid}")
-    try:
+    with watch.over(item, "the teardown"):
         return (yield)
-    finally:
-        watch.rest()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -38,6 +39,12 @@ def burst(process: Process, first: int, count: int, **more: Any) -> dict[str, An
     said: dict[str, Any] = process.ask(do="burst", id="b", first=first, count=count, **more)
     assert witnessed(process) == list(range(first, first + count))
     return said
+
+
+def terminate(process: Process) -> None:
+    """Send SIGTERM, and a command: a signal that comes just before it begins to wait for one is noticed when there is one."""
+    process.send(signal.SIGTERM)
+    process.tell(do="look")
 
 
 def look(process: Process) -> dict[str, Any]:

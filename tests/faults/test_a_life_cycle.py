@@ -12,12 +12,15 @@ import fcntl
 import importlib.util
 import io
 import json
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,11 +30,12 @@ import pytest
 
 from rfs.monitoring import configure_result_logging, info
 from rfs.monitoring._capture.cells import SeriesKey
+from rfs.monitoring._capture.record import read_record
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring.masking import Masker, Pattern
 from rfs.monitoring.monitor import Monitor, use_monitor
-from tests.faults.hosts import assert_read_elsewhere, burst, host, look, show
-from tests.faults.processes import FAR_SECONDS, ROOT, Process, environment, eventually, size
+from tests.faults.hosts import assert_read_elsewhere, burst, host, look, show, terminate
+from tests.faults.processes import FAR_SECONDS, FULL, ROOT, Process, environment, eventually, size
 
 pytestmark = pytest.mark.fault
 
@@ -97,7 +101,7 @@ class TestA5EndWithAHungSink:
             burst(process, 0, 5_000)  # more than a pipe holds
             eventually(lambda: process.ask(do="stuck") >= PIPE_BYTES)
 
-            process.send(signal.SIGTERM)
+            terminate(process)
             begun = time.monotonic()
             assert process.wait() == 0
             took = time.monotonic() - begun
@@ -111,29 +115,46 @@ class TestA5EndWithAHungSink:
 
 
 class TestA6SecondSignal:
-    def test_ends_at_once(self, tmp_path: Path) -> None:
-        """
-        A second SIGTERM while the first is being obeyed ends the process without further delay; its records are intact.
-        """
-        for turn in range(size(whole=50, small=3)):
-            directory = tmp_path / str(turn)
-            with Process("host", "WITNESS", env=environment(RFS_DIR=str(directory))) as process:
-                assert process.answer() == "ready"
-                process.ask(do="print_to_nobody")
-                burst(process, 0, 5_000)
+    def _flush(self, directory: Path, *, second_after: float | None) -> float:
+        """How long it takes a process with a hung sink to end, once SIGTERM has made it begin to; all records must be there."""
+        with Process("host", "WITNESS", env=environment(RFS_DIR=str(directory))) as process:
+            assert process.answer() == "ready"
+            process.ask(do="print_to_nobody")
+            burst(process, 0, 5_000)
 
-                process.send(signal.SIGTERM)
-                begun = time.monotonic()
-                while time.monotonic() - begun < 0.05 + turn * 0.02:
+            terminate(process)
+            assert process.answer() == "ending"
+            begun = time.monotonic()
+            if second_after is not None:
+                while time.monotonic() - begun < second_after:
                     pass
+                assert process.status is None  # it is still obeying the first
                 process.send(signal.SIGTERM)
-                second = time.monotonic()
-                process.wait()
-                took = time.monotonic() - second
+            process.wait()
+            took = time.monotonic() - begun
+        assert_read_elsewhere(directory, list(range(5_000)), 5_000)
+        shutil.rmtree(directory)  # 500 of them are many gigabytes
+        return took
 
-                show(f"A6: ended {took:.2f} s after the second SIGTERM")
-                assert took < 1.0  # 0.2 s, on a machine that does other things, too
-            assert_read_elsewhere(directory, list(range(5_000)), 5_000)
+    def test_ends_at_once(self, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+        """
+        A second SIGTERM at any moment of the flush that the first began ends the process; its records are intact.
+        """
+        seed = random.Random(6)
+        undisturbed = self._flush(tmp_path / "alone", second_after=None)
+        delays: list[float] = []
+        for turn in range(size(whole=500, small=3)):
+            offset = seed.uniform(0.02, 0.4)
+            ended = self._flush(tmp_path / str(turn), second_after=offset)
+            delays.append(ended - offset)
+            assert delays[-1] < 0.75 * (undisturbed - offset)
+
+        delays.sort()
+        record_property(
+            "ended after the second", f"{delays[len(delays) // 2]:.3f} s mostly, {delays[-1]:.3f} s at most"
+        )
+        if FULL:  # nothing else runs
+            assert delays[-1] <= 0.2
 
 
 class TestA7SuddenEnd:
@@ -318,38 +339,91 @@ class TestA15SignalHandlers:
 
 
 class LoudSink:
-    """A sink that records what it is handed."""
+    """A sink that records twice for each record that it is handed."""
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
-        self.batches: list[int] = []
+        self.handed: list[str] = []
         self.depth = self.deepest = 0
 
     def put(self, frames: list[Frame]) -> None:
         self.depth += 1
         self.deepest = max(self.deepest, self.depth)
-        self.batches.append(len(frames))
-        self.monitor.log(20, "from inside the sink")
+        for frame in frames:
+            self.handed.append(read_record(0, frame.payload, "").message)
+            self.monitor.log(20, "from inside the sink")
+            self.monitor.log(20, "from inside the sink")
         self.depth -= 1
 
     def close(self, timeout_seconds: float) -> None:
-        self.put([])
+        pass
+
+
+class LoudStream(io.StringIO):
+    """A stream that records for each text that is written to it, as one does whose writer has a logger."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        super().__init__()
+        self.monitor = monitor
+
+    def write(self, text: str) -> int:
+        self.monitor.log(20, "from inside the stream")
+        return super().write(text)
+
+
+def reentrant(monitor: Monitor) -> float:
+    """How many records have been made from inside a hook."""
+    return monitor.query.totals().counters.get(SeriesKey("rfs_hook_faults_total", (("reason", "reentrant"),)), 0)
+
+
+def messages(monitor: Monitor) -> list[str]:
+    return sorted(record.message for record in monitor.query.records(limit=1_000))
 
 
 class TestA16RecordsFromInside:
-    def test_a_sink_that_records(self, monitor: Monitor) -> None:
+    """
+    What a hook records itself is kept, and the hook is not asked about it.
+
+    The row lets such a record be dropped, lest the hook be called from inside itself without end. Here no call is deeper than 1,
+    none follows from what a hook has recorded, and each is counted as ``reentrant`` just the same; but the record, which may say
+    why the hook fails, is there. So is one of a signal handler or a finaliser that happens to run while a sink is at work.
+    """
+
+    @pytest.mark.parametrize("place", ["memory", "directory"])
+    def test_a_sink_that_records(self, tmp_path: Path, place: str) -> None:
         """
-        A sink that records for each batch does not call itself: the record waits for the next batch.
+        A sink that records for each record, twice even, is handed none of that: it would never end.
         """
+        monitor = Monitor(service_name="faults", directory=None if place == "memory" else tmp_path / "rfs")
         sink = LoudSink(monitor)
         monitor.add_sink(sink)
 
         monitor.log(20, "outside")
-        books = monitor.query.books()["records"]
+        for _ in range(5):
+            books = monitor.query.books()["records"]
 
-        assert sink.batches
+        assert sink.handed == ["outside"]
         assert sink.deepest == 1
-        assert books["produced"] <= 1 + len(sink.batches)
+        assert messages(monitor) == ["from inside the sink"] * 2 + ["outside"]
+        assert reentrant(monitor) == 2
+        assert books["produced"] == 3
+        monitor.stop()
+
+    def test_a_stream_that_records(self, monitor: Monitor) -> None:
+        """
+        Nor is what a stream records while it is written to printed on it.
+        """
+        stream = LoudStream(monitor)
+        configure_result_logging(stream=stream)
+
+        info("outside")
+        eventually(lambda: "from inside the stream" in messages(monitor))
+        info("last")
+        eventually(lambda: '"last"' in stream.getvalue(), says=stream.getvalue)
+
+        printed = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+        assert printed == ["outside", "last"]
+        assert messages(monitor).count("from inside the stream") == reentrant(monitor)
 
     def test_a_fault_that_records(self, monitor: Monitor) -> None:
         """
@@ -361,17 +435,16 @@ class TestA16RecordsFromInside:
                 super().put(frames)
                 raise ValueError("broken sink")
 
-            def close(self, timeout_seconds: float) -> None:
-                pass
-
         sink = Broken(monitor)
         monitor.add_sink(sink)
 
-        monitor.log(20, "outside")
-        messages = [record.message for record in monitor.query.records()]
+        for text in ("outside", "afterwards"):
+            monitor.log(20, text)
+            monitor.query.books()
 
-        assert "outside" in messages
+        assert sink.handed == ["outside", "afterwards"]
         assert sink.deepest == 1
+        assert messages(monitor) == ["afterwards", *["from inside the sink"] * 4, "outside"]
 
     def test_a_check_that_records(self) -> None:
         """
@@ -392,10 +465,8 @@ class TestA16RecordsFromInside:
         checked.log(20, "outside 123456")
 
         assert deepest == 1
-        messages = sorted(record.message for record in checked.query.records())
-        assert messages == ["asked about [masked:six]", "outside [masked:six]"]
-        counters = checked.query.totals().counters
-        assert counters[SeriesKey("rfs_hook_faults_total", (("reason", "reentrant"),))] == 1
+        assert messages(checked) == ["asked about [masked:six]", "outside [masked:six]"]
+        assert reentrant(checked) == 1
         assert_balanced(checked.query.books()["records"])
 
 
@@ -446,22 +517,49 @@ class TestA19Stopped:
     def test_leader_stopped_past_its_lease_and_back(self, tmp_path: Path) -> None:
         """
         While the leader is stopped another process leads; when it comes back there is one leader, and the sums are right.
+
+        Nobody is alerted again: not by the one that comes back, of what happened meanwhile, and at most once by the one that
+        followed, of what the first had told before.
         """
+        told = tmp_path / "told"
+
+        def notifications() -> Counter[str]:
+            return Counter(told.read_text().splitlines())
+
         with host(tmp_path / "rfs") as first, host(tmp_path / "rfs") as second:
             eventually(lambda: look(first)["leads"] != look(second)["leads"])
             leader, other = (first, second) if look(first)["leads"] else (second, first)
             epoch = look(leader)["epoch"]
+            for process in (first, second):
+                process.ask(do="alert", name="before", above=0, file=str(told))
+                process.ask(do="alert", name="meanwhile", above=50, file=str(told))
+            burst(other, 0, 10)
+            eventually(lambda: notifications()["before fire"] == 1, says=notifications)
 
+            # It looks at its lease twice a second, and evaluates the rules once, between two looks: stopped a little before that,
+            # it would go on with it.
+            eventually(lambda: 0.7 < look(leader)["evaluated"] < 0.9)
             leader.send(signal.SIGSTOP)
-            burst(other, 0, 100)
+            stopped = time.monotonic()
+            burst(other, 10, 90)
             eventually(lambda: look(other)["leads"] and look(other)["epoch"] > epoch, says=lambda: look(other))
+            eventually(lambda: notifications()["meanwhile fire"] == 1, says=notifications)
+            eventually(lambda: time.monotonic() - stopped > size(whole=60, small=2), seconds=90)
             leader.send(signal.SIGCONT)
 
             burst(leader, 100, 100)
             eventually(lambda: not look(leader)["leads"], says=lambda: look(leader))
+            looks = look(leader)["mends"], look(other)["mends"]
+            eventually(lambda: look(leader)["mends"] > looks[0] + 4 and look(other)["mends"] > looks[1] + 4)
             assert look(other)["leads"]
             assert look(leader)["leader_pid"] == other.pid
             assert look(leader)["total"] == look(other)["total"] == 200
+            assert leader.ask(do="flush")
+            assert other.ask(do="flush")
+            seen = notifications()
+            assert seen["meanwhile fire"] == 1
+            assert seen["before fire"] <= 2
+            assert set(seen) == {"before fire", "meanwhile fire"}
 
 
 class TestA20InterruptsAnywhere:

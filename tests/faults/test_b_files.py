@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -234,19 +235,30 @@ class TestB8HungDisk:
 
 
 class TestB9SlowDisk:
-    def test_emitting_does_not_notice(self, tmp_path: Path) -> None:
+    def test_emitting_does_not_notice(self, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
         """
-        With 50 ms per write, 99 of 100 calls stay far below that.
+        With 50 ms per write, 99 of 100 calls take what they take anyway, or a little more.
+
+        The row says 100 us, which a call that comes a millisecond after the last one does not hold on an idle machine even without
+        a disk (105 to 124 us in memory: the processor's caches are cold). So the figures are told, not asserted; the limit is a
+        tenth of one write.
+
+        The file system of this test asks its server even for allocated pages that were never written, which local ones make
+        themselves: that the segment has been read once makes up for it, until the kernel gives such pages to others.
         """
         with faulty_disk(tmp_path / "f") as disk, host(disk.path / "rfs") as process:
             burst(process, 0, 100)
+            for segment in (disk.path / "rfs" / "live").glob("*.segment"):
+                segment.read_bytes()
+            before = until(process, "well", seconds=size(whole=5, small=1))
             disk.mode = Mode.SLOW
-            slow = until(process, "slow", seconds=size(whole=30, small=3))
+            slow = until(process, "slow", seconds=size(whole=10, small=3))
             disk.mode = Mode.OK
 
-            show(
-                f"B9: p99 {slow['p99'] * 1e6:.0f} us, longest {slow['longest'] * 1e3:.1f} ms, {disk.touched} slow operations"
+            record_property(
+                "99th percentile of a call", f"{before['p99'] * 1e6:.0f} us before, {slow['p99'] * 1e6:.0f} us slow"
             )
+            record_property("longest", f"{slow['longest'] * 1e3:.1f} ms with {disk.touched} slow operations")
             assert disk.touched > 0  # the leader's own writing at least
             assert slow["p99"] < 0.005
             assert look(process)["degraded"] == ""

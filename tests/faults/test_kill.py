@@ -10,14 +10,14 @@ import random
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from rfs.monitoring.monitor import Monitor
-from tests.faults.processes import Process, environment, eventually, names_in, size
+from tests.faults.processes import FAR_SECONDS, FULL, Process, environment, eventually, names_in, size
 from tests.faults.programs.writer import ACKNOWLEDGEMENT
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]  # dozens of processes live and die
@@ -26,7 +26,11 @@ WRITERS = 8
 THREADS = 2
 BURST = 150  # records of each thread that is let live
 ONE_OF_EIGHT = size(whole=200, small=30)
+PACED = size(whole=100, small=2)
+PACED_SECONDS = 1.0 if FULL else 0.5
+SETTLE_SECONDS = 1.0 if FULL else 0.0  # one that is new has something to catch up with
 ALL_EIGHT = size(whole=30, small=5)
+GIBIBYTE = 1 << 30
 
 
 class Acknowledged:
@@ -87,6 +91,13 @@ def reader(directory: Path) -> Iterator[Monitor]:
     made = Monitor(service_name="bursts", directory=directory)
     yield made
     made.stop()
+
+
+def now_after(seconds: float) -> float:
+    """The monotonic clock, so much later."""
+    until = time.monotonic() + seconds
+    eventually(lambda: time.monotonic() >= until, seconds=seconds + FAR_SECONDS)
+    return time.monotonic()
 
 
 def reach(acknowledged: Acknowledged, count: int) -> None:
@@ -182,16 +193,57 @@ class TestOneOfEight:
         total = sum(value for key, value in reader.query.totals().counters.items() if key.name == "burst_total")
         assert acknowledged_in_all <= total <= acknowledged_in_all + killed_threads
 
+    def test_a1_the_others_do_not_notice(
+        self, writers: Writers, record_property: Callable[[str, object], None]
+    ) -> None:
+        """
+        The 99th percentile of what a recording call takes the other seven, after one was killed, is within 10 % of that before.
+
+        They record every two milliseconds, which leaves the processor idle: otherwise the death of one would be the others' gain.
+        The second after a death holds what follows from it: its files are folded, and one of eight times another comes to lead.
+        """
+        seed = random.Random(3)
+        before: list[float] = []
+        after: list[float] = []
+        for process in writers.places:
+            assert process.ask(do="pace") == "pacing"
+        for _ in range(PACED):
+            victim = seed.randrange(WRITERS)
+            times = [now_after(SETTLE_SECONDS), now_after(PACED_SECONDS)]
+            writers.places[victim].kill()
+            times.append(now_after(PACED_SECONDS))
+            for place, process in enumerate(writers.places):
+                if place != victim:
+                    calls = process.ask(do="calls", times=times)
+                    assert all(calls)  # it went on
+                    before += calls[0]
+                    after += calls[1]
+            writers.replace(victim)
+            writers.wait_until_ready([victim])
+            assert writers.places[victim].ask(do="pace") == "pacing"
+
+        percentiles = [sorted(took)[len(took) * 99 // 100] * 1e6 for took in (before, after)]
+        record_property(
+            "99th percentile of the others", "{:.0f} us before, {:.0f} us after a kill".format(*percentiles)
+        )
+        if FULL:  # nothing else runs
+            assert percentiles[1] < 1.1 * percentiles[0]
+
 
 class TestAllEight:
-    def test_a2_what_comes_next_finds_everything(self, writers: Writers, directory: Path) -> None:
+    def test_a2_what_comes_next_finds_everything(
+        self, writers: Writers, directory: Path, record_property: Callable[[str, object], None]
+    ) -> None:
         """
         All eight die at once, the leader among them: a process that is started afterwards finds all that was acknowledged.
+
+        It has a second for each GiB of files that the dead have left.
         """
         seed = random.Random(2)
         faults: list[str] = []
         acknowledged_in_all = killed_threads = 0
         total = 0.0
+        pace: list[float] = []  # in seconds per GiB
         for turn in range(ALL_EIGHT):
             witnesses = [Acknowledged(process) for process in writers.places]
             for place, process in enumerate(writers.places):
@@ -204,6 +256,7 @@ class TestAllEight:
             killed_threads += THREADS * WRITERS
             acknowledged_in_all += sum(witness.read() for witness in witnesses)
 
+            left = sum(file.stat().st_size for file in (directory / "live").iterdir())
             began = time.monotonic()
             reader = Monitor(service_name="bursts", directory=directory)
             try:
@@ -212,7 +265,7 @@ class TestAllEight:
                         identity = f"a2.{turn}.{place}.{thread}"
                         _, fault = found_wrong(reader, identity, witness.highest[thread], killed=True)
                         faults += [fault] if fault else []
-                assert time.monotonic() - began < 10
+                pace.append((time.monotonic() - began) / left * GIBIBYTE)
                 counters = reader.query.totals().counters
                 total = sum(value for key, value in counters.items() if key.name == "burst_total")
                 assert acknowledged_in_all <= total <= acknowledged_in_all + killed_threads
@@ -223,6 +276,10 @@ class TestAllEight:
             writers.wait_until_ready(list(range(WRITERS)))
 
         assert faults == []
+        pace.sort()
+        record_property("everything found", f"in {pace[len(pace) // 2]:.2f} s per GiB mostly, {pace[-1]:.2f} at most")
+        if FULL:  # nothing else runs
+            assert pace[-1] < 1
 
 
 class TestLeader:

@@ -2,7 +2,9 @@
 Memory, the event loop and the books under three loads that grow without end elsewhere: label sets, a storm, a hung sink.
 
 Each load runs in a process of its own, which measures its own resident memory (/proc/self/statm) and the lag of its own event
-loop. CI runs a tenth of the labels and records, and hangs for 3 s instead of 60; ``RFS_FULL=1`` runs the whole.
+loop, beside that of the same load without a thread of ours. What the loop is late because no core was free is told, and not
+asserted: it says how busy the machine was. CI runs a tenth of the labels and records, and hangs for 3 s instead of 60;
+``RFS_FULL=1`` runs the whole.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +24,19 @@ import pytest
 PROGRAM = Path(__file__).parent / "programs" / "memory.py"
 FULL = os.environ.get("RFS_FULL") == "1"
 LARGEST_GROWTH_MIB = 32
-# On a machine that does nothing else. Beside other tests a thread may wait that long for a core alone.
-LARGEST_LAG_SECONDS = 0.010 if FULL else 0.1
+LARGEST_LAG_SECONDS = 0.010
 
 pytestmark = pytest.mark.fault
 
 
-def run(load: str, size: int, report: Path, *, hang: bool = False) -> dict[str, Any]:
+def run(load: str, size: int, report: Path, *, hang: bool = False, alone: bool = False) -> dict[str, Any]:
     """Run one load to its end and return what it says of itself; with *hang*, nobody reads its standard output."""
     environment = {**os.environ, "RFS_DIR": ":memory:"}
     read, write = os.pipe()
     try:
         with (report.parent / "stderr").open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), load, str(size), str(report)],
+                [sys.executable, str(PROGRAM), load, str(size), str(report), *["alone"] * alone],
                 stdout=write if hang else subprocess.DEVNULL,
                 stderr=errors,
                 env=environment,
@@ -56,11 +58,28 @@ def run(load: str, size: int, report: Path, *, hang: bool = False) -> dict[str, 
     return told
 
 
-def say(told: dict[str, Any], record_property: Callable[[str, object], None]) -> None:
-    """Leave the figures in the report."""
+def say(told: dict[str, Any], alone: dict[str, Any], record_property: Callable[[str, object], None]) -> None:
+    """Leave the figures in the report, those of the same load *alone* beside them."""
     record_property("grown by", f"{told['growth_mib']:.1f} MiB")
-    late, longest = told["lag_p99_seconds"], told["lag_max_seconds"]
-    record_property("loop late by", f"{late * 1e3:.1f} ms at p99, {longest * 1e3:.1f} ms at most")
+    for name, one in (("loop late by", told), ("without our thread", alone)):
+        late, longest, own_late, own_longest = (
+            f"{one[key] * 1e3:.1f}"
+            for key in ("lag_p99_seconds", "lag_max_seconds", "own_lag_p99_seconds", "own_lag_max_seconds")
+        )
+        text = f"{late} ms at p99, {longest} at most; where no thread waited for a core: {own_late}, {own_longest}"
+        record_property(name, text)
+
+
+def assert_prompt(told: dict[str, Any], again: Callable[[], dict[str, Any]]) -> None:
+    """
+    The loop is hardly ever late, however busy the machine. The whole run is for one that does nothing else: there the loop is
+    not late at p99 whatever it waited for, and never where nobody waited for a core. That may take three runs: the machine's own
+    hiccups, which the same load without our thread has, too, fall elsewhere each time.
+    """
+    assert told["own_lag_p99_seconds"] < LARGEST_LAG_SECONDS
+    if FULL:
+        runs = chain([told], (again() for _ in range(2)))
+        assert any(max(one["lag_p99_seconds"], one["own_lag_max_seconds"]) < LARGEST_LAG_SECONDS for one in runs)
 
 
 def assert_books_balance(told: dict[str, Any]) -> None:
@@ -80,12 +99,12 @@ class TestLabelSets:
         size = 1_000_000 if FULL else 100_000
 
         told = run("label_sets", size, tmp_path / "report")
-        say(told, record_property)
+        say(told, run("label_sets", size, tmp_path / "alone", alone=True), record_property)
 
         assert told["sum"] == size
         assert told["series"] == 2_000
         assert told["growth_mib"] <= LARGEST_GROWTH_MIB
-        assert told["lag_p99_seconds"] < LARGEST_LAG_SECONDS
+        assert_prompt(told, lambda: run("label_sets", size, tmp_path / "report"))
         assert_books_balance(told)
 
 
@@ -99,12 +118,12 @@ class TestStorm:
         size = 1_000_000 if FULL else 100_000
 
         told = run("storm", size, tmp_path / "report")
-        say(told, record_property)
+        say(told, run("storm", size, tmp_path / "alone", alone=True), record_property)
 
         assert told["books"]["produced"] >= size + 100
         assert told["books"]["suppressed"] > 0
         assert told["growth_mib"] <= LARGEST_GROWTH_MIB
-        assert told["lag_p99_seconds"] < LARGEST_LAG_SECONDS
+        assert_prompt(told, lambda: run("storm", size, tmp_path / "report"))
         assert_books_balance(told)
 
 
@@ -118,12 +137,12 @@ class TestHungSink:
         began = time.monotonic()
         told = run("hang", seconds, tmp_path / "report", hang=True)
         took = time.monotonic() - began
-        say(told, record_property)
+        say(told, run("hang", seconds, tmp_path / "alone", hang=True, alone=True), record_property)
 
         assert told["held_bytes"] >= 60_000  # the fault fired: the pipe was full
         assert told["books"]["produced"] > 1_000 * seconds
         assert told["growth_mib"] <= LARGEST_GROWTH_MIB
-        assert told["lag_p99_seconds"] < LARGEST_LAG_SECONDS
+        assert_prompt(told, lambda: run("hang", seconds, tmp_path / "report", hang=True))
         assert told["stop_seconds"] < 3  # 2 s for all sinks together
         assert took < seconds + 15
         assert_books_balance(told)

@@ -20,7 +20,7 @@ from rfs.monitoring._capture.instruments import BoundHistogram
 from rfs.monitoring._live import _read_exemplar
 from rfs.monitoring._query import DURATIONS
 from rfs.monitoring._totals import Exemplar
-from rfs.monitoring.context import CorrelationContext, activate, start_context
+from rfs.monitoring.context import CorrelationContext, activate, current, start_context
 from rfs.monitoring.exporters.prometheus import render_openmetrics
 from rfs.monitoring.monitor import Monitor, use_monitor
 from rfs.web.fastapi import install
@@ -87,7 +87,8 @@ class TestWhereATraceIs:
         """
         collect_result_metric("cook", Success(1), 12.0)
         unsampled = start_context(traceparent=f"00-{TRACE}-{SPAN}-00")
-        previous = activate(unsampled)
+        previous = current()
+        activate(unsampled)
         collect_result_metric("cook", Success(1), 12.0)
         cook()
         activate(previous)

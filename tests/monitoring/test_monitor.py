@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,22 @@ class TestLife:
 
         assert took < STOP_SECONDS
         monitor.stop()
+
+    def test_stopping_lets_go_of_no_thread(self) -> None:
+        """
+        No weak reference is cleared while it stops: in a callback of one a second SIGTERM's exception would be lost.
+        """
+        monitor = Monitor()
+        cleared: list[object] = []
+        others = set(threading.enumerate())
+        monitor.start()
+        references = [weakref.ref(thread, cleared.append) for thread in set(threading.enumerate()) - others]
+
+        monitor.stop()
+
+        assert len(references) == 1
+        assert cleared == []
+        assert not monitor.running
 
     def test_a_broken_sink_costs_itself_only(self, monitor: Monitor) -> None:
         """

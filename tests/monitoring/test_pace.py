@@ -6,8 +6,13 @@ from itertools import count
 
 import pytest
 
-from rfs.monitoring._capture import pace
+from rfs.monitoring._capture import pace, segments
+from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import pieces
+from rfs.monitoring._capture.segments import Frame, SegmentReader, Segments
+from rfs.monitoring._capture.sketch import Sketch
+from rfs.monitoring._store import Batch, Window, memory
+from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.monitor import Monitor
 
 
@@ -59,3 +64,55 @@ class TestCollecting:
 
         assert len(pauses) >= 10
         assert monitor.query.books()["records"]["in_flight"] == 0
+
+
+class TestOneStep:
+    @pytest.fixture
+    def breaths(self, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+        """One for each time that the reader or the store itself, not `pieces`, has asked whether to pause."""
+        taken: list[None] = []
+        for module in (segments, memory):
+            monkeypatch.setattr(module, "breathe", lambda: taken.append(None))
+        return taken
+
+    def test_a_block_is_not_read_in_one_go(self, breaths: list[None]) -> None:
+        """
+        A block holds some milliseconds' worth of records: a thousand are read a hundred at a time, and all of them.
+        """
+        kept = Segments.in_memory(block_count=1)
+        for number in range(1_000):
+            kept.append(number, 20, 0, b"id", b"operation", b"")
+
+        frames = SegmentReader(kept.memory, name="test").read()
+
+        assert [frame.time_ns for frame in frames] == list(range(1_000))
+        assert len(breaths) >= 10
+
+    def test_many_are_not_evicted_in_one_go(self, breaths: list[None]) -> None:
+        """
+        Ten times what a store may keep comes at once: the rest is evicted a thousand at a time.
+        """
+        store = MemoryStore(max_records=1_000)
+
+        store.append(Batch("process", 0, [Frame(number, 20, 0, "", "", b"") for number in range(10_000)], None))
+
+        assert store.statistics()["evicted_records"] >= 9_000
+        assert len(breaths) >= 9
+
+    @pytest.mark.parametrize("kind", ["counters", "sketches"])
+    def test_series_are_not_thinned_out_in_one_go(self, kind: str, breaths: list[None]) -> None:
+        """
+        Twenty series that have as many points as they may between two compactions: a breath after each of them.
+        """
+        store = MemoryStore()
+        keys = [SeriesKey(f"metric_{number}", ()) for number in range(20)]
+
+        for second in range(64):
+            window = Window(second)
+            if kind == "counters":
+                window.counters.update(dict.fromkeys(keys, 1.0))
+            else:
+                window.sketches.update({key: Sketch() for key in keys})
+            store.append(Batch("process", second, [], window))
+
+        assert len(breaths) >= 20

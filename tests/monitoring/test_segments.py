@@ -214,16 +214,26 @@ class TestFull:
 
     def test_what_does_not_fit_is_refused(self) -> None:
         """
-        A record larger than a block, an id or a level that its field cannot hold: refused, and the next record is kept.
+        A record larger than a block, a level or a time that its field cannot hold: refused, and the next record is kept.
         """
         segments = Segments.in_memory(block_count=8)
 
         assert not put(segments, bytes(MAX_FRAME_BYTES))
-        assert not put(segments, b"id", identifier=bytes(256))
-        assert not put(segments, b"level", level=256)
+        assert not put(segments, b"level", level=256, identifier=bytes(256))
         assert not put(segments, b"time", time_ns=1 << 63)
         assert put(segments, b"next")
         assert payloads(reader_of(segments).read()) == [b"next"]
+
+    def test_a_long_id_is_cut(self) -> None:
+        """
+        Of an id that is longer than its field, as much is kept as fits, and the record whole.
+        """
+        segments = Segments.in_memory(block_count=8)
+
+        assert put(segments, b"payload", identifier=b"i" * 256)
+
+        (frame,) = reader_of(segments).read()
+        assert (frame.correlation_id, frame.operation, frame.payload) == ("i" * 255, "operation", b"payload")
 
     def test_says_when_it_is_half_full(self) -> None:
         """

@@ -18,8 +18,9 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
 
 if TYPE_CHECKING:
     from rfs.monitoring.alerts import Alert, Callback
@@ -38,12 +39,11 @@ class Message(NamedTuple):
     callback: Callback
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Mailbox:
+class Mailbox(msgspec.Struct, eq=False, weakref=True):
     """What one rule's callback has still to be told. Guarded by the courier's lock."""
 
     # At most two: a resolve whose fire was delivered, and the fire of the next episode.
-    messages: deque[Message] = field(default_factory=deque[Message])
+    messages: deque[Message] = msgspec.field(default_factory=deque[Message])
     busy: bool = False  # the worker is emptying it
     stuck: Call | None = None  # did not end in time, and still has not
     newest_episode: int = 0
@@ -52,8 +52,7 @@ class Mailbox:
     open_until: float | None = None  # the breaker: when to try again
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One run of a callback."""
 
     message: Message

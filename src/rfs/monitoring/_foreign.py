@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from math import inf
 from threading import Lock, Thread, main_thread
 from time import monotonic
 from typing import Any
+
+import msgspec
 
 from rfs.monitoring._capture.cells import ForeignEntry, Labels, SeriesKey
 from rfs.monitoring._capture.foreign import SampleKey, is_summed
@@ -45,8 +46,7 @@ _PAUSE_PER_SECOND = 20.0  # a registry that takes long to collect gets at most a
 _HANGING_SECONDS = 10.0
 
 
-@dataclass(slots=True)
-class _Merging:
+class _Merging(msgspec.Struct):
     """A family while its samples are gathered."""
 
     type: str

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, get_ident
 from typing import Protocol
 
 from rfs.errors import LiveFileError
@@ -22,7 +22,7 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.live import HISTORY_SUFFIX, JOINING_SUFFIX, LiveDirectory, process_of
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.readings import NOTHING_READ
-from rfs.monitoring._capture.segments import Frame, SegmentReader
+from rfs.monitoring._capture.segments import FROM_SINK, Frame, SegmentReader
 from rfs.monitoring._history import pack_history, unpack_history
 from rfs.monitoring._live import Killed, Leadership, Lease, LiveReader
 from rfs.monitoring._store import Batch, Store, Window
@@ -79,6 +79,8 @@ class Leader:
         self._on_folded = on_folded
         self._on_error = on_error
         self.sinks: list[Sink] = []
+        # The threads that are inside one. What they record goes to no sink, or it would never end.
+        self.in_sink: set[int] = set()
         self.live = LiveReader(capture)
         self._lease = Lease(capture)
         self._last_second = 0
@@ -92,6 +94,7 @@ class Leader:
         self._begin()
 
     def _begin(self) -> None:
+        self.in_sink.clear()
         self._lock = Lock()
         self._thread: Thread | None = None
         self._stopping = Event()
@@ -111,6 +114,17 @@ class Leader:
     def leadership(self) -> Leadership:
         """Who leads, as far as this process knows."""
         return self._lease.leadership
+
+    def leads(self) -> bool:
+        """
+        Whether this process still leads, seen now: one that was stopped past its lease must not go on with what another does.
+
+        For the leader's own thread.
+        """
+        try:
+            return self._lease.keep(may_follow=False)
+        except OSError:  # the directory is gone: `Capture.mend` sees to that
+            return False
 
     def attached(self) -> None:
         """Take what other processes have measured before as known: it did not happen now."""
@@ -147,7 +161,10 @@ class Leader:
         if thread is not None and thread.is_alive():
             self._stopping.set()
             thread.join(timeout_seconds)
-            self._thread = None
+            # One that has ended is kept, for letting go of it runs Python in weak references' callbacks, where the exception of a
+            # signal handler (a second SIGTERM) would be lost.
+            if thread.is_alive():
+                self._thread = None
         elif self._lock.acquire(timeout=timeout_seconds):
             try:
                 self._finish()
@@ -205,13 +222,19 @@ class Leader:
             return
         if self._capture.directory is not None:
             frames = self._own_frames()
+        frames = [frame for frame in frames if not frame.flags & FROM_SINK]
         if not frames:
             return
-        for sink in self.sinks:
-            try:
-                sink.put(frames)
-            except Exception as error:  # noqa: BLE001 - one sink's fault must not cost the others their records
-                self._on_error("sink", error)
+        thread = get_ident()
+        try:
+            self.in_sink.add(thread)
+            for sink in self.sinks:
+                try:
+                    sink.put(frames)
+                except Exception as error:  # noqa: BLE001 - one sink's fault must not cost the others their records
+                    self._on_error("sink", error)
+        finally:
+            self.in_sink.discard(thread)
 
     def _own_frames(self) -> list[Frame]:
         # Each process writes its own records to its own stdout.

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from itertools import chain
 from math import inf
 from typing import NamedTuple
 
@@ -329,15 +330,11 @@ class LiveReader:
         """The records of all processes since the last time, in order of time."""
         if self._directory is not None:
             self._map_segments(self._directory)
-        frames: list[Frame] = []
-        for reader in self._segments():
-            frames += reader.read()
+        found = [reader.read() for reader in self._segments()]
         for process in self._processes.values():
             if process.segments and not process.alive():
-                for reader in process.segments.values():
-                    frames += reader.finish()
-        frames.sort(key=_time_of)
-        return frames
+                found += [reader.finish() for reader in process.segments.values()]
+        return found[0] if len(found) == 1 else sorted(chain.from_iterable(found), key=_time_of)
 
     def _map_segments(self, directory: LiveDirectory) -> None:
         found = [(process, name) for process in self._processes.values() for name in process.unread]

@@ -25,12 +25,15 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import inf, isfinite, isnan
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar, cast
 from weakref import WeakValueDictionary
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from rfs.errors import AlertRuleError
 from rfs.monitoring._delivery import Courier, Mailbox, Message
@@ -363,8 +366,7 @@ class Sample(NamedTuple):
     aggregation: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RuleState:
+class RuleState(Struct, frozen=True):
     """
     What a rule remembers from one second to the next. All times are monotonic seconds.
 
@@ -695,14 +697,13 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
+class _Entry(Struct, eq=False):
     """A rule with all that belongs to it. Guarded by the manager's lock, the mailbox by the courier's."""
 
     rule: Rule
     callback: Callback | None
     mailbox: Mailbox
-    state: RuleState = field(default_factory=RuleState)
+    state: RuleState = RuleState()
     fired_at: datetime | None = None
 
 

@@ -96,6 +96,7 @@ class Context:
 
 _current: ContextVar[Context | None] = ContextVar("rfs_context", default=None)
 current = _current.get
+activate = _current.set  # to go back, activate what was current: unlike a token, that may be done in another task
 
 
 def is_valid_correlation_id(text: object) -> bool:
@@ -118,17 +119,6 @@ def start_context(correlation_id: str | None = None, traceparent: str | None = N
     if correlation_id is None or not is_valid_correlation_id(correlation_id):
         correlation_id = trace_id if inbound is None else ids.trace_id()
     return Context(correlation_id, trace_id, parent, "", "", {}, sampled)
-
-
-def activate(context: Context | None) -> Context | None:
-    """
-    Make *context* the current one and return the previous one; activate that to go back.
-
-    Needs no token, so a generator that is closed in another task cannot raise here.
-    """
-    previous = _current.get()
-    _current.set(context)
-    return previous
 
 
 class CorrelationContext:
@@ -161,7 +151,8 @@ class CorrelationContext:
 
             default_monitor().reject("correlation_id", "invalid_value")
         self._wanted = context.correlation_id
-        self._previous.append(activate(context))
+        self._previous.append(current())
+        activate(context)
         return context.correlation_id
 
     def __exit__(self, *exc_info: object) -> None:
@@ -181,7 +172,7 @@ def with_correlation_id(correlation_id: str | None = None) -> CorrelationContext
 
 def get_correlation_id() -> str:
     """The current correlation id; outside any context a new one, which is not kept."""
-    context = _current.get()
+    context = current()
     return context.correlation_id if context is not None else RANDOM_IDS.trace_id()
 
 
@@ -192,7 +183,7 @@ def bind(**fields: object) -> None:
     Visible wherever the request's context is, also out of sync endpoints and through foreign middleware. Outside any
     context there is nothing to bind to, and nothing happens.
     """
-    context = _current.get()
+    context = current()
     if context is not None:
         context.fields.update(fields)
 
@@ -204,12 +195,13 @@ def propagate(function: Callable[P, R]) -> Callable[P, R]:
     For the places where CPython drops it: ``loop.run_in_executor(None, propagate(work))``,
     ``executor.submit(propagate(work))``, ``threading.Thread(target=propagate(work))``. Works for async functions too.
     """
-    context = _current.get()
+    context = current()
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def carried_async(*args: P.args, **kwargs: P.kwargs) -> object:
-            previous = activate(context)
+            previous = current()
+            activate(context)
             try:
                 return await function(*args, **kwargs)
             finally:
@@ -219,7 +211,8 @@ def propagate(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def carried(*args: P.args, **kwargs: P.kwargs) -> R:
-        previous = activate(context)
+        previous = current()
+        activate(context)
         try:
             return function(*args, **kwargs)
         finally:

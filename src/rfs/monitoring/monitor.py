@@ -19,6 +19,7 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -38,7 +39,7 @@ from rfs.monitoring._capture.instruments import (
 )
 from rfs.monitoring._capture.live import MEMORY, default_directory
 from rfs.monitoring._capture.record import RecordData, encode_record
-from rfs.monitoring._capture.segments import HAS_ERROR, MAX_FRAME_BYTES
+from rfs.monitoring._capture.segments import FROM_SINK, HAS_ERROR, MAX_FRAME_BYTES
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT, Storms
 from rfs.monitoring._foreign import REFUSED, ForeignMirror
 from rfs.monitoring._leader import LOST, Leader, Sink
@@ -159,7 +160,7 @@ class Monitor:
         self._rejected = self.counter("rfs_rejected_total", "Measurements that were not taken")
         self._masked = self.counter("rfs_masked_total", "Secrets masked, by rule")
         self._truncated = self.counter("rfs_truncated_total", "Values cut, by bound")
-        self._hook_faults = self.counter("rfs_hook_faults_total", "Faults of checks that were handed in, by reason")
+        self._hook_faults = self.counter("rfs_hook_faults_total", "Faults of checks and sinks handed in, by reason")
         if self.masker.on_count is None:
             self.masker.on_count = self._count_masked
         self._internal_errors = self.counter(INTERNAL_ERRORS, "Faults inside RFS itself")
@@ -199,6 +200,7 @@ class Monitor:
             on_folded=self._tell_killed,
             on_error=self.internal_error,
         )
+        self.in_sink = self._leader.in_sink
         self.query = Query(
             self.store,
             collect=self._leader.collect,
@@ -302,7 +304,7 @@ class Monitor:
         return tuple(self._leader.sinks)
 
     def add_sink(self, sink: Sink) -> None:
-        """Let *sink* have every record that is collected from now on."""
+        """Let *sink* have every record that is collected from now on, but for those that a sink makes while it is handed some."""
         self._leader.collect()
         self._leader.sinks.append(sink)
 
@@ -490,7 +492,7 @@ class Monitor:
         except Exception:  # noqa: BLE001 - a clock that was handed in
             time_ns = -1
         if time_ns.__class__ is not int or not 0 <= time_ns <= _LATEST_NS:
-            time_ns = 0  # kept all the same
+            time_ns = max(0, time.time_ns())  # the system's own, which is when it came
             self.internal_error("clock", ValueError("the wall clock says no time in nanoseconds"))
         payload = encode_record(
             RecordData(
@@ -511,15 +513,19 @@ class Monitor:
                 error,
             )
         )
+        flags = HAS_ERROR if error is not None else 0
+        if self.in_sink and get_ident() in self.in_sink:
+            flags |= FROM_SINK
+            self._hook_faults.inc(1, reason="reentrant")
         self._produced.inc()
         if len(payload) > _LARGEST_PAYLOAD:
             self._dropped.inc(1, signal="records", reason="record_too_large")
         elif not self.capture.segments.append(
             time_ns,
             level,
-            HAS_ERROR if error is not None else 0,
-            correlation_id.encode()[:255],
-            operation.encode()[:255],
+            flags,
+            correlation_id.encode(),
+            operation.encode(),
             payload,
         ):
             self._dropped.inc(1, signal="records", reason="level_shed")
@@ -639,7 +645,7 @@ class Monitor:
         if self._foreign.due(time.monotonic()):
             self._foreign.refresh()
         self._rule_query = self.query.settled()  # collects; all rules see one moment
-        if self._leader.leadership.is_self:
+        if self._leader.leads():
             self.alerts.evaluate(self.clock.monotonic())
         self._watch_pipeline()
         self._watch_clock()

@@ -23,7 +23,7 @@ from contextlib import suppress
 from enum import StrEnum
 from json.encoder import encode_basestring_ascii as _ascii_json
 from pathlib import Path
-from threading import Condition, Lock, Thread
+from threading import Condition, Lock, Thread, get_ident
 from time import perf_counter
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
@@ -187,6 +187,7 @@ class StreamSink:
                 self._monitor.diagnose(f"RFS-X110 shutdown: {left} records left that the stream did not take")
 
     def _run(self) -> None:
+        in_sink, thread = self._monitor.in_sink, get_ident()
         while True:
             with self._changed:
                 while not self._frames and not self._closing:
@@ -199,11 +200,14 @@ class StreamSink:
             try:
                 name = self._monitor.service_name
                 lines = "".join(f"{json_line(read_record(0, frame.payload, name))}\n" for frame in frames)
+                in_sink.add(thread)
                 self._stream.write(lines if self._takes_all else escape_json(lines))
                 self._stream.flush()
             except Exception as error:  # noqa: BLE001 - a closed stream, a full disk: counted, and we go on
                 self._monitor.internal_error("stream", error)
                 self._dropped.inc(len(frames))
+            finally:
+                in_sink.discard(thread)
 
 
 _encode_json = msgspec.json.Encoder().encode
@@ -471,7 +475,7 @@ class _Operation:
             now = monitor.clock.monotonic()
             seconds = now - running.started
             running.series.active.dec()
-            if isinstance(raised, CancelledError | GeneratorExit):
+            if raised is not None and isinstance(raised, _CANCELLATIONS):
                 if monitor.level <= 20:
                     self._record(running, 20, "operation", "Operation cancelled", "cancelled", seconds, {})
                 return
@@ -582,6 +586,7 @@ def _sensitive_parameters(function: Callable[..., object]) -> frozenset[str]:
     return frozenset(name for name, annotation in annotations.items() if is_sensitive(annotation, module))
 
 
+_CANCELLATIONS = (CancelledError, GeneratorExit)
 _SENSITIVE = "[masked:type]"  # as the masker marks what its type says is secret
 
 _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__  # past any metaclass that answers differently

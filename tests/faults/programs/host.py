@@ -6,9 +6,13 @@ It writes the number of each record to the witness pipe after the call that reco
 * ``{"do": "burst", "id": …, "first": n, "count": n, "level": n}``: records the numbers, and adds 1 to ``host_total`` for each.
 * ``{"do": "until", "id": …, "first": n, "seconds": n}``: the same for a time.
 * ``{"do": "look", "id": …}``: what RFS says here, and which numbers are found.
+* ``{"do": "order", "id": …}``: the numbers in the order in which they came in, as the dashboard lists them.
 * ``{"do": "series", "metrics": n, "labels": n}``: makes series.
+* ``{"do": "alert", "name": …, "above": n, "file": …}``: a rule on ``host_total`` whose callback adds ``<name> <event>`` to the file.
+* ``{"do": "flush"}``: answered when no callback of a rule is at work any more.
 * ``{"do": "stuck"}``: how much lies in the pipe of ``print_to_nobody``.
-* ``{"do": "print_to_nobody"}``: from now on, prints every record into a pipe that is never read; SIGTERM ends it as `sys.exit` does.
+* ``{"do": "print_to_nobody"}``: from now on, prints every record into a pipe that is never read; SIGTERM ends it as `sys.exit` does,
+  and when the interpreter begins to end, before RFS is stopped, it answers once more.
 * ``{"do": "fork", "id": …, "count": n}``: lets a child record the numbers 0 to *count*; answers with what it saw.
 * ``{"do": "exit", "how": "return" | "_exit" | "segfault"}``.
 
@@ -17,6 +21,7 @@ The longest and the 99th percentile of the calls are answered with each burst, i
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import fcntl
 import os
@@ -29,7 +34,7 @@ from json import dumps, loads
 from struct import Struct
 from typing import Any
 
-from rfs.monitoring import CorrelationContext, configure_result_logging, counter, log
+from rfs.monitoring import Alert, CorrelationContext, Rule, configure_result_logging, counter, log
 from rfs.monitoring.monitor import Monitor, default_monitor
 from tests.faults.processes import reply
 
@@ -85,6 +90,10 @@ class Host:
                 time.sleep(0.001)
         return figures(taken)
 
+    def order(self, *, id: str) -> list[int]:  # noqa: A002
+        """The numbers that came in, the last one last."""
+        return [record.context["n"] for record in self.monitor.query.records(limit=100_000, correlation_id=id)][::-1]
+
     def series(self, *, metrics: int, labels: int) -> int:
         """Add 1 to each of so many series, and return how many there are."""
         for metric in range(metrics):
@@ -92,6 +101,19 @@ class Host:
             for label in range(labels):
                 family.inc(1, n=str(label))
         return metrics * labels
+
+    def alert(self, *, name: str, above: int, file: str) -> str:
+        """Have a rule that is told to *file*."""
+        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+        def tell(alert: Alert) -> None:
+            os.write(fd, f"{name} {alert['event']}\n".encode())
+
+        return self.monitor.alerts.set_rule(Rule(name, "host_total", "greater_than", above), tell)
+
+    def flush(self) -> bool:
+        """Wait for the callbacks."""
+        return self.monitor.alerts.flush()
 
     def stuck(self) -> int:
         """How many bytes lie in the pipe that nobody reads."""
@@ -104,6 +126,7 @@ class Host:
         self.unread, end = os.pipe()
         configure_result_logging(stream=os.fdopen(end, "w"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        atexit.register(reply, "ending")
         return "done"
 
     def fork(self, *, id: str, count: int) -> dict[str, Any]:  # noqa: A002
@@ -140,6 +163,7 @@ class Host:
             "degraded": state.degraded,
             "leads": leadership.is_self,
             "epoch": leadership.epoch,
+            "evaluated": monitor.alerts.evaluation_age_seconds(),
             "leader_pid": leadership.pid,
         }
 

@@ -5,6 +5,8 @@ Each thread writes the number of a record to the witness pipe after the call tha
 
 * ``{"do": "burst", "id": …, "threads": n, "count": n}``: each thread records the numbers 1 to *count* (0: until it is killed)
   under the correlation id ``<id>.<thread>`` and adds 1 to ``burst_total`` before each. Answered when all are done.
+* ``{"do": "pace"}``: from now on records now and then; ``{"do": "calls", "times": […]}``: how long, in seconds, the calls took
+  that began between each two of these times of CLOCK_MONOTONIC, which all processes share.
 * ``{"do": "observe", "values": […]}``, ``{"do": "leadership"}``, ``{"do": "total", "name": …}``, ``{"do": "books"}``,
   ``{"do": "numbers", "id": …}``, ``{"do": "past"}``: answered with what this process knows.
 """
@@ -15,7 +17,9 @@ import json
 import os
 import sys
 import threading
+import time
 from itertools import count as numbers_from
+from itertools import pairwise
 from pathlib import Path
 from struct import Struct
 from typing import Any
@@ -26,6 +30,8 @@ from tests.faults.processes import reply
 
 ACKNOWLEDGEMENT = Struct("<II")  # thread, number: written whole, being shorter than PIPE_BUF
 
+paces: list[Pace] = []
+
 
 def burst(witness: int, identity: str, thread: int, count: int) -> None:
     """Record, and say so after each."""
@@ -35,6 +41,26 @@ def burst(witness: int, identity: str, thread: int, count: int) -> None:
             total.inc()
             info("burst", number=number)
             os.write(witness, ACKNOWLEDGEMENT.pack(thread, number))
+
+
+class Pace:
+    """Records every two milliseconds, and times each call."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[float, float]] = []
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(0.002)
+            began = time.monotonic()
+            info("paced", pad="x" * 100)
+            self._calls.append((began, time.monotonic() - began))
+
+    def calls(self, times: list[float]) -> list[list[float]]:
+        """How long the calls between each two of *times* took; all are then forgotten."""
+        calls, self._calls = self._calls, []
+        return [[took for began, took in calls if begin <= began < end] for begin, end in pairwise(times)]
 
 
 def run(monitor: Monitor, witness: int, command: dict[str, Any]) -> Any:
@@ -50,6 +76,11 @@ def run(monitor: Monitor, witness: int, command: dict[str, Any]) -> Any:
             for thread in threads:
                 thread.join()
             return "done"
+        case "pace":
+            paces.append(Pace())
+            return "pacing"
+        case "calls":
+            return paces[0].calls(command["times"])
         case "observe":
             observed = histogram("observed_size").labels()
             for value in command["values"]:

@@ -13,10 +13,11 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from rfs.errors import LiveDirectoryError
 from rfs.monitoring._capture.cells import FILE_BYTES, LAYOUT, anonymous_cells
@@ -38,8 +39,7 @@ _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _LEFTOVER_ROUNDS = 5  # a thread that was just appending is done long before as many rounds of `mend`
 
 
-@dataclass(frozen=True, slots=True)
-class CaptureState:
+class CaptureState(msgspec.Struct, frozen=True):
     """Where a process records; ``degraded`` is empty, or says why it is memory although a directory was chosen."""
 
     mode: Literal["directory", "memory"]

@@ -45,6 +45,7 @@ BLOCK_BYTES = 128 << 10
 BLOCK_COUNT = 124
 MAX_FRAME_BYTES = BLOCK_BYTES - 8
 HAS_ERROR = 1  # flag: the record describes a failure
+FROM_SINK = 2  # flag: made inside a sink
 
 _TABLE_BYTES = 4096
 _BLOCKS_AT = HEADER_BYTES + _TABLE_BYTES
@@ -68,6 +69,7 @@ _PADDING = tuple(bytes(-length % 8) for length in range(8))
 # The share of blocks that must be free before a new one is opened for a record of a level.
 _SHED_BELOW = ((10, 0.5), (20, 0.25), (30, 0.125))
 _REFUSALS_PER_SCAN = 64  # of a full segment, while nothing seems to have changed
+_FRAMES_PER_BREATH = 100  # read in half a millisecond
 
 
 def segment_bytes(block_count: int = BLOCK_COUNT) -> int:
@@ -208,7 +210,11 @@ class Segments:
     def append(
         self, time_ns: int, level: int, flags: int, correlation_id: bytes, operation: bytes, payload: bytes
     ) -> bool:
-        """Keep one record; False when it was shed because the segment is full, or does not fit into a frame."""
+        """
+        Keep one record, with at most 255 bytes of each id.
+
+        False when it was shed because the segment is full, or does not fit into a frame.
+        """
         id_bytes = len(correlation_id)
         operation_bytes = len(operation)
         size = _HEAD_BYTES + id_bytes + operation_bytes + len(payload)
@@ -223,7 +229,9 @@ class Segments:
                 )
             )
         except StructError:  # an id of more than 255 bytes, a level of more than 255
-            return False
+            if id_bytes <= 255 and operation_bytes <= 255:
+                return False
+            return self.append(time_ns, level, flags, correlation_id[:255], operation[:255], payload)
         needed = 12 + len(content)
         word = size << 32 | self._sync
         view, crcs, words = self._view, self._crcs, self._words
@@ -423,11 +431,13 @@ class SegmentReader:
         runs: list[Run] = []
         finished = False
         for cursor in self._pending:
-            limit -= self._keep_run(runs, cursor, *self._read_block(cursor, limit))
+            kept = piece = 0
+            while kept == piece and limit > 0:  # there may be more in the block
+                piece = min(limit, _FRAMES_PER_BREATH)
+                kept = self._keep_run(runs, cursor, *self._read_block(cursor, piece))
+                limit -= kept
+                breathe()
             finished |= cursor.done
-            if limit <= 0:
-                break
-            breathe()
         if finished:
             self._pending = [cursor for cursor in self._pending if not cursor.done]
         return runs
@@ -460,6 +470,7 @@ class SegmentReader:
                 # Where table and block differ, one is damaged: the frames themselves say which.
                 seeds = [name & 0xFFFFFFFF for name in set(named) if name]
                 self._keep_run(runs, cursor, *self._finish_block(cursor, seeds))
+                breathe()
         return runs
 
     def _keep_run(self, runs: list[Run], cursor: _Cursor, offsets: list[int], frames: list[Frame]) -> int:
@@ -618,7 +629,7 @@ class SegmentReader:
         end = at + ((12 + size + 7) & ~7)
         if word & 0xFFFFFFFF != self._sync or size < _HEAD_BYTES or end > stop:
             return None
-        content = bytes(self._view[at + 12 : end])
+        content = self._view[at + 12 : end].tobytes()
         crc = self._crcs[(at >> 2) + 2]
         for seed in seeds:
             if crc32(content, seed ^ size) == crc:
@@ -632,8 +643,8 @@ class SegmentReader:
             time_ns,
             level,
             flags,
-            str(content[_HEAD_BYTES:operation_at], "utf-8", "replace"),
-            str(content[operation_at:payload_at], "utf-8", "replace"),
+            content[_HEAD_BYTES:operation_at].decode("utf-8", "replace"),
+            content[operation_at:payload_at].decode("utf-8", "replace"),
             content[payload_at:size],
         )
 

@@ -12,8 +12,9 @@ A `Sketch` is plain data: the difference of two instants of one series, or the s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from math import ceil, inf, nan
+
+import msgspec
 
 BUCKETS_PER_OCTAVE = 64
 _GROWTH = math.pow(2.0, 1.0 / BUCKETS_PER_OCTAVE)
@@ -30,8 +31,7 @@ def _representative(index: int) -> float:
     return bucket_upper_bound(index) * _CENTRE
 
 
-@dataclass(slots=True)
-class Sketch:
+class Sketch(msgspec.Struct):
     """
     A distribution: bucket index → count, for positive and for negative values.
 
@@ -44,8 +44,8 @@ class Sketch:
     zero: int = 0
     min: float = inf
     max: float = -inf
-    positive: dict[int, int] = field(default_factory=dict)
-    negative: dict[int, int] = field(default_factory=dict)
+    positive: dict[int, int] = {}
+    negative: dict[int, int] = {}
 
     def add(self, other: Sketch) -> None:
         """Add *other* into this one."""

@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.pace import pieces
+from rfs.monitoring._capture.pace import breathe, pieces
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Batch, Point, StoredRecord
@@ -89,6 +89,7 @@ class ValueSeries:
         self.times = array("q", (self.times[index] for index in kept))
         self.values = array("d", (self.values[index] for index in kept))
         self.compact_at = _next_compaction(len(kept))
+        breathe()
 
     def copy(self) -> ValueSeries:
         return ValueSeries(self.times[:], self.values[:], self.base)
@@ -154,6 +155,7 @@ class SketchSeries:
         self.deltas = deltas
         self.compact_at = _next_compaction(len(kept))
         self._minutes.clear()
+        breathe()
 
     def copy(self) -> SketchSeries:
         return SketchSeries(self.times[:], self.deltas[:])  # the packed differences themselves never change
@@ -321,6 +323,8 @@ class MemoryStore:
             frame = self._records.popleft().frame
             self._record_bytes -= len(frame.payload)
             self._evicted += 1
+            if not self._evicted % 1_000:
+                breathe()
             if frame.correlation_id:
                 evicted[frame.correlation_id] = evicted.get(frame.correlation_id, 0) + 1
         oldest = self._records[0].sequence if self._records else self._sequence + 1

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect
 
-from rfs.monitoring.context import RANDOM_IDS, Context, activate, is_valid_correlation_id, start_context
+from rfs.monitoring.context import RANDOM_IDS, Context, activate, current, is_valid_correlation_id, start_context
 from rfs.monitoring.masking import JsonValue
 from rfs.monitoring.monitor import Monitor, default_monitor
 from rfs.web.fastapi._exchange import SCOPE_KEY, Exchange, correlation_id_of, count_internal_error, record_fault
@@ -301,10 +301,13 @@ class _Visit(Exchange):
     def enter(self) -> Context | None:
         """Make this request's context the current one; the previous one is given back to `leave`."""
         try:
-            return activate(self.context) if self.context is not None else None
+            previous = current()
+            if self.context is not None:
+                activate(self.context)
         except Exception as exc:  # noqa: BLE001 - telemetry may fail, the answer may not
             count_internal_error("web.context", exc, self.monitor)
             return None
+        return previous
 
     def leave(self, previous: Context | None) -> None:
         """Put the *previous* context back."""
