@@ -41,7 +41,7 @@ _DOUBLE = _TYPES.index("d")
 _WIDTHS = tuple(array(one).itemsize for one in _TYPES)
 _IS_DIFFERENCES = 8
 _SCALE_SHIFT = 4
-
+_EVERY = 7  # of times: every slot from the first on, and no column
 
 
 class Measured(NamedTuple):
@@ -194,10 +194,14 @@ def _whole(values: array[float], factor: int) -> list[int] | None:
     return whole if back.tobytes() == values.tobytes() else None
 
 
-def _unpack_whole(code: int, content: bytes) -> list[int]:
-    numbers = array(_TYPES[code & 7])
+def _unpack_array(code: int, content: bytes) -> array[int]:
+    numbers: array[int] = array(_TYPES[code & 7])
     numbers.frombytes(_by_number(content, _WIDTHS[code & 7]))
-    return numbers.tolist()
+    return numbers
+
+
+def _unpack_whole(code: int, content: bytes) -> list[int]:
+    return _unpack_array(code, content).tolist()
 
 
 def _unpack_column(code: int, content: bytes) -> Sequence[float]:
@@ -237,7 +241,9 @@ _ACROSS = b"\1"
 _APART = b"\0"
 _TIME = Struct("<q")
 _VALUES_HEAD = Struct("<BHBBi")  # slot in the group, points, codes of the two columns, first time in slots of the tier
-_SKETCH_HEAD = Struct("<BHIHHiiBBBB")  # …, points, entries, given minima and maxima, first time, first rank, codes of 4 columns
+_SKETCH_HEAD = Struct(
+    "<BHIHHiiBBBB"
+)  # …, points, entries, given minima and maxima, first time, middle rank, codes of 4 columns
 
 
 def single_time(series: Mapping[int, tuple[Sequence[int], Sequence[object]]]) -> int | None:
@@ -276,13 +282,23 @@ def _pack_values(series: Mapping[int, ValuePoints], width: int) -> bytes:
 
 
 def _pack_times(times: Sequence[int], width: int) -> tuple[int, bytes]:
+    if times[-1] - times[0] == (len(times) - 1) * width:
+        return _EVERY, b""
     return _pack_whole([(after - before) // width for before, after in zip(times, times[1:], strict=False)])
 
 
-def _unpack_times(content: bytes, code: int, first: int, width: int) -> list[int]:
-    if not content:
-        return [first * width]
+def _times_bytes(points: int, code: int) -> int:
+    return 0 if code == _EVERY else (points - 1) * _width(code)
+
+
+def _unpack_times(content: bytes, points: int, code: int, first: int, width: int) -> Sequence[int]:
+    if code == _EVERY:
+        return range(first * width, (first + points) * width, width)
     return list(accumulate([step * width for step in _unpack_whole(code, content)], initial=first * width))
+
+
+def _within(times: Sequence[int], start: int, end: int) -> tuple[int, int]:
+    return bisect_left(times, start), bisect_left(times, end)
 
 
 class ValueBlock:
@@ -307,7 +323,7 @@ class ValueBlock:
             at = begin + 2 + int.from_bytes(content[begin : begin + 2], "little") * _VALUES_HEAD.size
             for slot, points, time_code, code, first in _VALUES_HEAD.iter_unpack(content[begin + 2 : at]):
                 self._parts[slot] = at, points, time_code, code, first
-                at += (points - 1) * _width(time_code) + points * _width(code)
+                at += _times_bytes(points, time_code) + points * _width(code)
         except (StructError, IndexError) as error:
             raise BlockError(str(error)) from error
         if at != len(content):
@@ -317,8 +333,8 @@ class ValueBlock:
 
     def _part(self, part: tuple[int, ...]) -> ValuePoints:
         at, points, time_code, code, first = part
-        values_at = at + (points - 1) * _width(time_code)
-        times = _unpack_times(self._content[at:values_at], time_code, first, self._width)
+        values_at = at + _times_bytes(points, time_code)
+        times = _unpack_times(self._content[at:values_at], points, time_code, first, self._width)
         return times, _unpack_column(code, self._content[values_at : values_at + points * _width(code)])
 
     def __iter__(self) -> Iterator[int]:
@@ -346,7 +362,8 @@ class ValueBlock:
 def _sum_within(times: Sequence[int], values: Sequence[float], start: int, end: int) -> float:
     if start <= times[0] and times[-1] < end:
         return sum(values)
-    return sum(values[bisect_left(times, start) : bisect_left(times, end)])
+    first, last = _within(times, start, end)
+    return sum(values[first:last])
 
 
 def pack_sketches(series: Mapping[int, SketchPoints], width: int) -> bytes:
@@ -374,13 +391,14 @@ def _pack_sketches(series: Mapping[int, SketchPoints], width: int) -> bytes:
             maxima.note(index, point.max, value_of(point.ranks[-1]))
         time_code, packed_times = _pack_times(times, width)
         sum_code, packed_sums = _pack_column([point.sum for point in points])
-        step_code, packed_steps = _pack_whole(list(map(sub, ranks[1:], ranks)))
+        middle = (min(ranks) + max(ranks)) // 2
+        rank_code, packed_ranks = _pack_whole([rank - middle for rank in ranks])
         count_code, packed_counts = _pack_whole(counts)
-        codes = time_code, sum_code, step_code, count_code
+        codes = time_code, sum_code, rank_code, count_code
         sizes = len(times), len(ranks), len(minima.at), len(maxima.at)
-        heads.append(_SKETCH_HEAD.pack(slot, *sizes, times[0] // width, ranks[0], *codes))
+        heads.append(_SKETCH_HEAD.pack(slot, *sizes, times[0] // width, middle, *codes))
         columns += packed_times, packed_sums, minima.packed(), maxima.packed()
-        columns += array("H", lengths).tobytes(), packed_steps, packed_counts
+        columns += array("H", lengths).tobytes(), packed_ranks, packed_counts
     return b"".join(heads + columns)
 
 
@@ -401,68 +419,81 @@ class _Given:
 
 
 class SketchColumns:
-    """
-    Points of histograms: point *i* has the entries from ``ends[i]`` to before ``ends[i + 1]`` of ``ranks``, and of ``running``, the
-    running sum of their counts before each.
-    """
+    """Points of histograms, by index; only those can be read that were asked for."""
 
-    __slots__ = ("_maxima", "_minima", "ends", "ranks", "running", "sums")
+    __slots__ = ("_counted_from", "_ends", "_maxima", "_middle", "_minima", "_ranks", "_running", "_sums")
 
     def __init__(
         self,
         sums: Sequence[float],
         ends: Sequence[int],
+        middle: int,
         ranks: Sequence[int],
         running: Sequence[int],
+        counted_from: int,
         minima: Mapping[int, float],
         maxima: Mapping[int, float],
     ) -> None:
-        self.sums = sums
-        self.ends = ends
-        self.ranks = ranks
-        self.running = running
+        self._sums = sums
+        self._ends = ends  # point i has the entries from the i-th to before the next
+        self._middle = middle
+        self._ranks = ranks  # less the middle one
+        self._running = running  # the sum of the counts before each entry, from entry *counted_from* on
+        self._counted_from = counted_from
         self._minima = minima
         self._maxima = maxima
 
     def count(self, index: int) -> int:
         """How often point *index* measured."""
-        return self.running[self.ends[index + 1]] - self.running[self.ends[index]]
+        running, off = self._running, self._counted_from
+        return running[self._ends[index + 1] - off] - running[self._ends[index] - off]
 
     def quantile(self, index: int, q: float) -> float:
         """`Sketch.quantile` of point *index*."""
-        begin, end = self.ends[index], self.ends[index + 1]
-        running = self.running
+        off = self._counted_from
+        begin, end = self._ends[index] - off, self._ends[index + 1] - off
         low, high = self._minima.get(index), self._maxima.get(index)
         if q <= 0 or q >= 1:
             given, entry = (low, begin) if q <= 0 else (high, end - 1)
-            return value_of(self.ranks[entry]) if given is None else given
+            return self._value(entry) if given is None else given
+        running = self._running
         before = running[begin]
         wanted = max(1, ceil(q * (running[end] - before) - 1e-9))  # 0.07 * 100 is a little more than 7
-        value = value_of(self.ranks[bisect_left(running, before + wanted, begin + 1, end + 1) - 1])
+        value = self._value(bisect_left(running, before + wanted, begin + 1, end + 1) - 1)
         if low is not None and value < low:
             value = low
         return high if high is not None and value > high else value
 
+    def _value(self, entry: int) -> float:
+        return value_of(self._middle + self._ranks[self._counted_from + entry])
+
     def point(self, index: int) -> Measured:
         """What point *index* measured."""
-        begin, end = self.ends[index], self.ends[index + 1]
-        ranks, running = self.ranks[begin:end], self.running
+        begin, end = self._ends[index], self._ends[index + 1]
+        middle = self._middle
+        ranks = [middle + rank for rank in self._ranks[begin:end]]
+        begin -= self._counted_from
+        end -= self._counted_from
         low, high = self._minima.get(index), self._maxima.get(index)
         return Measured(
-            self.sums[index],
+            self._sums[index],
             value_of(ranks[0]) if low is None else low,
             value_of(ranks[-1]) if high is None else high,
             ranks,
-            list(map(sub, running[begin + 1 : end + 1], running[begin:end])),
+            list(map(sub, self._running[begin + 1 : end + 1], self._running[begin:end])),
         )
 
 
 class SketchPart(NamedTuple):
-    """One series of a `SketchBlock`: its times, and where in *columns* its first point is."""
+    """Points of one series of a `SketchBlock`: their times, and the index in *columns* of the first."""
 
     times: Sequence[int]
     columns: SketchColumns
     first: int
+
+    def points(self) -> list[Measured]:
+        """What was measured at each of the times."""
+        return list(map(self.columns.point, range(self.first, self.first + len(self.times))))
 
 
 class SketchBlock:
@@ -487,23 +518,24 @@ class SketchBlock:
             self._width = width
             at = begin + 2 + int.from_bytes(content[begin : begin + 2], "little") * _SKETCH_HEAD.size
             for slot, *head in _SKETCH_HEAD.iter_unpack(content[begin + 2 : at]):
-                points, entries, minima, maxima, _, _, time_code, sum_code, step_code, count_code = head
+                points, entries, minima, maxima, _, _, time_code, sum_code, rank_code, count_code = head
                 self._parts[slot] = at, tuple(head)
-                at += (points - 1) * _width(time_code) + points * (_width(sum_code) + 2) + 10 * (minima + maxima)
-                at += (entries - 1) * _width(step_code) + entries * _width(count_code)
+                at += _times_bytes(points, time_code) + points * (_width(sum_code) + 2) + 10 * (minima + maxima)
+                at += entries * (_width(rank_code) + _width(count_code))
         except (StructError, IndexError) as error:
             raise BlockError(str(error)) from error
         if at != len(content):
             raise BlockError("has a wrong length")
         if self._time is not None:
-            slots, self._columns = self._part(*self._parts[0])
+            slots, self._columns, _ = self._part(*self._parts[0], 0, 256)
             self._across = {slot: index for index, slot in enumerate(slots)}
 
-    def _part(self, at: int, head: tuple[int, ...]) -> tuple[list[int], SketchColumns]:
-        points, entries, minima, maxima, first, rank, time_code, sum_code, step_code, count_code = head
+    def _part(self, at: int, head: tuple[int, ...], start: int, until: int) -> SketchPart:
+        points, entries, minima, maxima, first_time, middle, time_code, sum_code, rank_code, count_code = head
         content = self._content
-        end = at + (points - 1) * _width(time_code)
-        times = _unpack_times(content[at:end], time_code, first, self._width)
+        end = at + _times_bytes(points, time_code)
+        times = _unpack_times(content[at:end], points, time_code, first_time, self._width)
+        first, last = _within(times, start, until)
         at, end = end, end + points * _width(sum_code)
         sums = _unpack_column(sum_code, content[at:end])
         at, end = end, end + 10 * minima
@@ -512,22 +544,31 @@ class SketchBlock:
         high = _unpack_given(content[at:end], maxima)
         at, end = end, end + 2 * points
         ends = list(accumulate(array("H", content[at:end]), initial=0))
-        at, end = end, end + (entries - 1) * _width(step_code)
-        ranks = list(accumulate(_unpack_whole(step_code, content[at:end]), initial=rank))
-        counts = _unpack_whole(count_code, content[end : end + entries * _width(count_code)])
-        return times, SketchColumns(sums, ends, ranks, list(accumulate(counts, initial=0)), low, high)
+        at, end = end, end + entries * _width(rank_code)
+        ranks = _unpack_array(rank_code, content[at:end])
+        counts = _unpack_array(count_code, content[end : end + entries * _width(count_code)])
+        # Running sums of what is asked for only: they are most of the work.
+        begin = ends[first]
+        running = list(accumulate(counts[begin : ends[last]], initial=0))
+        columns = SketchColumns(sums, ends, middle, ranks, running, begin, low, high)
+        return SketchPart(times[first:last], columns, first)
 
     def __iter__(self) -> Iterator[int]:
         """The slots of the series in it."""
         return iter(self._parts if self._time is None else self._across)
 
-    def get(self, slot: int) -> SketchPart | None:
-        """The points of one series; None if it has none here."""
+    def get(self, slot: int, start: int, until: int) -> SketchPart | None:
+        """The points of one series from *start* to before *until*; None if it has none here."""
         if self._time is not None and self._columns is not None:
             index = self._across.get(slot)
-            return None if index is None else SketchPart((self._time,), self._columns, index)
+            return (
+                None
+                if index is None or not start <= self._time < until
+                else SketchPart((self._time,), self._columns, index)
+            )
         part = self._parts.get(slot)
-        return None if part is None else SketchPart(*self._part(*part), 0)
+        found = None if part is None else self._part(*part, start, until)
+        return found if found is not None and found.times else None
 
 
 def _unpack_given(content: bytes, count: int) -> dict[int, float]:

@@ -303,7 +303,9 @@ class Catalogue:
                 return StoreError(path, f"is damaged ({error}) and cannot be set aside: {other}", "S110")
             return StoreError(path, f"was damaged ({error}), and has been set aside", "S110")
         if code == sqlite3.SQLITE_FULL:
-            return StoreError(path, "no space is left; what is there is kept, and writing goes on when there is space", "S102")
+            return StoreError(
+                path, "no space is left; what is there is kept, and writing goes on when there is space", "S102"
+            )
         if code == sqlite3.SQLITE_BUSY:
             return StoreError(path, "another process is writing to it; only the leader may", "S109")
         return StoreError(path, f"cannot be written: {error}", "S105")
@@ -454,7 +456,8 @@ class CatalogueReader:
             if connection is None:
                 return []
             rows = connection.execute(
-                "SELECT * FROM chunks WHERE since_ns < ? AND until_ns >= ? ORDER BY last_sequence DESC", (until_ns, since_ns)
+                "SELECT * FROM chunks WHERE since_ns < ? AND until_ns >= ? ORDER BY last_sequence DESC",
+                (until_ns, since_ns),
             )
             return [Chunk(*row) for row in rows]
 

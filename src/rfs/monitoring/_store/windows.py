@@ -20,6 +20,8 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import count as count_from
 from math import ceil
 from threading import Lock
 from time import monotonic
@@ -36,9 +38,8 @@ from rfs.monitoring._store.blocks import (
     Codec,
     Measured,
     SketchBlock,
-    SketchColumns,
-    SketchPart,
     ValueBlock,
+    ValuePoints,
     measured,
     pack_sketches,
     pack_values,
@@ -55,7 +56,12 @@ MAX_SERIES = 50_000
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
 WIDTHS = (1, 10, MINUTE, HOUR)  # seconds per slot of each tier
-_CUT_STEPS = {1: MINUTE, 10: HOUR, MINUTE: HOUR, HOUR: DAY}  # a cut is a multiple of this, so that no block straddles it
+_CUT_STEPS = {
+    1: MINUTE,
+    10: HOUR,
+    MINUTE: HOUR,
+    HOUR: DAY,
+}  # a cut is a multiple of this, so that no block straddles it
 _BLOCK_SPANS = {1: MINUTE, 10: HOUR, MINUTE: HOUR, HOUR: DAY}  # the longest block of each tier
 _MAX_LOST_SHARE = 0.1  # of a tier per minute: a clock that is years ahead for a moment must not empty the store
 
@@ -110,6 +116,14 @@ _encode_totals = msgspec.msgpack.Encoder().encode
 _decode_totals = msgspec.msgpack.Decoder(dict[int, _Total]).decode
 _encode_labels = msgspec.json.Encoder().encode
 _decode_labels = msgspec.json.Decoder(Labels).decode
+
+
+class Quantiles(NamedTuple):
+    """Of one histogram in one block."""
+
+    times: Sequence[int]
+    values: Sequence[float]
+
 
 _Values = dict[int, dict[int, float]]  # id → time → value
 _Sketches = dict[int, dict[int, list[Measured]]]  # id → time → what was measured then
@@ -201,7 +215,9 @@ class WindowWriter:
         """The number that *key* has from now on; -1 if there are too many series."""
         if sum(map(len, self._known)) >= self._max_series:
             if not self.refused:
-                self._on_problem("S115", f"{self._max_series} series are kept; of {key.name} and others no more are taken")
+                self._on_problem(
+                    "S115", f"{self._max_series} series are kept; of {key.name} and others no more are taken"
+                )
             self.refused += 1
             return -1
         # Series of one metric are asked for together, so they stand together.
@@ -321,7 +337,8 @@ class WindowWriter:
             self._remember(turn)
             generation = self._generation
             rows = turn.execute(
-                "SELECT id, second, payload FROM journal WHERE second >= ? AND second < ? ORDER BY id", (start, start + MINUTE)
+                "SELECT id, second, payload FROM journal WHERE second >= ? AND second < ? ORDER BY id",
+                (start, start + MINUTE),
             ).fetchall()
             widths = [width for width in WIDTHS[:3] if start >= self._cuts[width]]
             hour = start - start % HOUR
@@ -331,7 +348,7 @@ class WindowWriter:
         values: _Values = {}
         sketches: _Sketches = {}
         seen = values.setdefault(_SEEN_GROUP * _GROUP_SLOTS, {})
-        for number, second, payload in rows:
+        for _, second, payload in rows:
             breathe()
             try:
                 row = _read_row(second, self._codec.unpack(payload))
@@ -339,13 +356,7 @@ class WindowWriter:
                 self._leave_out(f"second {second} of the journal", error)
                 continue
             seen[second] = seen.get(second, 0.0) + 1.0
-            for number, increase in row.counters.items():
-                per_second = values.setdefault(number, {})
-                per_second[second] = per_second.get(second, 0.0) + increase
-            for number, value in row.gauges.items():
-                values.setdefault(number, {})[second] = value
-            for number, part in row.sketches.items():
-                sketches.setdefault(number, {}).setdefault(second, []).append(part)
+            _add_row(values, sketches, row)
         if not seen:
             del values[_SEEN_GROUP * _GROUP_SLOTS]
         blocks = [block for width in widths for block in self._blocks(values, sketches, width, start, MINUTE)]
@@ -363,9 +374,7 @@ class WindowWriter:
         if start < self._merged_until:
             self._merged_until = 0  # it came late
 
-    def _blocks(
-        self, values: _Values, sketches: _Sketches, width: int, start: int, span: int
-    ) -> Iterator[_Block]:
+    def _blocks(self, values: _Values, sketches: _Sketches, width: int, start: int, span: int) -> Iterator[_Block]:
         """Blocks of all these points, in slots of *width* seconds."""
         by_group: dict[int, dict[int, tuple[list[int], list[float]]]] = {}
         for number, points in values.items():
@@ -545,6 +554,7 @@ class WindowWriter:
 
 
 _NEVER = 1 << 62
+_MAX_KNOWN = 10_000  # runs of quantiles that a reader remembers: mostly of one to sixty numbers
 _SIZE_STEPS = 10  # per minute, of an hour or a day each
 _WRITE_TOTALS = "INSERT OR REPLACE INTO totals VALUES (?, ?)"
 _INSERT_BLOCK = "INSERT INTO blocks (width, grp, start, span, payload) VALUES (?, ?, ?, ?, ?)"
@@ -582,6 +592,19 @@ def _rolled_sketches(points: Mapping[int, list[Measured]], width: int) -> tuple[
     return list(slots), [together(parts) for parts in slots.values()]
 
 
+def _add_row(values: _Values, sketches: _Sketches, row: _Journaled) -> None:
+    second = row.second
+    for number, increase in row.counters.items():
+        points = values.get(number)
+        if points is None:
+            points = values[number] = {}
+        points[second] = points.get(second, 0.0) + increase
+    for number, value in row.gauges.items():
+        values.setdefault(number, {})[second] = value
+    for number, part in row.sketches.items():
+        sketches.setdefault(number, {}).setdefault(second, []).append(part)
+
+
 def _add_values(values: _Values, block: ValueBlock, group: int) -> None:
     for slot in block:
         part = block.get(slot)
@@ -596,11 +619,12 @@ def _add_values(values: _Values, block: ValueBlock, group: int) -> None:
 
 def _add_sketches(sketches: _Sketches, block: SketchBlock, group: int) -> None:
     for slot in block:
-        part = block.get(slot)
+        part = block.get(slot, 0, _NEVER)
         assert part is not None  # noqa: S101 - as above
         points = sketches.setdefault(group * _GROUP_SLOTS + slot, {})
-        for index, time in enumerate(part.times, part.first):
-            points.setdefault(time, []).append(part.columns.point(index))
+        for time, point in zip(part.times, part.points(), strict=True):
+            points.setdefault(time, []).append(point)
+        breathe()
 
 
 # Lifetime totals: of each group one row
@@ -653,7 +677,11 @@ class _View:
     """The windows of a catalogue at one moment."""
 
     def __init__(
-        self, connection: sqlite3.Connection, journal: Sequence[_Journaled], codec: Codec, leave_out: Callable[[str], None]
+        self,
+        connection: sqlite3.Connection,
+        journal: Sequence[_Journaled],
+        codec: Codec,
+        leave_out: Callable[[str], None],
     ) -> None:
         self._connection = connection
         self.journal = journal
@@ -668,41 +696,60 @@ class _View:
         for key in keys:
             if key.name not in by_name:
                 by_name[key.name] = dict(
-                    self._connection.execute("SELECT labels, id FROM series WHERE name = ? AND kind = ?", (key.name, kind))
+                    self._connection.execute(
+                        "SELECT labels, id FROM series WHERE name = ? AND kind = ?", (key.name, kind)
+                    )
                 )
         return [by_name[key.name].get(_labels_text(key.labels)) for key in keys]
 
     def kind_of(self, key: SeriesKey) -> tuple[int, int] | None:
         """Kind and number of *key*; None if it is not known."""
         found = self._connection.execute(
-            "SELECT kind, id FROM series WHERE name = ? AND labels = ? ORDER BY kind DESC", (key.name, _labels_text(key.labels))
+            "SELECT kind, id FROM series WHERE name = ? AND labels = ? ORDER BY kind DESC",
+            (key.name, _labels_text(key.labels)),
         ).fetchone()
         return None if found is None else (found[0], found[1])
 
-    def blocks(self, width: int, group: int, start: int, end: int) -> Iterator[ValueBlock | SketchBlock]:
+    def rows(self, width: int, group: int, start: int, end: int) -> list[tuple[int, int, int]]:
         """
-        The blocks of this tier and group with anything from *start* to before *end*, in the order in which they were written.
-
-        Those of hours that are not over yet have a point per minute.
+        Id, tier and start of the blocks of this tier and group with anything from *start* to before *end*, in the order in which
+        they were written. Those of an hour that is not over yet have a point per minute.
         """
         found = self._connection.execute(
-            "SELECT id, width, payload, start, span FROM blocks WHERE width = ? AND grp = ? AND start > ? AND start < ?",
-            (width, group, start - _BLOCK_SPANS[width], end),
+            "SELECT id, width, start FROM blocks WHERE width = ? AND grp = ? AND start > ? AND start < ? AND start + span > ?",
+            (width, group, start - _BLOCK_SPANS[width], end, start),
         ).fetchall()
         if width == HOUR:
             found += self._connection.execute(
-                "SELECT id, width, payload, start, span FROM blocks"
-                " WHERE width = ? AND grp = ? AND start >= ? AND start < ? AND span = ?",
+                "SELECT id, width, start FROM blocks WHERE width = ? AND grp = ? AND start >= ? AND start < ? AND span = ?",
                 (MINUTE, group, start, end, MINUTE),
             ).fetchall()
         found.sort()
-        kind = SketchBlock if group % 4 == HISTOGRAM else ValueBlock
-        for _, tier, payload, at, span in found:
-            if at + span > start:
-                try:
-                    yield kind(self._codec.unpack(payload), tier)
-                except BlockError as error:
-                    self._leave_out(f"a block of {tier} s from {at} is damaged and left out: {error}")
+        return found
+
+    def content(self, row: tuple[int, int, int]) -> bytes | None:
+        """The block of *row*; None, which has been said, if it is damaged."""
+        number, tier, at = row
+        (payload,) = self._connection.execute("SELECT payload FROM blocks WHERE id = ?", (number,)).fetchone()
+        try:
+            return self._codec.unpack(payload)
+        except BlockError as error:
+            self._leave_out(f"a block of {tier} s from {at} is damaged and left out: {error}")
+            return None
+
+    def value_blocks(self, width: int, group: int, start: int, end: int) -> Iterator[ValueBlock]:
+        """The blocks of `rows`, of counters or gauges."""
+        for row in self.rows(width, group, start, end):
+            content = self.content(row)
+            if content is not None:
+                yield ValueBlock(content, row[1])
+
+    def sketch_blocks(self, width: int, group: int, start: int, end: int) -> Iterator[SketchBlock]:
+        """The blocks of `rows`, of histograms."""
+        for row in self.rows(width, group, start, end):
+            content = self.content(row)
+            if content is not None:
+                yield SketchBlock(content, row[1])
 
     def bounds(self, start: float, end: float) -> tuple[int, int]:
         """The seconds from which to which slots are counted: those that begin within the range, as fine as there are any."""
@@ -749,8 +796,7 @@ class _View:
         for width, begin, until in self.runs(start, end):
             for group, slots in groups.items():
                 base = group * _GROUP_SLOTS
-                for block in self.blocks(width, group, begin, until):
-                    assert isinstance(block, ValueBlock)  # noqa: S101 - by its group's kind
+                for block in self.value_blocks(width, group, begin, until):
                     for slot, value in block.sums(begin, until, slots):
                         sums[base + slot] += value
         for row in self.journal:
@@ -765,15 +811,12 @@ class _View:
         groups = _by_group(parts)
         for width, begin, until in self.runs(start, end):
             for group, slots in groups.items():
-                for block in self.blocks(width, group, begin, until):
-                    assert isinstance(block, SketchBlock)  # noqa: S101 - by its group's kind
+                for block in self.sketch_blocks(width, group, begin, until):
                     for slot in slots:
-                        part = block.get(slot)
+                        part = block.get(slot, begin, until)
                         if part is not None:
-                            parts[group * _GROUP_SLOTS + slot] += [
-                                part.columns.point(part.first + index)
-                                for index in range(bisect_left(part.times, begin), bisect_left(part.times, until))
-                            ]
+                            parts[group * _GROUP_SLOTS + slot] += part.points()
+                    breathe()
         for row in self.journal:
             if start <= row.second < end:
                 for number in parts.keys() & row.sketches.keys():
@@ -783,7 +826,9 @@ class _View:
     def last_before(self, number: int, time: int) -> float | None:
         """What gauge *number* was just before *time*."""
         group, slot = divmod(number, _GROUP_SLOTS)
-        journaled = [(row.second, row.gauges[number]) for row in self.journal if number in row.gauges and row.second < time]
+        journaled = [
+            (row.second, row.gauges[number]) for row in self.journal if number in row.gauges and row.second < time
+        ]
         if journaled:
             return max(journaled, key=lambda one: one[0])[1]
         for (payload,) in self._connection.execute("SELECT payload FROM totals WHERE grp = ?", (group,)):
@@ -802,7 +847,8 @@ class _View:
                 end = begin
         while end > 0:
             rows = self._connection.execute(
-                "SELECT max(start) FROM blocks WHERE width IN (?, ?) AND grp = ? AND start < ?", (HOUR, MINUTE, group, end)
+                "SELECT max(start) FROM blocks WHERE width IN (?, ?) AND grp = ? AND start < ?",
+                (HOUR, MINUTE, group, end),
             ).fetchone()
             if rows[0] is None:
                 break
@@ -815,8 +861,7 @@ class _View:
 
     def _latest(self, width: int, group: int, slot: int, begin: int, end: int) -> float | None:
         latest: tuple[int, float] | None = None
-        for block in self.blocks(width, group, begin, end):
-            assert isinstance(block, ValueBlock)  # noqa: S101 - by its group's kind
+        for block in self.value_blocks(width, group, begin, end):
             part = block.get(slot)
             if part is not None:
                 times, values = part
@@ -836,17 +881,20 @@ class _View:
                 self._leave_out(f"a row of lifetime totals is damaged and left out: {error}")
                 continue
             totals.update((group * _GROUP_SLOTS + slot, total) for slot, total in found.items())
+        values: _Values = {}
+        sketches: _Sketches = {}
         for row in self.journal:
+            _add_row(values, sketches, row)
             breathe()
-            for values in (row.counters, row.gauges):
-                for number, value in values.items():
-                    is_gauge = number // _GROUP_SLOTS % 4 == GAUGE
-                    totals[number] = _with(totals.get(number), (row.second, value, None), is_gauge=is_gauge)
-            for number, part in row.sketches.items():
-                totals[number] = _with(totals.get(number), (row.second, None, part), is_gauge=False)
+        for group, changes in _changes(values, sketches).items():
+            for slot, change in changes.items():
+                number = group * _GROUP_SLOTS + slot
+                totals[number] = _with(totals.get(number), change, is_gauge=group % 4 == GAUGE)
         lifetimes = [
             _lifetime(name, labels, kind, totals[number])
-            for number, name, labels, kind in self._connection.execute("SELECT id, name, labels, kind FROM series ORDER BY id")
+            for number, name, labels, kind in self._connection.execute(
+                "SELECT id, name, labels, kind FROM series ORDER BY id"
+            )
             if number in totals
         ]
         for name, labels, kind, payload in self._connection.execute("SELECT name, labels, kind, payload FROM retired"):
@@ -882,103 +930,6 @@ def _lifetime(name: str, labels: str, kind: int, total: _Total) -> Lifetime:
     second, value, part = total
     what = sketch_of((part,)) if part is not None else value if value is not None else 0.0
     return Lifetime(SeriesKey(name, _decode_labels(labels)), kind, second, what)
-
-
-def _points(view: _View, kind: int, number: int, steps: _Steps) -> list[float | None]:
-    start, end = _to_second(steps.start), _to_second(steps.at(steps.count))
-    group, slot = divmod(number, _GROUP_SLOTS)
-    seen = [False] * steps.count
-    sums = [0.0] * steps.count
-    changes: list[tuple[int, float]] = []
-    for width, begin, until in view.stretches(start, end, steps.width):
-        for block in view.blocks(width, _SEEN_GROUP, begin, until):
-            for time in _times_within(block.get(0), begin, until):
-                seen[steps.index(time - time % width)] = True
-        for block in view.blocks(width, group, begin, until):
-            part = block.get(slot)
-            if part is None:
-                continue
-            times = part[0]
-            first, last = bisect_left(times, begin), bisect_left(times, until)
-            if isinstance(part, SketchPart):
-                values: Sequence[float] = [part.columns.count(part.first + index) for index in range(first, last)]
-            else:
-                values = part[1][first:last]
-            for time, value in zip(times[first:last], values, strict=True):
-                slot_start = time - time % width
-                if kind == GAUGE:
-                    changes.append((slot_start, value))
-                else:
-                    sums[steps.index(slot_start)] += value
-    for row in view.journal:
-        if start <= row.second < end:
-            index = steps.index(row.second)
-            seen[index] = True
-            if kind == GAUGE:
-                if number in row.gauges:
-                    changes.append((row.second, row.gauges[number]))
-            elif kind == COUNTER:
-                sums[index] += row.counters.get(number, 0.0)
-            elif number in row.sketches:
-                sums[index] += sum(row.sketches[number].counts)
-    if kind != GAUGE:
-        return [value if is_seen else None for value, is_seen in zip(sums, seen, strict=True)]
-    changes.sort(key=lambda change: change[0])
-    value, at = view.last_before(number, start), 0
-    values_at_end: list[float | None] = []
-    for index, is_seen in enumerate(seen):
-        until_time = steps.at(index + 1)
-        while at < len(changes) and changes[at][0] < until_time:
-            value = changes[at][1]
-            at += 1
-        values_at_end.append(value if is_seen else None)
-    return values_at_end
-
-
-def _times_within(part: tuple[Sequence[int], *tuple[object, ...]] | None, begin: int, until: int) -> Sequence[int]:
-    if part is None:
-        return ()
-    times = part[0]
-    return times[bisect_left(times, begin) : bisect_left(times, until)]
-
-
-def _quantiles(view: _View, numbers: Sequence[int], q: float, steps: _Steps) -> dict[int, list[float | None]]:
-    start, end = _to_second(steps.start), _to_second(steps.at(steps.count))
-    found: dict[int, list[float | None]] = {number: [None] * steps.count for number in numbers}
-    several: dict[tuple[int, int], list[Measured]] = {}
-    single: dict[tuple[int, int], tuple[SketchColumns, int]] = {}
-    for width, begin, until in view.stretches(start, end, steps.width):
-        for group, slots in _by_group(numbers).items():
-            for block in view.blocks(width, group, begin, until):
-                assert isinstance(block, SketchBlock)  # noqa: S101 - by its group's kind
-                for slot in slots:
-                    part = block.get(slot)
-                    if part is None:
-                        continue
-                    number, columns = group * _GROUP_SLOTS + slot, part.columns
-                    for index in range(bisect_left(part.times, begin), bisect_left(part.times, until)):
-                        time = part.times[index]
-                        place = number, steps.index(time - time % width)
-                        if place in several:
-                            several[place].append(columns.point(part.first + index))
-                        elif place in single:
-                            before, at = single.pop(place)
-                            several[place] = [before.point(at), columns.point(part.first + index)]
-                        else:
-                            single[place] = columns, part.first + index
-    for row in view.journal:
-        if start <= row.second < end:
-            for number in found.keys() & row.sketches.keys():
-                place = number, steps.index(row.second)
-                if place in single:
-                    before, at = single.pop(place)
-                    several[place] = [before.point(at)]
-                several.setdefault(place, []).append(row.sketches[number])
-    for (number, step), (columns, index) in single.items():
-        found[number][step] = columns.quantile(index, q)
-    for (number, step), parts in several.items():
-        found[number][step] = sketch_of(parts).quantile(q)
-    return found
 
 
 def _to_second(time: float) -> int:
@@ -1023,6 +974,138 @@ class _Steps:
         )
 
 
+def _points(view: _View, kind: int, number: int, steps: _Steps) -> list[float | None]:
+    start, end = _to_second(steps.start), _to_second(steps.at(steps.count))
+    group, slot = divmod(number, _GROUP_SLOTS)
+    seen = [False] * steps.count
+    found: list[tuple[int, float]] = []  # time and value, as written
+    for width, begin, until in view.stretches(start, end, steps.width):
+        for block in view.value_blocks(width, _SEEN_GROUP, begin, until):
+            for time, _ in _points_within(block.get(0), begin, until):
+                seen[steps.index(time - time % width)] = True
+        if kind == HISTOGRAM:
+            for histograms in view.sketch_blocks(width, group, begin, until):
+                part = histograms.get(slot, begin, until)
+                if part is not None:
+                    counts = map(part.columns.count, count_from(part.first))
+                    found += [(time - time % width, count) for time, count in zip(part.times, counts, strict=False)]
+        else:
+            for block in view.value_blocks(width, group, begin, until):
+                found += [(time - time % width, value) for time, value in _points_within(block.get(slot), begin, until)]
+    for row in view.journal:
+        if start <= row.second < end:
+            seen[steps.index(row.second)] = True
+            if number in row.sketches:
+                found.append((row.second, sum(row.sketches[number].counts)))
+            for values in (row.counters, row.gauges):
+                if number in values:
+                    found.append((row.second, values[number]))
+    if kind != GAUGE:
+        sums = [0.0] * steps.count
+        for time, value in found:
+            sums[steps.index(time)] += value
+        return [value if is_seen else None for value, is_seen in zip(sums, seen, strict=True)]
+    found.sort(key=lambda point: point[0])
+    last, at = view.last_before(number, start), 0
+    values_at_end: list[float | None] = []
+    for index, is_seen in enumerate(seen):
+        until_time = steps.at(index + 1)
+        while at < len(found) and found[at][0] < until_time:
+            last = found[at][1]
+            at += 1
+        values_at_end.append(last if is_seen else None)
+    return values_at_end
+
+
+def _points_within(part: ValuePoints | None, begin: int, until: int) -> Iterable[tuple[int, float]]:
+    if part is None:
+        return ()
+    times, values = part
+    first, last = bisect_left(times, begin), bisect_left(times, until)
+    return zip(times[first:last], values[first:last], strict=True)
+
+
+# One histogram in one step: its value and where it comes from, or all that it is made of.
+_Single = tuple[float, tuple[int, int, int], int, int]  # quantile, row, slot, time
+
+
+def _quantiles(
+    view: _View, numbers: Sequence[int], q: float, steps: _Steps, known: dict[tuple[int, int, float], Quantiles]
+) -> dict[int, list[float | None]]:
+    start, end = _to_second(steps.start), _to_second(steps.at(steps.count))
+    found: dict[int, list[float | None]] = {number: [None] * steps.count for number in numbers}
+    single: dict[tuple[int, int], _Single] = {}
+    several: dict[tuple[int, int], list[Measured]] = {}
+
+    def add(place: tuple[int, int], parts: Callable[[], list[Measured]]) -> None:
+        if place in single:
+            _, row, slot, time = single.pop(place)
+            several[place] = _measured_at(view, row, slot, time)
+        several[place] += parts()
+
+    for width, begin, until in view.stretches(start, end, steps.width):
+        for group, slots in _by_group(numbers).items():
+            for row in view.rows(width, group, begin, until):
+                for slot, times, values in _block_quantiles(view, row, slots, q, known):
+                    number = group * _GROUP_SLOTS + slot
+                    for index in range(bisect_left(times, begin), bisect_left(times, until)):
+                        time = times[index]
+                        place = number, steps.index(time - time % width)
+                        if place in single or place in several:
+                            add(place, partial(_measured_at, view, row, slot, time))
+                        else:
+                            single[place] = values[index], row, slot, time
+    for journaled in view.journal:
+        if start <= journaled.second < end:
+            for number in found.keys() & journaled.sketches.keys():
+                place = number, steps.index(journaled.second)
+                if place not in single:
+                    several.setdefault(place, [])
+                add(place, partial(list[Measured], (journaled.sketches[number],)))
+    for (number, step), (value, *_) in single.items():
+        found[number][step] = value
+    for (number, step), parts in several.items():
+        if parts:
+            found[number][step] = sketch_of(parts).quantile(q)
+    return found
+
+
+def _block_quantiles(
+    view: _View,
+    row: tuple[int, int, int],
+    slots: Iterable[int],
+    q: float,
+    known: dict[tuple[int, int, float], Quantiles],
+) -> Iterator[tuple[int, Sequence[int], Sequence[float]]]:
+    """Per slot times and quantiles of a block. Blocks never change, so what was reckoned once is *known*."""
+    block: SketchBlock | None = None
+    for slot in slots:
+        quantiles = known.get((row[0], slot, q))
+        if quantiles is None:
+            if block is None:
+                content = view.content(row)
+                if content is None:
+                    return
+                block = SketchBlock(content, row[1])
+            part = block.get(slot, 0, _NEVER)
+            quantiles = Quantiles((), ())
+            if part is not None:
+                columns = part.columns
+                values = [columns.quantile(index, q) for index in range(part.first, part.first + len(part.times))]
+                quantiles = Quantiles(part.times, array("d", values))
+            if len(known) >= _MAX_KNOWN:
+                known.pop(next(iter(known)))
+            known[row[0], slot, q] = quantiles
+        if quantiles.times:
+            yield slot, *quantiles
+
+
+def _measured_at(view: _View, row: tuple[int, int, int], slot: int, time: int) -> list[Measured]:
+    content = view.content(row)
+    part = None if content is None else SketchBlock(content, row[1]).get(slot, time, time + 1)
+    return [] if part is None else part.points()
+
+
 class WindowReader:
     """
     Answers from the windows of a catalogue, in any process.
@@ -1044,6 +1127,7 @@ class WindowReader:
         self._on_problem = on_problem
         self._codec = Codec()
         self._journal: dict[int, _Journaled] = {}
+        self._quantiles: dict[tuple[int, int, float], Quantiles] = {}  # by block, slot in the group, and share
         self._opened = 0
         self.damaged = 0
 
@@ -1056,6 +1140,7 @@ class WindowReader:
             if self._opened != self._reader.opened:
                 self._opened = self._reader.opened
                 self._journal = {}
+                self._quantiles = {}
             yield _View(connection, self._read_journal(connection), self._codec, self._leave_out)
 
     def _read_journal(self, connection: sqlite3.Connection) -> list[_Journaled]:
@@ -1064,7 +1149,9 @@ class WindowReader:
         journal = {number: row for number in ids if (row := self._journal.get(number)) is not None}
         for number in ids:
             if number not in journal:
-                for second, payload in connection.execute("SELECT second, payload FROM journal WHERE id = ?", (number,)):
+                for second, payload in connection.execute(
+                    "SELECT second, payload FROM journal WHERE id = ?", (number,)
+                ):
                     try:
                         journal[number] = _read_row(second, self._codec.unpack(payload))
                     except BlockError as error:
@@ -1128,12 +1215,10 @@ class WindowReader:
         with self._view() as view:
             if view is not None:
                 numbers = view.numbers(keys, HISTOGRAM)
-                found = _quantiles(view, [one for one in numbers if one is not None], q, steps)
+                found = _quantiles(view, [one for one in numbers if one is not None], q, steps, self._quantiles)
         nothing: list[float | None] = [None] * steps.count
         times = [steps.at(index) for index in range(steps.count)]
-        return [
-            list(map(Point, times, nothing if number is None else found[number])) for number in numbers
-        ]
+        return [list(map(Point, times, nothing if number is None else found[number])) for number in numbers]
 
     def lifetimes(self) -> list[Lifetime]:
         """What every series ever came to, whether its windows are still kept or not."""
