@@ -168,7 +168,8 @@ class Catalogue:
                 connection.execute("COMMIT")
             except BaseException as error:
                 self.generation += 1
-                self._roll_back(connection)
+                if not _rolled_back(connection):
+                    self._discard()
                 if isinstance(error, sqlite3.Error):
                     raise self._translated(error) from error
                 raise
@@ -188,12 +189,6 @@ class Catalogue:
             raise StaleLeaderError(str(self.path), self._epoch, current)
         if current < self._epoch:
             connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self._epoch,))
-
-    @staticmethod
-    def _roll_back(connection: sqlite3.Connection) -> None:
-        if connection.in_transaction:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
 
     @contextmanager
     def _alone(self) -> Generator[None]:
@@ -265,14 +260,14 @@ class Catalogue:
                 connection.execute(f"PRAGMA user_version = {step + 1}")
                 connection.execute("COMMIT")
             except BaseException:
-                self._roll_back(connection)
+                _rolled_back(connection)
                 raise
         connection.execute("BEGIN IMMEDIATE")
         try:
             self._check_epoch(connection)
             connection.execute("COMMIT")
         except BaseException:
-            self._roll_back(connection)
+            _rolled_back(connection)
             raise
 
     def _set_aside(self, fault: str) -> None:
@@ -502,6 +497,13 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
             "S112",
         )
     return int(version)
+
+
+def _rolled_back(connection: sqlite3.Connection) -> bool:
+    with suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return not connection.in_transaction
 
 
 class _NotOursError(sqlite3.DatabaseError):
