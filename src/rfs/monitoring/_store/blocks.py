@@ -13,15 +13,15 @@ Nothing here does I/O, or knows what a series is called.
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import ceil
 from operator import sub
 from struct import Struct
-from struct import error as StructError
 from typing import NamedTuple
 
 import zstandard
@@ -271,7 +271,7 @@ def pack_values(series: Mapping[int, ValuePoints], width: int) -> bytes:
 
 
 def _pack_values(series: Mapping[int, ValuePoints], width: int) -> bytes:
-    heads, columns = [len(series).to_bytes(2, "little")], []
+    heads, columns = [len(series).to_bytes(2, "little")], list[bytes]()
     for slot, (times, values) in series.items():
         breathe()
         time_code, packed_times = _pack_times(times, width)
@@ -284,7 +284,7 @@ def _pack_values(series: Mapping[int, ValuePoints], width: int) -> bytes:
 def _pack_times(times: Sequence[int], width: int) -> tuple[int, bytes]:
     if times[-1] - times[0] == (len(times) - 1) * width:
         return _EVERY, b""
-    return _pack_whole([(after - before) // width for before, after in zip(times, times[1:], strict=False)])
+    return _pack_whole([(after - before) // width for before, after in pairwise(times)])
 
 
 def _times_bytes(points: int, code: int) -> int:
@@ -324,7 +324,7 @@ class ValueBlock:
             for slot, points, time_code, code, first in _VALUES_HEAD.iter_unpack(content[begin + 2 : at]):
                 self._parts[slot] = at, points, time_code, code, first
                 at += _times_bytes(points, time_code) + points * _width(code)
-        except (StructError, IndexError) as error:
+        except (struct.error, IndexError) as error:
             raise BlockError(str(error)) from error
         if at != len(content):
             raise BlockError("has a wrong length")
@@ -376,7 +376,7 @@ def pack_sketches(series: Mapping[int, SketchPoints], width: int) -> bytes:
 
 
 def _pack_sketches(series: Mapping[int, SketchPoints], width: int) -> bytes:
-    heads, columns = [len(series).to_bytes(2, "little")], []
+    heads, columns = [len(series).to_bytes(2, "little")], list[bytes]()
     for slot, (times, points) in series.items():
         breathe()
         lengths: list[int] = []
@@ -522,7 +522,7 @@ class SketchBlock:
                 self._parts[slot] = at, tuple(head)
                 at += _times_bytes(points, time_code) + points * (_width(sum_code) + 2) + 10 * (minima + maxima)
                 at += entries * (_width(rank_code) + _width(count_code))
-        except (StructError, IndexError) as error:
+        except (struct.error, IndexError) as error:
             raise BlockError(str(error)) from error
         if at != len(content):
             raise BlockError("has a wrong length")

@@ -29,6 +29,7 @@ import msgspec
 from rfs.errors import StaleLeaderError, StoreError
 
 APPLICATION_ID = 0x52465331  # "RFS1"
+_ENGINE = (3, 37)  # the first with STRICT tables; RETURNING came before
 _CHECK_SECONDS = 1.0  # spent at most at the start on looking for damage
 _BUSY_SECONDS = 0.2
 _WAL_BYTES = 16 << 20  # from here on the log is also cut
@@ -37,9 +38,9 @@ _SPARE_PAGES = 1_024  # that stay in the file for what comes next
 _NETWORK = frozenset({"9p", "afs", "ceph", "cifs", "glusterfs", "nfs", "nfs4", "smb2", "smb3", "smbfs", "virtiofs"})
 
 # Each script brings the schema from the version that is its index to the next one.
-_SCHEMA = (
-    f"""
-    PRAGMA application_id = {APPLICATION_ID};
+_SCHEMA: tuple[str, ...] = (
+    """
+    PRAGMA application_id = 0x52465331; -- APPLICATION_ID
     CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     INSERT INTO meta VALUES ('epoch', 0), ('version', 0);
     CREATE TABLE batches (process TEXT PRIMARY KEY, sequence INTEGER NOT NULL, turn INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -122,6 +123,9 @@ class Catalogue:
         self._lock_file = -1
         self._connection: sqlite3.Connection | None = None
         self._identity = (0, 0)
+        if sqlite3.sqlite_version_info < _ENGINE:
+            needed = ".".join(map(str, _ENGINE))
+            raise StoreError(str(path), f"needs SQLite {needed}; this Python has {sqlite3.sqlite_version}", "S105")
         system = file_system(path)
         if system in _NETWORK:
             raise StoreError(
@@ -170,7 +174,7 @@ class Catalogue:
                 self.generation += 1
                 if not _rolled_back(connection):
                     self._discard()
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, sqlite3.Error | UnicodeDecodeError):
                     raise self._translated(error) from error
                 raise
 
@@ -184,7 +188,9 @@ class Catalogue:
         return self._connection
 
     def _check_epoch(self, connection: sqlite3.Connection) -> None:
-        (current,) = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+        (current,) = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone() or (None,)
+        if not isinstance(current, int):
+            raise _NotOursError("its epoch is missing")
         if current > self._epoch:
             raise StaleLeaderError(str(self.path), self._epoch, current)
         if current < self._epoch:
@@ -216,7 +222,7 @@ class Catalogue:
         try:
             try:
                 self._prepare(self._connect())
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not _is_damage(error):
                     raise
                 self._set_aside(str(error))
@@ -288,7 +294,7 @@ class Catalogue:
             with suppress(sqlite3.Error):
                 connection.close()
 
-    def _translated(self, error: sqlite3.Error | OSError) -> StoreError:
+    def _translated(self, error: sqlite3.Error | OSError | UnicodeDecodeError) -> StoreError:
         path = str(self.path)
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if _is_damage(error):
@@ -426,7 +432,7 @@ class CatalogueReader:
                 finally:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 self._discard()
                 code = "S110" if _is_damage(error) else "S105"
                 raise StoreError(str(self.path), f"cannot be read: {error}", code) from error
@@ -511,8 +517,10 @@ class _NotOursError(sqlite3.DatabaseError):
 
 
 def _is_damage(error: BaseException) -> bool:
+    if isinstance(error, UnicodeDecodeError):  # a text, or the message about one
+        return True
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or (
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT) or (
         code == sqlite3.SQLITE_ERROR and "no such" in str(error)  # a table or column: the schema was damaged
     )
 

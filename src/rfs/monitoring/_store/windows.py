@@ -19,7 +19,7 @@ import sqlite3
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count as count_from
 from math import ceil
@@ -134,10 +134,10 @@ def _labels_text(labels: Labels) -> str:
     return _encode_labels(labels).decode()
 
 
-def _numbers(kind: str, content: bytes) -> array[float]:
-    numbers = array(kind)
-    numbers.frombytes(content)
-    return numbers
+def _doubles(content: bytes) -> array[float]:
+    doubles = array("d")
+    doubles.frombytes(content)
+    return doubles
 
 
 def _read_row(second: int, content: bytes) -> _Journaled:
@@ -145,8 +145,8 @@ def _read_row(second: int, content: bytes) -> _Journaled:
         row = _decode_row(content)
         return _Journaled(
             second,
-            dict(zip(_ids(row.counters), _numbers("d", row.increases), strict=True)),
-            dict(zip(_ids(row.gauges), _numbers("d", row.values), strict=True)),
+            dict(zip(_ids(row.counters), _doubles(row.increases), strict=True)),
+            dict(zip(_ids(row.gauges), _doubles(row.values), strict=True)),
             dict(row.sketches),
         )
     except (msgspec.DecodeError, ValueError) as error:
@@ -183,6 +183,7 @@ class WindowWriter:
         self._max_series = max_series
         self._put_codec, self._codec = Codec(), Codec()
         self._upkeep = Lock()
+        self._work: Iterator[None] | None = None
         self.refused = 0  # measurements of series that were too many
         self.damaged = 0  # rows and blocks that were left out
         self._generation = -1
@@ -197,7 +198,14 @@ class WindowWriter:
         self._last_group: dict[tuple[int, str], int] = {}
         for some in pieces(turn.execute("SELECT id, name, labels, kind FROM series ORDER BY id"), 200):
             for number, name, labels, kind in some:
-                self._note(number, SeriesKey(name, _decode_labels(labels)), kind)
+                group, slot = divmod(number, _GROUP_SLOTS)
+                self._slots.setdefault(group, set()).add(slot)
+                try:
+                    if kind != group % 4 or kind == SEEN:
+                        raise BlockError("is of an impossible kind")
+                    self._note(number, SeriesKey(name, _decode_labels(labels)), kind)
+                except (msgspec.DecodeError, BlockError) as error:
+                    self._leave_out(f"a series of {name}", error)
         self._cuts: dict[int, int] = dict.fromkeys(WIDTHS, 0)
         self._cuts.update(turn.execute("SELECT width, second FROM cuts").fetchall())
         self._swept: dict[int, int] = {}  # tier → up to which cut its blocks are gone
@@ -237,8 +245,8 @@ class WindowWriter:
             "DELETE FROM retired WHERE name = ? AND labels = ? AND kind = ? RETURNING payload", (key.name, labels, kind)
         ).fetchall()
         for (payload,) in retired:  # it goes on from where it was
-            totals = self._read_totals(self._put_codec, payload)
-            self._put_totals(turn, self._put_codec, group, {slot: total for total in totals.values()})
+            for total in self._read_totals(self._put_codec, payload).values():
+                self._put_totals(turn, self._put_codec, group, {slot: total})
         self._note(number, key, kind)
         return number
 
@@ -291,11 +299,13 @@ class WindowWriter:
         """
         if not self._upkeep.acquire(blocking=False):
             return False
+        work, self._work = self._work or self._steps(), None
         try:
             deadline = monotonic() + seconds
-            for _ in self._steps():
+            for _ in work:
                 breathe()
                 if monotonic() > deadline:
+                    self._work = work  # to be gone on with: begun anew each time it might never end
                     return False
             return True
         finally:
@@ -442,7 +452,7 @@ class WindowWriter:
             turn.executemany("DELETE FROM blocks WHERE id = ?", [row[:1] for row in rows])
             turn.executemany(_INSERT_BLOCK, blocks)
 
-    def _leave_out(self, what: str, error: BlockError) -> None:
+    def _leave_out(self, what: str, error: Exception) -> None:
         self.damaged += 1
         self._on_problem("S113", f"{what} is damaged and left out: {error}")
 
@@ -472,7 +482,7 @@ class WindowWriter:
         with self._catalogue.turn() as turn:
             self._remember(turn)
             for width in WIDTHS:
-                target = min(int(now - self._retention.age(width)), now - now % HOUR)
+                target = min(int(now - self._retention.age(width)), now - now % _CUT_STEPS[width])
                 self._raise_cut(turn, width, _allowed(_starts(turn, width), target))
         for width in WIDTHS:
             yield from self._sweep(width)
@@ -1171,7 +1181,11 @@ class WindowReader:
             if connection is None:
                 return []
             found = connection.execute("SELECT labels FROM series WHERE name = ? ORDER BY id", (name,)).fetchall()
-        return [SeriesKey(name, labels) for labels in dict.fromkeys(_decode_labels(text) for (text,) in found)]
+        keys: dict[SeriesKey, None] = {}
+        for (text,) in found:
+            with suppress(msgspec.DecodeError):  # the writer says so
+                keys[SeriesKey(name, _decode_labels(text))] = None
+        return list(keys)
 
     def resolution(self, start: float) -> int:
         """Seconds per slot of the finest tier that reaches back to *start*."""
