@@ -18,7 +18,8 @@ from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Window
 from rfs.monitoring._store import catalogue as module
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader
-from rfs.monitoring._store.windows import Retention, WindowReader, WindowWriter
+from rfs.monitoring._store.ranges import WindowReader
+from rfs.monitoring._store.windows import Retention, WindowWriter
 from tests.faults.processes import Process, eventually, size
 from tests.faults.programs.catalogue import BEGIN, KEPT, RETENTION, VERSION_2, windows
 from tests.faults.tools import strace_prefix, tmpfs

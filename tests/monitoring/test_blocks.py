@@ -36,7 +36,9 @@ NUMBERS = st.one_of(
     st.integers(0, 20).map(float),
 )
 MEASUREMENTS = st.lists(
-    st.one_of(st.floats(-1e300, 1e300, allow_subnormal=False), st.sampled_from([0.0, 1.0, 1.0, 2.5])), min_size=1, max_size=30
+    st.one_of(st.floats(-1e300, 1e300, allow_subnormal=False), st.sampled_from([0.0, 1.0, 1.0, 2.5])),
+    min_size=1,
+    max_size=30,
 )
 
 
@@ -69,7 +71,9 @@ def value_series(draw: st.DrawFn, width: int) -> dict[int, tuple[list[int], list
     series: dict[int, tuple[list[int], list[float]]] = {}
     for slot in draw(st.sets(SLOTS, min_size=1, max_size=5)):
         at = draw(times(width))
-        kind = draw(st.sampled_from([NUMBERS, st.integers(0, 20).map(float), st.integers(0, 999).map(lambda n: n / 10)]))
+        kind = draw(
+            st.sampled_from([NUMBERS, st.integers(0, 20).map(float), st.integers(0, 999).map(lambda n: n / 10)])
+        )
         series[slot] = at, draw(st.lists(kind, min_size=len(at), max_size=len(at)))
     return series
 
@@ -151,7 +155,9 @@ class TestSketches:
         """
         sketches = [sketch(values) for values in all_values]
         at = [START + 7 * index for index in range(len(sketches))]
-        content = pack_sketches({3: (at, [measured(each) for each in sketches]), 5: ([START], [measured(sketches[0])])}, 1)
+        content = pack_sketches(
+            {3: (at, [measured(each) for each in sketches]), 5: ([START], [measured(sketches[0])])}, 1
+        )
         begin, end = sorted((one, other))
 
         part = SketchBlock(content, 1).get(3, START + 7 * begin, START + 7 * end)

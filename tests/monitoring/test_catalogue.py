@@ -21,7 +21,8 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._store import Window
 from rfs.monitoring._store import catalogue as module
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, Chunk, connect, file_system
-from rfs.monitoring._store.windows import WindowReader, WindowWriter
+from rfs.monitoring._store.ranges import WindowReader
+from rfs.monitoring._store.windows import WindowWriter
 from tests.faults.processes import size
 
 NOW = 1_800_000_000
@@ -86,10 +87,14 @@ class TestTurns:
         """
         writer = WindowWriter(catalogue, on_problem=lambda code, text: None)
 
-        with pytest.raises(KeyError), catalogue.turn() as turn:
-            catalogue.take(turn, "p", 0)
-            writer.put(turn, Window(NOW, {ORDERS: 5.0}))
-            raise KeyError
+        def fail() -> None:
+            with catalogue.turn() as turn:
+                catalogue.take(turn, "p", 0)
+                writer.put(turn, Window(NOW, {ORDERS: 5.0}))
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
         assert counted(path) is None
 
         with catalogue.turn() as turn:
@@ -199,7 +204,9 @@ class TestVersions:
         before = path.read_bytes()
 
         for refused in (lambda: opened(path, problems), lambda: CatalogueReader(path).chunks()):
-            with pytest.raises(StoreError, match="has version 999; this library reads up to version 1.*upgrade rfs") as raised:
+            with pytest.raises(
+                StoreError, match=r"has version 999; this library reads up to version 1.*upgrade rfs"
+            ) as raised:
                 refused()
             assert raised.value.code == "S112"
 
@@ -328,7 +335,9 @@ class TestDamage:
         while not writer.maintain(10.0):
             pass
         with catalogue.turn() as turn:
-            (payload,) = turn.execute("SELECT payload FROM blocks WHERE width = 60 AND start = ? AND grp = 0", (NOW,)).fetchone()
+            (payload,) = turn.execute(
+                "SELECT payload FROM blocks WHERE width = 60 AND start = ? AND grp = 0", (NOW,)
+            ).fetchone()
             wrong = payload[:-6] + bytes([payload[-6] ^ 1]) + payload[-5:]
             turn.execute("UPDATE blocks SET payload = ? WHERE width = 60 AND start = ? AND grp = 0", (wrong, NOW))
             turn.execute("UPDATE journal SET payload = x'00' WHERE second = ?", (NOW + 180,))
@@ -360,6 +369,7 @@ class TestDamage:
         content = source.read_bytes()
         chance = random.Random(20_261_121)
         untouched = set_aside = 0
+        met: set[str] = set()
 
         for number in range(size(whole=10_000, small=150)):
             folder = tmp_path / "mutated"
@@ -381,7 +391,7 @@ class TestDamage:
                     WindowWriter(again, on_problem=told).maintain(10.0)
                     break
                 except StoreError as error:
-                    assert error.code == "S110"
+                    met.add(error.code)
             assert counted(path) is not None
             assert monotonic() - began < 5
             set_aside += (folder / "quarantine").exists()
@@ -389,6 +399,7 @@ class TestDamage:
             again.close()
             shutil.rmtree(folder)
 
+        assert met <= {"S110"}
         assert set_aside > 20
         assert untouched > 20
 
@@ -423,7 +434,9 @@ class TestReaders:
         assert reader.increases([ORDERS], 0, NOW) == [None]
         assert reader.sketches([ORDERS], 0, NOW) == [None]
         assert [point.value for point in reader.points(ORDERS, NOW, NOW + 2, 1)] == [None, None]
-        assert [[point.value for point in found] for found in reader.quantiles([ORDERS], 0.5, NOW, NOW + 2, 1)] == [[None, None]]
+        assert [[point.value for point in found] for found in reader.quantiles([ORDERS], 0.5, NOW, NOW + 2, 1)] == [
+            [None, None]
+        ]
         assert reader.lifetimes() == []
         assert reader.statistics() == {}
         assert reader.resolution(NOW) == 1

@@ -22,7 +22,8 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Point, Window
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader
-from rfs.monitoring._store.windows import Retention, WindowReader, WindowWriter
+from rfs.monitoring._store.ranges import WindowReader
+from rfs.monitoring._store.windows import Retention, WindowWriter
 from tests.faults.processes import size
 
 NOW = 1_800_000_000 // 86_400 * 86_400
@@ -223,9 +224,10 @@ class History(RuleBasedStateMachine):
     def _points(self, start: int, end: int, step: int) -> None:
         for key in (KEYS[0], GAUGES[0], HISTOGRAMS[0]):
             found = self.kept.reader.points(key, start, end, step)
-            assert found == [
-                Point(time, self._at(key, time, time + step)) for time in range(start, end, step)
-            ], (key, step)
+            assert found == [Point(time, self._at(key, time, time + step)) for time in range(start, end, step)], (
+                key,
+                step,
+            )
         self._quantiles(start, end, step)
 
     def _at(self, key: SeriesKey, start: int, end: int) -> float | None:
