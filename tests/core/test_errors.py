@@ -11,7 +11,9 @@ from rfs.errors import (
     AlertRuleError,
     MetricDefinitionError,
     RfsError,
+    StaleLeaderError,
     StepTimeoutError,
+    StoreError,
     TimeRangeError,
     UnwrapError,
 )
@@ -27,6 +29,12 @@ CASES = [
         AlertRuleError("slow", "threshold", "must be finite, not nan"),
         ValueError,
         "alert rule 'slow': threshold: must be finite, not nan",
+    ),
+    (StoreError("/d/c.db", "no space is left", "S102"), OSError, "store /d/c.db: no space is left"),
+    (
+        StaleLeaderError("/d/c.db", 3, 4),
+        RuntimeError,
+        "store /d/c.db: written to with epoch 3, but epoch 4 leads; nothing was written",
     ),
     (StepTimeoutError("charge", 2.5), TimeoutError, "step 'charge' timed out: its timeout of 2.5 s is over"),
     (UnwrapError("unwrap", "x"), ValueError, "unwrap() on Failure('x')"),

@@ -166,6 +166,9 @@ class TestSketches:
         assert (part is None) == (not expected)
         if part is not None:
             assert [sketch_of([point]) for point in part.points()] == expected
+            total = sketch_of([together(part.points())])
+            total.sum = cast("float", pytest.approx(total.sum, abs=1e290))
+            assert sketch_of([part.total()]) == total
             for index, each in enumerate(expected, part.first):
                 assert part.columns.quantile(index, q) == each.quantile(q)
 

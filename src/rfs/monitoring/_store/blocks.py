@@ -41,6 +41,7 @@ _DOUBLE = _TYPES.index("d")
 _WIDTHS = tuple(array(one).itemsize for one in _TYPES)
 _IS_DIFFERENCES = 8
 _SCALE_SHIFT = 4
+_WIDEST = 1 << 14  # ranks that a list is made for
 _EVERY = 7  # of times: every slot from the first on, and no column
 
 
@@ -419,18 +420,17 @@ class _Given:
 
 
 class SketchColumns:
-    """Points of histograms, by index; only those can be read that were asked for."""
+    """Points of histograms, by index."""
 
-    __slots__ = ("_counted_from", "_ends", "_maxima", "_middle", "_minima", "_ranks", "_running", "_sums")
+    __slots__ = ("_counts", "_ends", "_maxima", "_middle", "_minima", "_ranks", "_running", "_sums")
 
     def __init__(
         self,
         sums: Sequence[float],
         ends: Sequence[int],
         middle: int,
-        ranks: Sequence[int],
-        running: Sequence[int],
-        counted_from: int,
+        ranks: array[int],
+        counts: array[int],
         minima: Mapping[int, float],
         maxima: Mapping[int, float],
     ) -> None:
@@ -438,49 +438,69 @@ class SketchColumns:
         self._ends = ends  # point i has the entries from the i-th to before the next
         self._middle = middle
         self._ranks = ranks  # less the middle one
-        self._running = running  # the sum of the counts before each entry, from entry *counted_from* on
-        self._counted_from = counted_from
+        self._counts = counts
+        self._running: list[int] | None = None  # the sum of the counts before each entry, once it is asked for
         self._minima = minima
         self._maxima = maxima
 
     def count(self, index: int) -> int:
         """How often point *index* measured."""
-        running, off = self._running, self._counted_from
-        return running[self._ends[index + 1] - off] - running[self._ends[index] - off]
+        return sum(self._counts[self._ends[index] : self._ends[index + 1]])
 
     def quantile(self, index: int, q: float) -> float:
         """`Sketch.quantile` of point *index*."""
-        off = self._counted_from
-        begin, end = self._ends[index] - off, self._ends[index + 1] - off
+        begin, end = self._ends[index], self._ends[index + 1]
         low, high = self._minima.get(index), self._maxima.get(index)
         if q <= 0 or q >= 1:
             given, entry = (low, begin) if q <= 0 else (high, end - 1)
-            return self._value(entry) if given is None else given
+            return value_of(self._middle + self._ranks[entry]) if given is None else given
         running = self._running
+        if running is None:
+            running = self._running = list(accumulate(self._counts, initial=0))
         before = running[begin]
         wanted = max(1, ceil(q * (running[end] - before) - 1e-9))  # 0.07 * 100 is a little more than 7
-        value = self._value(bisect_left(running, before + wanted, begin + 1, end + 1) - 1)
+        entry = bisect_left(running, before + wanted, begin + 1, end + 1) - 1
+        value = value_of(self._middle + self._ranks[entry])
         if low is not None and value < low:
             value = low
         return high if high is not None and value > high else value
 
-    def _value(self, entry: int) -> float:
-        return value_of(self._middle + self._ranks[self._counted_from + entry])
+    def total(self, first: int, last: int) -> Measured:
+        """What the points from *first* to before *last* measured; there is one at least."""
+        ends = self._ends
+        ranks, counts = self._ranks[ends[first] : ends[last]], self._counts[ends[first] : ends[last]]
+        lowest, highest = min(ranks), max(ranks)
+        points = range(first, last)
+        if last - first == 1 or highest - lowest > _WIDEST:
+            return together(list(map(self.point, points)))
+        # A list is quicker than a dict, and this is what a summary of many histograms spends its time with.
+        sums = [0] * (highest - lowest + 1)
+        for rank, count in zip(ranks, counts, strict=True):
+            sums[rank - lowest] += count
+        found = [(rank, count) for rank, count in enumerate(sums, self._middle + lowest) if count]
+        lows = [value for index in points if (value := self._minima.get(index)) is not None]
+        highs = [value for index in points if (value := self._maxima.get(index)) is not None]
+        if len(lows) < len(points):
+            least = min(self._ranks[ends[index]] for index in points if index not in self._minima)
+            lows.append(value_of(self._middle + least))
+        if len(highs) < len(points):
+            largest = max(self._ranks[ends[index + 1] - 1] for index in points if index not in self._maxima)
+            highs.append(value_of(self._middle + largest))
+        total = sum(self._sums[first:last])
+        return Measured(total, min(lows), max(highs), [rank for rank, _ in found], [count for _, count in found])
 
     def point(self, index: int) -> Measured:
         """What point *index* measured."""
         begin, end = self._ends[index], self._ends[index + 1]
         middle = self._middle
         ranks = [middle + rank for rank in self._ranks[begin:end]]
-        begin -= self._counted_from
-        end -= self._counted_from
         low, high = self._minima.get(index), self._maxima.get(index)
         return Measured(
             self._sums[index],
             value_of(ranks[0]) if low is None else low,
             value_of(ranks[-1]) if high is None else high,
             ranks,
-            list(map(sub, self._running[begin + 1 : end + 1], self._running[begin:end])),
+            self._counts[begin:end].tolist(),
         )
 
 
@@ -494,6 +514,10 @@ class SketchPart(NamedTuple):
     def points(self) -> list[Measured]:
         """What was measured at each of the times."""
         return list(map(self.columns.point, range(self.first, self.first + len(self.times))))
+
+    def total(self) -> Measured:
+        """What was measured at all of them."""
+        return self.columns.total(self.first, self.first + len(self.times))
 
 
 class SketchBlock:
@@ -547,10 +571,7 @@ class SketchBlock:
         at, end = end, end + entries * _width(rank_code)
         ranks = _unpack_array(rank_code, content[at:end])
         counts = _unpack_array(count_code, content[end : end + entries * _width(count_code)])
-        # Running sums of what is asked for only: they are most of the work.
-        begin = ends[first]
-        running = list(accumulate(counts[begin : ends[last]], initial=0))
-        columns = SketchColumns(sums, ends, middle, ranks, running, begin, low, high)
+        columns = SketchColumns(sums, ends, middle, ranks, counts, low, high)
         return SketchPart(times[first:last], columns, first)
 
     def __iter__(self) -> Iterator[int]:

@@ -82,7 +82,7 @@ class _View:
         self.journal = journal
         self._codec = codec
         self._leave_out = leave_out
-        self.cuts = dict.fromkeys(WIDTHS, 0)
+        self.cuts: dict[int, int] = dict.fromkeys(WIDTHS, 0)
         self.cuts.update(connection.execute("SELECT width, second FROM cuts").fetchall())
 
     def numbers(self, keys: Sequence[SeriesKey], kind: int) -> list[int | None]:
@@ -154,12 +154,13 @@ class _View:
             "SELECT max(start) FROM blocks WHERE width = 1 AND grp = ?", (SEEN_GROUP,)
         ):
             newest = max(newest, (found or 0) + MINUTE)
-        finest = self._finest(first)
+        finest = self.finest(first)
         if last > newest:
             return _up(first, finest), _up(last, HOUR)  # so that the last slots of all tiers count whole
-        return _up(first, finest), _up(last, self._finest(last - 1))
+        return _up(first, finest), _up(last, self.finest(last - 1))
 
-    def _finest(self, second: int) -> int:
+    def finest(self, second: int) -> int:
+        """Seconds per slot of the finest tier that reaches back to *second*."""
         return next((width for width in WIDTHS if self.cuts[width] <= second), HOUR)
 
     def runs(self, start: int, end: int, widths: Sequence[int] = WIDTHS[::-1]) -> list[tuple[int, int, int]]:
@@ -210,7 +211,7 @@ class _View:
                     for slot in slots:
                         part = block.get(slot, begin, until)
                         if part is not None:
-                            parts[group * GROUP_SLOTS + slot] += part.points()
+                            parts[group * GROUP_SLOTS + slot].append(part.total())
                     breathe()
         for row in self.journal:
             if start <= row.second < end:
@@ -441,7 +442,7 @@ def _quantiles(
     for width, begin, until in view.stretches(start, end, steps.width):
         for group, slots in _by_group(numbers).items():
             for row in view.rows(width, group, begin, until):
-                for slot, times, values in _block_quantiles(view, row, slots, q, known):
+                for slot, (times, values) in _block_quantiles(view, row, slots, q, known):
                     number = group * GROUP_SLOTS + slot
                     for index in range(bisect_left(times, begin), bisect_left(times, until)):
                         time = times[index]
@@ -471,7 +472,7 @@ def _block_quantiles(
     slots: Iterable[int],
     q: float,
     known: dict[tuple[int, int, float], Quantiles],
-) -> Iterator[tuple[int, Sequence[int], Sequence[float]]]:
+) -> Iterator[tuple[int, Quantiles]]:
     """Per slot times and quantiles of a block. Blocks never change, so what was reckoned once is *known*."""
     block: SketchBlock | None = None
     for slot in slots:
@@ -492,7 +493,7 @@ def _block_quantiles(
                 known.pop(next(iter(known)))
             known[row[0], slot, q] = quantiles
         if quantiles.times:
-            yield slot, *quantiles
+            yield slot, quantiles
 
 
 def _measured_at(view: _View, row: tuple[int, int, int], slot: int, time: int) -> list[Measured]:
@@ -575,7 +576,7 @@ class WindowReader:
     def resolution(self, start: float) -> int:
         """Seconds per slot of the finest tier that reaches back to *start*."""
         with self._view() as view:
-            return WIDTHS[0] if view is None else view._finest(_to_second(start))
+            return WIDTHS[0] if view is None else view.finest(_to_second(start))
 
     def increases(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[float | None]:
         """By how much each of these counters grew; None for those that are not known."""

@@ -50,7 +50,7 @@ MAX_SERIES = 50_000
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
 WIDTHS = (1, 10, MINUTE, HOUR)  # seconds per slot of each tier
 # The longest block of each tier. Its cut is a multiple of it, so that no block straddles one.
-BLOCK_SPANS = {1: MINUTE, 10: HOUR, MINUTE: HOUR, HOUR: DAY}
+BLOCK_SPANS: dict[int, int] = {1: MINUTE, 10: HOUR, MINUTE: HOUR, HOUR: DAY}
 _MAX_LOST_SHARE = 0.1  # of a tier per minute: a clock that is years ahead for a moment must not empty the store
 
 
