@@ -104,10 +104,11 @@ HISTOGRAMS = [SeriesKey("wait_seconds", (("n", str(n)),)) for n in range(2)]
 class History(RuleBasedStateMachine):
     """The windows that were appended, as a list; and the catalogue that must give the same answers."""
 
-    @initialize(short=st.booleans())
-    def begin(self, short: bool) -> None:
+    retention = Retention()
+
+    @initialize()
+    def begin(self) -> None:
         self.folder = in_memory()
-        self.retention = Retention(second=120, ten_seconds=HOUR, minute=3 * HOUR) if short else Retention()
         self.kept = Kept(self.folder, retention=self.retention)
         self.windows: list[Window] = []
         self.second = NOW + 1_000
@@ -273,16 +274,27 @@ def sum_of(windows: list[Window], key: SeriesKey) -> Sketch:
     return total
 
 
-History.TestCase.settings = settings(
-    max_examples=size(whole=20_000, small=300),
-    stateful_step_count=15,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+class ShortHistory(History):
+    """The same with tiers that soon end."""
+
+    retention = Retention(second=120, ten_seconds=HOUR, minute=3 * HOUR)
+
+
+for machine in (History, ShortHistory):
+    machine.TestCase.settings = settings(
+        max_examples=size(whole=10_000, small=150),
+        stateful_step_count=12,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 class TestHistory(History.TestCase):  # type: ignore[misc, valid-type]
     """The state machine, run."""
+
+
+class TestShortHistory(ShortHistory.TestCase):  # type: ignore[misc, valid-type]
+    """As above."""
 
 
 @pytest.fixture
@@ -352,6 +364,19 @@ class TestContract:
         assert at(NOW + 5 * DAY + 120) == 1.0
         kept.append(5, Window(NOW + 3_600 + 30, {ORDERS: 1.0}))
         assert at(NOW + 3_600) == 3.0
+
+    def test_of_a_gauge_that_came_late_the_last_word_counts(self, kept: Kept) -> None:
+        """
+        Of two values in one slot, one from a block of its hour and one that came later, that counts which was written last.
+        """
+        kept.append(0, Window(NOW + 10, gauges={OPEN: 1.0}))
+        kept.append(1, Window(NOW + HOUR))
+        kept.maintain()
+        kept.append(2, Window(NOW + 20, gauges={OPEN: 2.0}))
+        kept.append(3, Window(NOW + HOUR + 60))
+        kept.maintain()
+
+        assert kept.reader.points(OPEN, NOW, NOW + 60, 60) == [Point(NOW, 2.0)]
 
     def test_a_name_of_two_kinds(self, kept: Kept) -> None:
         """
