@@ -191,6 +191,23 @@ class TestNoSpace:
             reading.close()
             catalogue.close()
 
+    def test_full_before_the_start(self, tmp_path: Path) -> None:
+        """
+        B2. On a disk that is full from the beginning nothing can be opened; with space it can, and nothing is set aside.
+        """
+        with tmpfs(tmp_path / "m", size=1 << 20) as disk:
+            path = disk.path / "catalogue.db"
+            disk.fill()
+            with pytest.raises(StoreError, match="no space is left") as raised:
+                Catalogue(path, epoch=1, on_problem=problem, now=lambda: BEGIN)
+            assert raised.value.code == "S102"
+            (disk.path / "filler").unlink()
+
+            catalogue = Catalogue(path, epoch=1, on_problem=problem, now=lambda: BEGIN)
+            with catalogue.turn() as turn:
+                assert catalogue.take(turn, "p", 0)
+            catalogue.close()
+
     def test_a_file_that_may_not_grow(self, tmp_path: Path) -> None:
         """
         B5. A write that fails costs the window that it was for, which says so; the next one is kept.

@@ -182,6 +182,27 @@ class TestOneWriter:
         count(catalogue, 0)
         assert counted(path) == 1.0
 
+    def test_nowhere(self, path: Path, problems: Problems) -> None:
+        """
+        B10. In a folder that does not exist nothing can be opened, and the error says so.
+        """
+        with pytest.raises(StoreError, match="lock cannot be taken") as raised:
+            opened(path / "nowhere" / "catalogue.db", problems)
+
+        assert raised.value.code == "S105"
+
+    def test_closed_and_used_again(self, path: Path, catalogue: Catalogue) -> None:
+        """
+        Closing twice is once, and a further turn opens it again.
+        """
+        count(catalogue, 0)
+        catalogue.close()
+        catalogue.close()
+
+        count(catalogue, 1)
+
+        assert counted(path) == 2.0
+
     def test_only_the_owner_may_read(self, path: Path, catalogue: Catalogue) -> None:
         """
         Database, log and lock belong to one user alone.
@@ -422,6 +443,21 @@ class TestDamage:
 
 
 class TestReaders:
+    def test_what_is_no_database(self, path: Path) -> None:
+        """
+        A reader says that it cannot read what is damaged, and goes on when the leader has set it aside.
+        """
+        path.write_bytes(b"no database at all" * 1_000)
+        reading = CatalogueReader(path)
+
+        with pytest.raises(StoreError, match="cannot be read") as raised:
+            reading.chunks()
+        assert raised.value.code == "S110"
+
+        opened(path, Problems()).close()
+        assert reading.chunks() == []
+        reading.close()
+
     def test_nothing_there(self, path: Path) -> None:
         """
         Where there is no database, nothing is known, and none is made.
@@ -520,6 +556,29 @@ class TestForks:
         count(catalogue, 1)
         assert counted(path) == 2.0
         reading.close()
+
+    def test_a_child_does_not_keep_the_lock(self, path: Path, catalogue: Catalogue, problems: Problems) -> None:
+        """
+        A child that was forked in the middle of a turn does not keep others from writing when its parent is long done.
+        """
+        ready, go = os.pipe(), os.pipe()
+        with catalogue.turn() as turn:
+            catalogue.take(turn, "p", 0)
+            child = os.fork()
+            if not child:
+                catalogue.after_fork()
+                os.write(ready[1], b".")
+                os.read(go[0], 1)
+                os._exit(0)
+            os.read(ready[0], 1)
+        catalogue.close()
+
+        opened(path, problems, epoch=2).close()
+
+        os.write(go[1], b".")
+        assert os.waitpid(child, 0)[1] == 0
+        for end in (*ready, *go):
+            os.close(end)
 
 
 class TestChunks:

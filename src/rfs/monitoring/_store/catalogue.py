@@ -137,19 +137,24 @@ class Catalogue:
             self._open()
 
     def after_fork(self) -> None:
-        """In a forked child: never touch the parent's connection again. This object cannot be used any more."""
+        """In a forked child: never touch the parent's connection again, nor hold its lock; a turn here would open its own."""
         if self._connection is not None:
             _inherited.append(self._connection)
         self._connection = None
+        if self._lock_file >= 0:
+            os.close(self._lock_file)  # else this process would keep what its parent has locked, even after its death
+            self._lock_file = -1
         self._lock = Lock()
 
     def close(self) -> None:
-        """Bring all into the database file and close it; twice is once."""
-        with self._lock, suppress(StoreError), self._alone():
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                with suppress(sqlite3.Error):
-                    connection.close()
+        """Bring all into the database file and close it; twice is once. A further turn opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                with suppress(StoreError), self._alone():
+                    self._discard()
+            if self._lock_file >= 0:
+                os.close(self._lock_file)
+                self._lock_file = -1
 
     # Turns
 
