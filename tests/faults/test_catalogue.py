@@ -22,7 +22,7 @@ from rfs.monitoring._store.ranges import WindowReader
 from rfs.monitoring._store.windows import Retention, WindowWriter
 from tests.faults.processes import Process, eventually, size
 from tests.faults.programs.catalogue import BEGIN, KEPT, RETENTION, VERSION_2, windows
-from tests.faults.tools import strace_prefix, tmpfs
+from tests.faults.tools import strace_injected, strace_prefix, tmpfs
 
 pytestmark = pytest.mark.fault
 
@@ -115,6 +115,24 @@ class TestKilled:
 
         assert status == -signal.SIGKILL or kept == len(windows())  # there were not so many
         assert status == -signal.SIGKILL or write > 60
+        finish(tmp_path, kept)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("fault", ["pwrite64:error=EIO", "pwrite64:error=ENOSPC", "fdatasync:error=EIO"])
+    @pytest.mark.parametrize("call", range(2, 200, size(whole=1, small=97)))
+    def test_a_call_that_fails_for_good(self, tmp_path: Path, fault: str, call: int) -> None:
+        """
+        B5, B6. If from some call on the disk refuses, what was acknowledged is there when it does not any more.
+        """
+        output = tmp_path / "strace"
+        launch = [*strace_prefix(output, f"{fault}:when={call}+"), sys.executable, "-m"]
+        with Process("catalogue", "once", tmp_path, "WITNESS", launch=launch) as process:
+            status = process.wait()
+            kept = len(process.witnessed()) // KEPT.size
+            said = process.errors()
+
+        assert (status == 0) == (strace_injected(output) == 0)
+        assert status == 0 or "StoreError" in said
         finish(tmp_path, kept)
 
     def test_within_a_migration(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
