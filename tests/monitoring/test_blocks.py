@@ -112,6 +112,22 @@ class TestValues:
             within = [value for time, value in zip(at, values, strict=True) if start <= time < end]
             assert found.get(slot, 0) == pytest.approx(sum(within))
 
+    @pytest.mark.parametrize("second", [0, 2_147_483_600, 253_402_300_799])
+    def test_any_year(self, second: int) -> None:
+        """
+        C4. A clock may say 1970, 2038 or 9999.
+        """
+        series = {4: ([second, second + 1], [1.0, 2.0])}
+        points = {4: ([second, second + 1], [measured(sketch([1.0])), measured(sketch([2.0]))])}
+
+        found = ValueBlock(pack_values(series, 1), 1).get(4)
+        part = SketchBlock(pack_sketches(points, 1), 1).get(4, 0, FAR)
+
+        assert found is not None
+        assert list(found[0]) == [second, second + 1]
+        assert part is not None
+        assert list(part.times) == [second, second + 1]
+
     def test_regular_gauges_take_two_bytes(self) -> None:
         """
         A gauge with a decimal place, and one of bytes, take at most two bytes per point (FEATURES: J4).
@@ -171,6 +187,19 @@ class TestSketches:
             assert sketch_of([part.total()]) == total
             for index, each in enumerate(expected, part.first):
                 assert part.columns.quantile(index, q) == each.quantile(q)
+
+    def test_very_many_buckets(self) -> None:
+        """
+        E13. A point may have more buckets than anybody would think of.
+        """
+        ranks = list(range(-327_000, -257_000))
+        point = Measured(1.0, -1.0, 1.0, ranks, [1] * len(ranks))
+
+        part = SketchBlock(pack_sketches({0: ([START, START + 1], [point, point])}, 1), 1).get(0, 0, FAR)
+
+        assert part is not None
+        assert part.points() == [point, point]
+        assert part.total().counts == [2] * len(ranks)
 
     @given(st.lists(MEASUREMENTS, min_size=1, max_size=6))
     def test_by_rank_is_the_same(self, all_values: list[list[float]]) -> None:

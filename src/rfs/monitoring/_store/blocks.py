@@ -117,6 +117,11 @@ def together(parts: Sequence[Measured]) -> Measured:
     )
 
 
+def compact(part: Measured) -> Measured:
+    """The same in little memory."""
+    return part._replace(ranks=array("i", part.ranks), counts=array("q", part.counts))
+
+
 def sketch_of(parts: Sequence[Measured]) -> Sketch:
     """The sketch of all *parts* together."""
     total = Sketch()
@@ -241,9 +246,9 @@ def _width(code: int) -> int:
 _ACROSS = b"\1"
 _APART = b"\0"
 _TIME = Struct("<q")
-_VALUES_HEAD = Struct("<BHBBi")  # slot in the group, points, codes of the two columns, first time in slots of the tier
+_VALUES_HEAD = Struct("<BHBBq")  # slot in the group, points, codes of the two columns, first time in slots of the tier
 _SKETCH_HEAD = Struct(
-    "<BHIHHiiBBBB"
+    "<BHIHHqiBBBB"
 )  # …, points, entries, given minima and maxima, first time, middle rank, codes of 4 columns
 
 
@@ -399,7 +404,7 @@ def _pack_sketches(series: Mapping[int, SketchPoints], width: int) -> bytes:
         sizes = len(times), len(ranks), len(minima.at), len(maxima.at)
         heads.append(_SKETCH_HEAD.pack(slot, *sizes, times[0] // width, middle, *codes))
         columns += packed_times, packed_sums, minima.packed(), maxima.packed()
-        columns += array("H", lengths).tobytes(), packed_ranks, packed_counts
+        columns += array("I", lengths).tobytes(), packed_ranks, packed_counts
     return b"".join(heads + columns)
 
 
@@ -544,7 +549,7 @@ class SketchBlock:
             for slot, *head in _SKETCH_HEAD.iter_unpack(content[begin + 2 : at]):
                 points, entries, minima, maxima, _, _, time_code, sum_code, rank_code, count_code = head
                 self._parts[slot] = at, tuple(head)
-                at += _times_bytes(points, time_code) + points * (_width(sum_code) + 2) + 10 * (minima + maxima)
+                at += _times_bytes(points, time_code) + points * (_width(sum_code) + 4) + 10 * (minima + maxima)
                 at += entries * (_width(rank_code) + _width(count_code))
         except (struct.error, IndexError) as error:
             raise BlockError(str(error)) from error
@@ -566,8 +571,8 @@ class SketchBlock:
         low = _unpack_given(content[at:end], minima)
         at, end = end, end + 10 * maxima
         high = _unpack_given(content[at:end], maxima)
-        at, end = end, end + 2 * points
-        ends = list(accumulate(array("H", content[at:end]), initial=0))
+        at, end = end, end + 4 * points
+        ends = list(accumulate(array("I", content[at:end]), initial=0))
         at, end = end, end + entries * _width(rank_code)
         ranks = _unpack_array(rank_code, content[at:end])
         counts = _unpack_array(count_code, content[end : end + entries * _width(count_code)])

@@ -23,7 +23,17 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Point
-from rfs.monitoring._store.blocks import BlockError, Codec, Measured, SketchBlock, ValueBlock, ValuePoints, sketch_of
+from rfs.monitoring._store.blocks import (
+    BlockError,
+    Codec,
+    Measured,
+    SketchBlock,
+    ValueBlock,
+    ValuePoints,
+    compact,
+    sketch_of,
+    together,
+)
 from rfs.monitoring._store.catalogue import CatalogueReader
 from rfs.monitoring._store.windows import (
     BLOCK_SPANS,
@@ -50,6 +60,7 @@ from rfs.monitoring._store.windows import (
 )
 
 _MAX_KNOWN = 10_000  # runs of quantiles that a reader remembers: mostly of one to sixty numbers
+_MAX_SUMS = 128  # sums of up to 16 histograms that it remembers: about 2 KB for each of them
 
 
 class Lifetime(NamedTuple):
@@ -68,6 +79,16 @@ class Quantiles(NamedTuple):
     values: Sequence[float]
 
 
+SumsKey = tuple[int, int, frozenset[int], int, int]  # tier, group, slots in it, bounds
+
+
+class Sums(NamedTuple):
+    """What some histograms have in these blocks, by slot in the group."""
+
+    rows: tuple[tuple[int, int, int], ...]
+    parts: dict[int, Measured]
+
+
 class _View:
     """The windows of a catalogue at one moment."""
 
@@ -76,11 +97,13 @@ class _View:
         connection: sqlite3.Connection,
         journal: Sequence[Journaled],
         codec: Codec,
+        known: dict[SumsKey, Sums],
         leave_out: Callable[[str], None],
     ) -> None:
         self._connection = connection
         self.journal = journal
         self._codec = codec
+        self._known = known
         self._leave_out = leave_out
         self.cuts: dict[int, int] = dict.fromkeys(WIDTHS, 0)
         self.cuts.update(connection.execute("SELECT width, second FROM cuts").fetchall())
@@ -207,17 +230,36 @@ class _View:
         groups = _by_group(parts)
         for width, begin, until in self.runs(start, end):
             for group, slots in groups.items():
-                for block in self.sketch_blocks(width, group, begin, until):
-                    for slot in slots:
-                        part = block.get(slot, begin, until)
-                        if part is not None:
-                            parts[group * GROUP_SLOTS + slot].append(part.total())
-                    breathe()
+                for slot, part in self._sums(width, group, frozenset(slots), begin, until).items():
+                    parts[group * GROUP_SLOTS + slot].append(part)
         for row in self.journal:
             if start <= row.second < end:
                 for number in parts.keys() & row.sketches.keys():
                     parts[number].append(row.sketches[number])
         return {number: sketch_of(found) for number, found in parts.items()}
+
+    def _sums(self, width: int, group: int, slots: frozenset[int], begin: int, until: int) -> dict[int, Measured]:
+        """What blocks have of these histograms. Blocks never change, so only those are read that came since the last time."""
+        key = width, group, slots, begin, until
+        rows = self.rows(width, group, begin, until)
+        before = self._known.pop(key, Sums((), {}))
+        if rows[: len(before.rows)] != list(before.rows):
+            before = Sums((), {})
+        parts = {slot: [part] for slot, part in before.parts.items()}
+        for row in rows[len(before.rows) :]:
+            content = self.content(row)
+            if content is not None:
+                block = SketchBlock(content, row[1])
+                for slot in slots:
+                    part = block.get(slot, begin, until)
+                    if part is not None:
+                        parts.setdefault(slot, []).append(part.total())
+                    breathe()
+        sums = {slot: compact(together(found)) for slot, found in parts.items()}
+        if len(self._known) >= _MAX_SUMS:
+            self._known.pop(next(iter(self._known)))
+        self._known[key] = Sums(tuple(rows), sums)
+        return sums
 
     def last_before(self, number: int, time: int) -> float | None:
         """What gauge *number* was just before *time*."""
@@ -524,6 +566,7 @@ class WindowReader:
         self._codec = Codec()
         self._journal: dict[int, Journaled] = {}
         self._quantiles: dict[tuple[int, int, float], Quantiles] = {}  # by block, slot in the group, and share
+        self._sums: dict[SumsKey, Sums] = {}
         self._opened = 0
         self.damaged = 0
 
@@ -537,7 +580,8 @@ class WindowReader:
                 self._opened = self._reader.opened
                 self._journal = {}
                 self._quantiles = {}
-            yield _View(connection, self._read_journal(connection), self._codec, self._leave_out)
+                self._sums = {}
+            yield _View(connection, self._read_journal(connection), self._codec, self._sums, self._leave_out)
 
     def _read_journal(self, connection: sqlite3.Connection) -> list[Journaled]:
         # A row never changes, so each is read once.

@@ -52,8 +52,6 @@ WIDTHS = (1, 10, MINUTE, HOUR)  # seconds per slot of each tier
 # The longest block of each tier. Its cut is a multiple of it, so that no block straddles one.
 BLOCK_SPANS: dict[int, int] = {1: MINUTE, 10: HOUR, MINUTE: HOUR, HOUR: DAY}
 _MAX_LOST_SHARE = 0.1  # of a tier per minute: a clock that is years ahead for a moment must not empty the store
-
-
 NEVER = 1 << 62
 _SIZE_STEPS = 10  # per minute, of an hour or a day each
 _WRITE_TOTALS = "INSERT OR REPLACE INTO totals VALUES (?, ?)"
