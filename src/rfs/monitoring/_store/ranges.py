@@ -393,12 +393,17 @@ class _Steps:
         self.start = start
         self.seconds = seconds
         self.count = max(1, ceil((end - start) / seconds))
+        is_whole = start % 1 == 0 and seconds % 1 == 0
+        self._whole = (int(start), int(seconds)) if is_whole else None  # as it mostly is; then reckoning is quicker
 
     def at(self, index: int) -> float:
         return self.start + index * self.seconds
 
     def index(self, time: int) -> int:
         """In which step *time* is; outside of 0 to `count` - 1: in none."""
+        if self._whole is not None:
+            start, seconds = self._whole
+            return (time - start) // seconds
         index = int((time - self.start) // self.seconds)
         if time >= self.at(index + 1):  # as the bounds are reckoned, so are the times
             return index + 1

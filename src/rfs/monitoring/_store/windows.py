@@ -367,6 +367,7 @@ class WindowWriter:
         for number, points in values.items():
             group, slot = divmod(number, GROUP_SLOTS)
             by_group.setdefault(group, {})[slot] = _rolled(points, width, is_gauge=group % 4 == GAUGE)
+            breathe()
         for group, series in by_group.items():
             yield width, group, start, span, self._codec.pack(pack_values(series, width))
             breathe()
@@ -638,12 +639,14 @@ def changes_of(values: ValuesById, sketches: SketchesById) -> dict[int, dict[int
     """By group and slot what these points add to the totals."""
     changes: dict[int, dict[int, Total]] = {}
     for number, points in values.items():
+        breathe()
         group, slot = divmod(number, GROUP_SLOTS)
         last = max(points)
         if group != SEEN_GROUP:
             value = points[last] if group % 4 == GAUGE else sum(points.values())
             changes.setdefault(group, {})[slot] = last, value, None
     for number, parts in sketches.items():
+        breathe()
         group, slot = divmod(number, GROUP_SLOTS)
         changes.setdefault(group, {})[slot] = (
             max(parts),
