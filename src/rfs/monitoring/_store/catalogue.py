@@ -526,7 +526,8 @@ def _is_damage(error: BaseException) -> bool:
         return True
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT) or (
-        code == sqlite3.SQLITE_ERROR and "no such" in str(error)  # a table or column: the schema was damaged
+        # A table or column that is missing, or the version in the header: the schema was damaged.
+        code == sqlite3.SQLITE_ERROR and any(word in str(error) for word in ("no such", "unsupported file format"))
     )
 
 
