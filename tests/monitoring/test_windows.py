@@ -369,6 +369,10 @@ class TestContract:
         """
         Of two values in one slot, one from a block of its hour and one that came later, that counts which was written last.
         """
+        kept.append(4, Window(NOW - 60, gauges={OPEN: 5.0}), process="q")
+        kept.append(5, Window(NOW - 60, gauges={OPEN: 6.0}), process="q")
+        kept.append(6, Window(NOW - 59), process="q")
+        assert kept.reader.points(OPEN, NOW - 59, NOW - 58, 1) == [Point(NOW - 59, 6.0)]
         kept.append(0, Window(NOW + 10, gauges={OPEN: 1.0}))
         kept.append(1, Window(NOW + HOUR))
         kept.maintain()

@@ -268,7 +268,7 @@ class _View:
             (row.second, row.gauges[number]) for row in self.journal if number in row.gauges and row.second < time
         ]
         if journaled:
-            return max(journaled, key=lambda one: one[0])[1]
+            return max(reversed(journaled), key=lambda one: one[0])[1]  # of one second the last word
         for (payload,) in self._connection.execute("SELECT payload FROM totals WHERE grp = ?", (group,)):
             try:
                 total = decoded_totals(self._codec, payload).get(slot)
