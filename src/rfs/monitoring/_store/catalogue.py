@@ -302,7 +302,8 @@ class Catalogue:
     def _translated(self, error: sqlite3.Error | OSError | UnicodeDecodeError) -> StoreError:
         path = str(self.path)
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if _is_damage(error):
+        # A file that we may write to, and SQLite will not: its header says so, wrongly.
+        if _is_damage(error) or (code == sqlite3.SQLITE_READONLY and os.access(self.path, os.W_OK)):
             try:
                 self._set_aside(str(error))
             except OSError as other:
