@@ -11,6 +11,8 @@ What RFS raises on purpose.
      ├─ LiveFileError          (ValueError)    a file of the live directory that cannot be read
      ├─ LiveDirectoryError     (OSError)       a live directory that cannot be used
      ├─ StoreFileError         (ValueError)    a file of the store that cannot be used
+     ├─ StoreError             (OSError)       a store that cannot be used
+     ├─ StaleLeaderError       (RuntimeError)  a process that has lost the lead and still writes
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
      └─ UnwrapError            (ValueError)    the other kind of Result was asked for
 
@@ -28,7 +30,9 @@ __all__ = [
     "MaskingError",
     "MetricDefinitionError",
     "RfsError",
+    "StaleLeaderError",
     "StepTimeoutError",
+    "StoreError",
     "StoreFileError",
     "TimeRangeError",
     "UnwrapError",
@@ -174,3 +178,30 @@ class StoreFileError(RfsError, ValueError):
 
     def __str__(self) -> str:
         return f"store file {self.name}: {self.fault}"
+
+
+class StoreError(RfsError, OSError):
+    """A store cannot be used, or not now; *fault* says why and what to do, *code* is that of its message (``S102``: no space)."""
+
+    def __init__(self, path: str, fault: str, code: str) -> None:
+        # One argument: given two, OSError would take them for errno and strerror.
+        super().__init__(f"store {path}: {fault}")
+        self.path = path
+        self.fault = fault
+        self.code = code
+
+    def __reduce__(self) -> tuple[type[StoreError], tuple[str, str, str]]:
+        return type(self), (self.path, self.fault, self.code)
+
+
+class StaleLeaderError(RfsError, RuntimeError):
+    """A process wrote to a store as the leader of *epoch*, but that of *current* leads by now; nothing was written."""
+
+    def __init__(self, path: str, epoch: int, current: int) -> None:
+        super().__init__(path, epoch, current)
+        self.path = path
+        self.epoch = epoch
+        self.current = current
+
+    def __str__(self) -> str:
+        return f"store {self.path}: written to with epoch {self.epoch}, but epoch {self.current} leads; nothing was written"
