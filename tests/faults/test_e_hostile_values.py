@@ -829,6 +829,30 @@ class TestE18Storm:
         assert all(storms.allow("rfs", "", 20, "batch") for _ in range(int(DEFAULT_LIMIT)))
         assert storms.report() == []
 
+    def test_two_at_once_where_a_bucket_is_empty(self) -> None:
+        """
+        Two threads find the tokens of a long time used up at once: one refills them, and the other is not refused.
+        """
+        clock = _Time()
+        meanwhile: list[Callable[[], float]] = []
+        storms = Storms(lambda: meanwhile.pop()() if meanwhile else clock(), 10)
+        allowed: list[bool] = []
+
+        def another() -> float:
+            allowed.append(storms.allow("rfs", "", 20, "slow"))
+            return clock()
+
+        for turn in range(10):
+            clock.now = 1000.0 + turn
+            assert storms.allow("rfs", "", 20, "slow")
+        clock.now = 1010.0
+        meanwhile.append(another)  # comes while the first asks for the time
+
+        allowed.append(storms.allow("rfs", "", 20, "slow"))
+
+        assert allowed == [True, True]
+        assert storms.report() == []
+
     def test_average_is_the_limit(self) -> None:
         """
         A storm of ten seconds is allowed its burst and ten seconds' worth.

@@ -12,12 +12,14 @@ from __future__ import annotations
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -111,8 +113,11 @@ def ended(pid: int) -> int | None:
     finally:
         os.close(handle)
     if hung:
-        dump = [str(Path(sys.executable).with_name("py-spy")), "dump", "--pid", str(pid)]
-        subprocess.run(dump, stdout=sys.stderr, stderr=subprocess.STDOUT, check=False, timeout=20)
+        for what in ("wchan", "syscall", "stack"):  # where in the kernel it waits, if it does
+            with suppress(OSError):
+                sys.stderr.write(f"{what}: {Path(f'/proc/{pid}/{what}').read_text()}\n")
+        if spy := shutil.which("py-spy"):
+            subprocess.run([spy, "dump", "--pid", str(pid)], stdout=sys.stderr, check=False, timeout=20)
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     return None if hung else os.waitstatus_to_exitcode(status)

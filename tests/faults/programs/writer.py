@@ -52,7 +52,7 @@ class Pace:
 
     def _run(self) -> None:
         while True:
-            time.sleep(0.002)
+            time.sleep(0.002)  # the pace itself: nothing is waited for
             began = time.monotonic()
             info("paced", pad="x" * 100)
             self._calls.append((began, time.monotonic() - began))

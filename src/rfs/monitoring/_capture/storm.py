@@ -116,15 +116,14 @@ class Storms:
 
     def _refilled(self, bucket: _Bucket) -> bool:
         now = self._monotonic()
-        # No call from here on: of several threads that come at once, one refills.
+        # No call from here on: of several threads that come at once, one refills, and the others take from what it gave.
+        left = bucket.left
         waited = now - bucket.refilled_at
-        if waited < _PAUSE_SECONDS:
-            bucket.suppressed += 1
-            return False
-        bucket.refilled_at = now
-        left = bucket.left + waited * self._limit
-        if left > self._limit:
-            left = self._limit
+        if waited >= _PAUSE_SECONDS:
+            bucket.refilled_at = now
+            left += waited * self._limit
+            if left > self._limit:
+                left = self._limit
         if left >= 1.0:
             bucket.left = left - 1.0
             return True
