@@ -205,3 +205,14 @@ class StaleLeaderError(RfsError, RuntimeError):
 
     def __str__(self) -> str:
         return f"store {self.path}: written to with epoch {self.epoch}, but epoch {self.current} leads; nothing was written"
+
+
+class CursorError(RfsError, ValueError):
+    """A *cursor* that was handed in to go on reading after is none that this store has given out."""
+
+    def __init__(self, cursor: object) -> None:
+        super().__init__(cursor)
+        self.cursor = cursor
+
+    def __str__(self) -> str:
+        return f"no cursor: {self.cursor!r}; use the `cursor` of a record that was returned, or none to begin at the newest"
