@@ -12,6 +12,7 @@ What RFS raises on purpose.
      ├─ LiveDirectoryError     (OSError)       a live directory that cannot be used
      ├─ StoreFileError         (ValueError)    a file of the store that cannot be used
      ├─ StoreError             (OSError)       a store that cannot be used
+     ├─ RetentionError         (ValueError)    a limit that nothing can be kept by
      ├─ StaleLeaderError       (RuntimeError)  a process that has lost the lead and still writes
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
      └─ UnwrapError            (ValueError)    the other kind of Result was asked for
@@ -29,6 +30,7 @@ __all__ = [
     "LiveFileError",
     "MaskingError",
     "MetricDefinitionError",
+    "RetentionError",
     "RfsError",
     "StaleLeaderError",
     "StepTimeoutError",
@@ -192,6 +194,18 @@ class StoreError(RfsError, OSError):
 
     def __reduce__(self) -> tuple[type[StoreError], tuple[str, str, str]]:
         return type(self), (self.path, self.fault, self.code)
+
+
+class RetentionError(RfsError, ValueError):
+    """The *limit* of a retention is no length of time and no number of bytes, but *value*."""
+
+    def __init__(self, limit: str, value: object) -> None:
+        super().__init__(limit, value)
+        self.limit = limit
+        self.value = value
+
+    def __str__(self) -> str:
+        return f"retention: {self.limit} must be 0 or more, not {self.value!r}"
 
 
 class StaleLeaderError(RfsError, RuntimeError):

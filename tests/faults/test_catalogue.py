@@ -19,7 +19,8 @@ from rfs.monitoring._store import Window
 from rfs.monitoring._store import catalogue as module
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader
 from rfs.monitoring._store.ranges import WindowReader
-from rfs.monitoring._store.windows import Retention, WindowWriter
+from rfs.monitoring._store.retention import Retention
+from rfs.monitoring._store.windows import WindowWriter
 from tests.faults.processes import Process, eventually, size
 from tests.faults.programs.catalogue import BEGIN, KEPT, RETENTION, VERSION_2, windows
 from tests.faults.tools import strace_injected, strace_prefix, tmpfs
@@ -259,7 +260,7 @@ class TestTooLarge:
         B2, B20. Above the bound of bytes the oldest of the largest tier is let go, until it fits; the file itself shrinks.
         """
         catalogue = Catalogue(tmp_path / "catalogue.db", epoch=1, on_problem=problem, now=lambda: BEGIN)
-        small = Retention(second=40 * 86_400, ten_seconds=40 * 86_400, max_bytes=250_000)
+        small = Retention(second=40 * 86_400, ten_seconds=40 * 86_400, windows_bytes=250_000)
         writer = WindowWriter(catalogue, on_problem=problem, retention=small)
         reader = WindowReader(CatalogueReader(tmp_path / "catalogue.db"), on_problem=problem)
         keys = [SeriesKey("requests_total", (("n", str(n)),)) for n in range(120)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rfs.monitoring._capture.record import RecordData, encode_record
 from rfs.monitoring._capture.segments import Frame, Run
-from rfs.monitoring._store.chunks import ChunkReader
+from rfs.monitoring._store.chunks import ChunkReader, ChunkWriter
 
 SOURCE = "1-a.0.segment"
 STEP = 64  # bytes from record to record in a block, for runs that no real segment has had
@@ -44,6 +44,15 @@ def opened(path: Path) -> Generator[int]:
         yield directory
     finally:
         os.close(directory)
+
+
+def sealed(directory: int, name: str, frames: Sequence[Frame]) -> str:
+    """The file of a new chunk with these records."""
+    writer = ChunkWriter(directory, name, 5)
+    writer.add([run_of(frames)])
+    file = writer.seal()
+    writer.reader.close()
+    return file
 
 
 def contents(directory: int, file: str) -> list[Frame]:

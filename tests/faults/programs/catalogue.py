@@ -23,7 +23,8 @@ from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Window
 from rfs.monitoring._store import catalogue as module
 from rfs.monitoring._store.catalogue import Catalogue
-from rfs.monitoring._store.windows import Retention, WindowWriter
+from rfs.monitoring._store.retention import Retention
+from rfs.monitoring._store.windows import WindowWriter
 from tests.faults.processes import reply
 
 KEPT = Struct("<II")

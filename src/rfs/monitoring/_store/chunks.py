@@ -435,7 +435,7 @@ class ChunkReader:
             breathe()
 
     def _report(self, at: int, end: int, records: int | None, fault: str) -> None:
-        if at not in self._damaged:
+        if at not in self._damaged and os.fstat(self._fd).st_nlink:  # what was removed for its space has been emptied
             self._damaged.add(at)
             self.damage.append(Damage(self.file, at, end, records, fault))
 

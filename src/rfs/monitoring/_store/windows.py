@@ -40,6 +40,7 @@ from rfs.monitoring._store.blocks import (
     together,
 )
 from rfs.monitoring._store.catalogue import Catalogue
+from rfs.monitoring._store.retention import Retention
 
 COUNTER, GAUGE, HISTOGRAM, SEEN = range(4)  # a group's number says its kind in the lowest two bits
 SEEN_GROUP = SEEN
@@ -56,20 +57,6 @@ NEVER = 1 << 62
 _SIZE_STEPS = 10  # per minute, of an hour or a day each
 _WRITE_TOTALS = "INSERT OR REPLACE INTO totals VALUES (?, ?)"
 _INSERT_BLOCK = "INSERT INTO blocks (width, grp, start, span, payload) VALUES (?, ?, ?, ?, ?)"
-
-
-class Retention(msgspec.Struct, frozen=True):
-    """How long each tier is kept, in seconds, and how large all may be; the hour's tier is kept longest."""
-
-    second: float = HOUR
-    ten_seconds: float = DAY
-    minute: float = 30 * DAY
-    hour: float = 400 * DAY
-    max_bytes: int = 512 << 20
-
-    def age(self, width: int) -> float:
-        """How long the tier with slots of *width* seconds is kept."""
-        return {1: self.second, 10: self.ten_seconds, MINUTE: self.minute, HOUR: self.hour}[width]
 
 
 class _Row(msgspec.Struct, array_like=True):
@@ -465,20 +452,39 @@ class WindowWriter:
         for width in WIDTHS:
             yield from self._sweep(width)
         for _ in range(_SIZE_STEPS):
-            if self._catalogue.used_bytes() <= self._retention.max_bytes:
+            if self._catalogue.used_bytes() <= self._retention.windows_bytes:
                 break
+            yield from self._let_go_oldest(now)
+
+    def _let_go_oldest(self, now: int) -> Iterator[None]:
+        """Let go the oldest blocks of the largest tier."""
+        with self._catalogue.turn() as turn:
+            self._remember(turn)
+            sizes = turn.execute("SELECT width, sum(length(payload)) FROM blocks GROUP BY width ORDER BY 2 DESC")
+            for width, _ in sizes.fetchall():
+                starts = _starts(turn, width)
+                step = BLOCK_SPANS[width]
+                # The block that is being written to stays.
+                if starts and (target := starts[0] - starts[0] % step + step) <= now - now % HOUR:
+                    self._raise_cut(turn, width, target)
+                    break
+        for width in WIDTHS:
+            yield from self._sweep(width)
+
+    def make_room(self) -> None:
+        """
+        Let go the oldest blocks of the largest tier, old or not, so that the file has room in it for what comes next.
+
+        For a full disk (``S102``), when `RecordRetention.make_room` could make no room, or too little. Raises what `maintain` raises.
+        """
+        with self._upkeep:
             with self._catalogue.turn() as turn:
-                self._remember(turn)
-                sizes = turn.execute("SELECT width, sum(length(payload)) FROM blocks GROUP BY width ORDER BY 2 DESC")
-                for width, _ in sizes.fetchall():
-                    starts = _starts(turn, width)
-                    step = BLOCK_SPANS[width]
-                    # The block that is being written to stays.
-                    if starts and (target := starts[0] - starts[0] % step + step) <= now - now % HOUR:
-                        self._raise_cut(turn, width, target)
-                        break
-            for width in WIDTHS:
-                yield from self._sweep(width)
+                (now,) = turn.execute(
+                    "SELECT coalesce(max(start), 0) FROM blocks WHERE grp = ?", (SEEN_GROUP,)
+                ).fetchone()
+            for _ in self._let_go_oldest(now):
+                breathe()
+            self._catalogue.checkpoint()
 
     def _raise_cut(self, turn: sqlite3.Connection, width: int, second: int) -> None:
         """Keep of this tier, and so of all finer ones, nothing of before *second* any more."""
