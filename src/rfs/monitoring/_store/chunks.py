@@ -7,7 +7,7 @@ it is called ``<name>.open``, and ``<name>.chunk`` when it is sealed; a sealed c
     mark 4 · chunk's id u64 · crc32 u32 · format u32 · notes bytes u32 · stored bytes u32 · raw bytes u32 · notes · stored
 
 The CRC covers all but the mark and itself. The id is random and different for each chunk, so that no record's text can pass for a
-frame. ``format`` is 0; a bit of it will say that a frame is encrypted. The notes (MessagePack, `Notes`) tell what is in the frame, so
+frame. ``format`` is 0, or 1 if the frame is encrypted. The notes (MessagePack, `Notes`) tell what is in the frame, so
 that most frames are never decompressed. ``stored`` is, compressed with zstd, a flags byte and a level byte for each record and then a
 MessagePack array of the records as they were encoded at the call, in order of time. What else is known of a record is in there and is
 not kept twice.
@@ -16,6 +16,12 @@ The index is for finding an id: 256 buckets by the first byte of its 24-bit hash
 the number of the frame for each. The footer repeats all notes and has the buckets' lengths and CRCs. Lengths are believed only as far
 as the file and `_LARGEST_BYTES` go. What is damaged costs its own records: a frame, which is skipped; a bucket or the index, then
 frames are searched; the footer or the header, then the reader walks from frame to frame.
+
+**Encrypted.** With keys (see `keys`), ``stored`` is encrypted, and what is in clear is bound to it: the chunk's id, the head and the
+notes, which name the key. So nobody without the key can read a record, or change one unnoticed; a frame that is gone as a whole,
+or is there twice, is not noticed. What stays in clear is how many records there are, of which times and levels, whether one describes
+a failure, how large a frame is, and which process wrote it. Hashes of ids and operations are keyed, those of each chunk in another way.
+Frames whose key is not at hand are left out, and reported as damage until it is.
 
 **Killed at any step.** A record is identified by where it was written first: the segment's file, the sequence of its block's
 use, and its offset there (see `Run`). The notes of each frame say which stretches it holds; so a frame and the fact that it was
@@ -39,7 +45,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from errno import EEXIST, EIO, ESTALE
 from heapq import heapify, heappop, heappush, heapreplace
@@ -56,6 +62,7 @@ import zstandard
 from rfs.errors import StoreFileError
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import Frame, Run
+from rfs.monitoring._store.keys import SEALED_BYTES, Key, KeyRing
 
 VERSION = 1
 OPEN_SUFFIX = ".open"
@@ -66,6 +73,7 @@ FRAME_BYTES = 256 << 10  # of records, before they are compressed
 _MAGIC = b"RFSCHUNK"
 _HEADER = Struct("<8sIQqI")  # magic, version, id, created_ns, crc32
 _MARK = b"RFSf"
+_ENCRYPTED = 1  # the only bit of ``format``
 _HEAD = Struct("<4sQIIIII")
 _TAIL = Struct("<IIIIQ8s")  # crc32 of what follows it and of the body, version, body's stored and raw bytes, id, magic
 _TAIL_MAGIC = b"RFSFOOT\n"
@@ -112,6 +120,9 @@ class Damage(NamedTuple):
         return f"{self.file}: bytes {self.at} to {self.end} ({many}) {self.fault}"
 
 
+Sources = list[tuple[str, list[tuple[int, int, int]]]]  # per segment: sequence of the block, from offset, to offset
+
+
 class Notes(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What is known of a frame without decompressing it."""
 
@@ -120,8 +131,9 @@ class Notes(msgspec.Struct, array_like=True, frozen=True, gc=False):
     last_ns: int
     levels: bytes  # each level that is there, rising
     flags: int  # those of all records together
-    operations: bytes  # u16 each: the hash of each operation that is there, rising
-    sources: list[tuple[str, list[tuple[int, int, int]]]]  # per segment: sequence of the block, from offset, to offset
+    operations: bytes  # u16 each: the hash of each operation that is there, rising; keyed if there is a key
+    sources: Sources
+    key: str = ""  # the id of the key that the frame is encrypted with
 
 
 class _Entry(msgspec.Struct, gc=False):
@@ -140,6 +152,7 @@ class _Footer(msgspec.Struct, array_like=True, frozen=True):
     index_at: int
     bucket_lengths: bytes  # u32 each
     bucket_crcs: bytes
+    unindexed: list[int] = []  # frames whose ids nobody could read when the index was made, for want of the key
 
 
 class _RecordHead(msgspec.Struct, array_like=True, gc=False):
@@ -167,9 +180,11 @@ _time_of = attrgetter("time_ns")
 _WRAPPED = 1  # MessagePack's type number of a record that is kept with all that its frame told
 
 
-def _hash(text: str) -> int:
-    """32 bits of a correlation id or an operation."""
-    return crc32(text.encode("utf-8", "surrogatepass")[:_HASHED_BYTES])
+Hash = Callable[[bytes], int]  # 32 bits of a correlation id or an operation
+
+
+def _hash(text: str, hashed: Hash = crc32) -> int:
+    return hashed(text.encode("utf-8", "surrogatepass")[:_HASHED_BYTES])
 
 
 # Reading
@@ -210,17 +225,17 @@ class _Rows:
         except msgspec.DecodeError:
             return Frame(unknown_ns, level, flags, "", "", content)
 
-    def hashes(self) -> array[int]:
+    def hashes(self, hashed: Hash) -> array[int]:
         """The hashes of the ids that are there, sorted, 24 bits each."""
         try:
             ids = {head.correlation_id for head in _decode_heads(self.array)}
         except msgspec.DecodeError:
             ids = {self.frame(row, 0).correlation_id for row in range(len(self.rows))}
-        return _hashes_of(ids)
+        return _hashes_of(ids, hashed)
 
 
-def _hashes_of(ids: set[str]) -> array[int]:
-    return array("I", sorted({_hash(one) >> 8 for one in ids if one}))
+def _hashes_of(ids: set[str], hashed: Hash) -> array[int]:
+    return array("I", sorted({_hash(one, hashed) >> 8 for one in ids if one}))
 
 
 class ChunkReader:
@@ -230,6 +245,7 @@ class ChunkReader:
     Args:
         directory: Descriptor of the directory that it is in; stays open as long as `refresh` is called.
         file: Its name with its suffix.
+        keys: For what is encrypted. Of a frame whose key is not among them, ``damage`` says so as long as that is the case.
 
     What a frame is asked for, and its damage, is safe from any thread; `refresh` is for one at a time. The file is held open until the
     reader is forgotten, so that whoever reads may go on when it has been removed.
@@ -239,8 +255,9 @@ class ChunkReader:
         StoreFileError: It is no chunk, or one of a newer version, or nothing of it can be read. It has not been changed.
     """
 
-    def __init__(self, directory: int, file: str) -> None:
+    def __init__(self, directory: int, file: str, keys: KeyRing | None = None) -> None:
         self.file = file
+        self._keys = keys
         self._directory = directory
         self.name, _, suffix = file.rpartition(".")
         self.is_sealed = "." + suffix == SEALED_SUFFIX
@@ -252,8 +269,12 @@ class ChunkReader:
         self.torn_bytes = 0  # behind it, in a chunk that is not sealed: being written, or left by a kill
         self.frames: list[_Entry] = []  # is only ever added to, or replaced
         self.first_ns = self.last_ns = 0  # times of the oldest and the newest record
-        self.damage: list[Damage] = []  # what has been found so far
+        self._found: list[Damage] = []
         self._damaged: set[int] = set()
+        self.keys_used: set[str] = set()  # ids; "" is that of what is in clear
+        self._locked: dict[str, Damage] = {}  # by the id of the key that is missing
+        self._hashers: dict[str, Hash] = {"": crc32}  # by the id of a key
+        self._unindexed: list[int] = []
         self._lengths: list[int] = []
         self._crcs: list[int] = []
         self._bucket_at: list[int] = []
@@ -324,6 +345,7 @@ class ChunkReader:
         self.extend([_Entry(at, end, notes) for at, end, notes in footer.frames], footer.index_at)
         for at, end in footer.damaged:
             self._report(at, end, None, "were damaged before the chunk was sealed")
+        self._unindexed = footer.unindexed
         self._lengths, self._crcs = list(lengths), list(crcs)
         self._bucket_at = list(accumulate((4 * length for length in lengths), initial=footer.index_at))
         return True
@@ -343,7 +365,7 @@ class ChunkReader:
         seen = None if last is None else self._read_frame(last.at, size)
         if size < self.end or (last is not None and (seen is None or seen.notes != last.notes)):
             # A writer that found no space, or could not sync, has taken back what we had seen.
-            self.frames, self.damage, self._damaged, self.end = [], [], set(), 0
+            self.frames, self._found, self._damaged, self._locked, self.end = [], [], set(), {}, 0
             self._begin()
         elif size > self.end:
             self._walk(max(self.end, _HEADER.size), size)
@@ -360,6 +382,7 @@ class ChunkReader:
             last_ns = max(entry.notes.last_ns for entry in entries)
             self.first_ns = min(self.first_ns, first_ns) if self.frames else first_ns
             self.last_ns = max(self.last_ns, last_ns) if self.frames else last_ns
+            self.keys_used.update(entry.notes.key for entry in entries)
             self.frames += entries
         self.end = end
 
@@ -388,8 +411,11 @@ class ChunkReader:
         content = self._content(at, size)
         return None if content is None else content[0]
 
-    def _content(self, at: int, size: int) -> tuple[_Entry, bytes, int] | None:
-        """The frame at *at*, what is stored in it, and how long that is when it is decompressed; None if it is not whole."""
+    def _content(self, at: int, size: int) -> tuple[_Entry, bytes, int, bytes] | None:
+        """
+        The frame at *at*, what is stored in it, how long that is when it is decompressed, and what it is bound to if it is encrypted;
+        None if it is not whole.
+        """
         head = os.pread(self._fd, _HEAD.size, at)
         if len(head) < _HEAD.size:
             return None
@@ -401,14 +427,16 @@ class ChunkReader:
         if identity != (identity if self.id is None else self.id):
             return None
         content = os.pread(self._fd, end - behind, behind)
-        if crc32(content, crc32(head[16:], crc32(head[4:12]))) != crc or form:
+        if crc32(content, crc32(head[16:], crc32(head[4:12]))) != crc or form > _ENCRYPTED:
             return None
         try:
             notes = _decode_notes(content[:notes_bytes])
         except msgspec.DecodeError:
             return None
+        if form != (_ENCRYPTED if notes.key else 0):
+            return None
         self.id = identity
-        return _Entry(at, end, notes), content[notes_bytes:], raw_bytes
+        return _Entry(at, end, notes), content[notes_bytes:], raw_bytes, _bound(head, content[:notes_bytes])
 
     def _resynchronise(self, at: int, size: int) -> int | None:
         """Where the next whole frame begins."""
@@ -437,7 +465,40 @@ class ChunkReader:
     def _report(self, at: int, end: int, records: int | None, fault: str) -> None:
         if at not in self._damaged and os.fstat(self._fd).st_nlink:  # what was removed for its space has been emptied
             self._damaged.add(at)
-            self.damage.append(Damage(self.file, at, end, records, fault))
+            self._found.append(Damage(self.file, at, end, records, fault))
+
+    @property
+    def damage(self) -> list[Damage]:
+        """What has been found so far."""
+        return [*self._found, *self.locked]
+
+    @property
+    def locked(self) -> list[Damage]:
+        """What is encrypted with a key that was not at hand when it was needed last; no other damage."""
+        return [*self._locked.values()]
+
+    def _key(self, identity: str) -> Key | None:
+        """The key of that id; None if it is not at hand, which is reported, once for all frames."""
+        key = None if self._keys is None else self._keys.get(identity)
+        if key is not None:
+            self._locked.pop(identity, None)
+        elif identity not in self._locked:
+            locked = [one for one in tuple(self.frames) if one.notes.key == identity]
+            if locked:  # else they have been taken back meanwhile
+                records = sum(one.notes.records for one in locked)
+                fault = f"are encrypted with key {identity!r}, which is not at hand"
+                self._locked[identity] = Damage(self.file, locked[0].at, locked[-1].end, records, fault)
+        return key
+
+    def _hasher(self, key: str) -> Hash | None:
+        """What the hashes of a frame with that key are made with; None if it is not at hand."""
+        found = self._hashers.get(key)
+        if found is None:
+            known = self._key(key)
+            if known is None or self.id is None:
+                return None
+            found = self._hashers[key] = known.hasher(self.id)
+        return found
 
     @property
     def records(self) -> int:
@@ -445,11 +506,19 @@ class ChunkReader:
         return sum(entry.notes.records for entry in self.frames)
 
     def rows(self, entry: _Entry) -> _Rows | None:
-        """Decompress a frame; None if it is damaged, which is reported."""
+        """Decrypt and decompress a frame; None if it is damaged or its key is not at hand, which is reported."""
+        key = None
+        if entry.notes.key:
+            key = self._key(entry.notes.key)
+            if key is None:
+                return None
         try:
             content = self._content(entry.at, entry.end)
             if content is not None and content[0].end == entry.end:
-                return _Rows(_decompress(content[1], content[2]), entry.notes.records)
+                _, stored, raw_bytes, bound = content
+                if key is not None:
+                    stored = key.decrypt(stored, bound)
+                return _Rows(_decompress(stored, raw_bytes), entry.notes.records)
             fault = "are damaged"
         except (ValueError, zstandard.ZstdError) as error:
             fault = f"are damaged: {error}"
@@ -469,15 +538,40 @@ class ChunkReader:
             breathe()
 
     def with_id(self, correlation_id: str) -> list[_Entry]:
-        """The frames in which records of that id may be; of those that have none, one in some thousand."""
-        wanted = _hash(correlation_id) >> 8
-        frames = self.frames
-        if self._bucket_at:
-            numbers = self._look_up(wanted)
-            if numbers is None:
-                return frames
-            return [frames[number] for number in numbers if number < len(frames)]
-        return [entry for entry in tuple(frames) if _holds(self.hashes(entry), wanted)]
+        """
+        The frames in which records of that id may be; of those that have none, one in some thousand, and those whose key is not at
+        hand.
+        """
+        frames = tuple(self.frames)
+        keys = tuple(self.keys_used)
+        wanted = {key: _hash(correlation_id, hashed) >> 8 for key in keys if (hashed := self._hasher(key)) is not None}
+        if not self._bucket_at:
+            return [
+                one for one in frames if one.notes.key not in wanted or _holds(self.hashes(one), wanted[one.notes.key])
+            ]
+        numbers = set(self._unindexed)
+        if len(wanted) < len(keys):
+            numbers.update(number for number, one in enumerate(frames) if one.notes.key not in wanted)
+        for one in wanted.values():
+            found = self._look_up(one)
+            if found is None:
+                return list(frames)
+            numbers.update(found)
+        return [frames[number] for number in sorted(numbers) if number < len(frames)]
+
+    def with_operation(self, operation: str) -> Callable[[Notes], bool]:
+        """What tells of a frame's notes whether a record of that operation may be in it."""
+        wanted = {
+            key: _hash(operation, hashed) & 0xFFFF
+            for key in tuple(self.keys_used)
+            if (hashed := self._hasher(key)) is not None
+        }
+
+        def may_be(notes: Notes) -> bool:
+            one = wanted.get(notes.key)
+            return one is None or _holds(memoryview(notes.operations).cast("H"), one)
+
+        return may_be
 
     def _look_up(self, wanted: int) -> Sequence[int] | None:
         bucket, key = wanted >> 16, wanted & 0xFFFF
@@ -494,12 +588,20 @@ class ChunkReader:
         return words[length + first : length + bisect_right(words, key, first, length)].tolist()
 
     def hashes(self, entry: _Entry) -> array[int]:
-        """The hashes of the ids in a frame; none if it is damaged."""
+        """The hashes of the ids in a frame; none if it is damaged or its key is not at hand."""
         if entry.hashes is None:
+            hashed = self._hasher(entry.notes.key)
             rows = self.rows(entry)
-            entry.hashes = array("I") if rows is None else rows.hashes()
             breathe()
+            if hashed is None or (rows is None and entry.notes.key in self._locked):
+                return array("I")  # for now
+            entry.hashes = array("I") if rows is None else rows.hashes(hashed)
         return entry.hashes
+
+
+def _bound(head: bytes, notes: bytes) -> bytes:
+    """What of a frame is in clear, and must be as it was when the frame was encrypted."""
+    return head[4:12] + head[16:] + notes
 
 
 def _decompress(stored: bytes, raw_bytes: int) -> bytes:
@@ -530,7 +632,6 @@ def newest(
     """
     if before is not None:
         until_ns = min(until_ns, before.time_ns + 1)
-    wanted_operation = None if operation is None else _hash(operation) & 0xFFFF
     best: list[tuple[Place, Frame]] = []  # a heap: the oldest first
     # Chunks and frames, the one with the newest record first; a chunk makes way for its frames.
     numbers = count()  # so that nothing else is ever compared
@@ -546,6 +647,7 @@ def newest(
         if oldest is not None and -last < oldest.time_ns:
             break
         if entry is None:
+            may_be = None if operation is None else chunk.with_operation(operation)
             for one in chunk.frames if not correlation_id else chunk.with_id(correlation_id):
                 notes = one.notes
                 if (
@@ -553,7 +655,7 @@ def newest(
                     and notes.first_ns < until_ns
                     and notes.levels[-1:] >= bytes((min(min_level, 255),))
                     and notes.flags & flags == flags
-                    and (wanted_operation is None or _holds(memoryview(notes.operations).cast("H"), wanted_operation))
+                    and (may_be is None or may_be(notes))
                 ):
                     heappush(waiting, (-notes.last_ns, next(numbers), chunk, one))
             continue
@@ -597,6 +699,7 @@ class ChunkWriter:
         name: Its name without suffix. If there is an open chunk of that name, it is gone on with behind its last whole frame, and
             whoever else was writing it (see above) does so in vain.
         created_ns: Said in a new one's header.
+        keys: What is added is encrypted with the first of them, if there are any.
 
     ``reader`` reads what has been added, without reading it again.
 
@@ -605,17 +708,19 @@ class ChunkWriter:
         StoreFileError: What is there is no chunk that this version goes on with. It has not been changed.
     """
 
-    def __init__(self, directory: int, name: str, created_ns: int) -> None:
+    def __init__(self, directory: int, name: str, created_ns: int, keys: KeyRing | None = None) -> None:
         self.name = name
+        self._keys = keys
         self._directory = directory
         self._file = name + OPEN_SUFFIX
         self._fd = _make(directory, name, created_ns)
         try:
-            self.reader = ChunkReader(directory, self._file)
+            self.reader = ChunkReader(directory, self._file, keys)
         except BaseException:
             os.close(self._fd)
             raise
-        self._compress = zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress
+        assert self.reader.id is not None  # noqa: S101 - `_make` has written the header
+        self._packer = Packer(self.reader.id)
         self._synced = 0  # so many frames
         self._is_named = False  # for sure, after a power cut
         self._is_dirty = False  # there may be something behind the last frame
@@ -662,27 +767,7 @@ class ChunkWriter:
                 frames += run.frames
             sources.setdefault(run.source, []).append((run.sequence, run.offsets[0], run.end))
         frames.sort(key=_time_of)
-        levels = bytes([frame.level for frame in frames])
-        flags = bytes([frame.flags for frame in frames])
-        raw = _pack_rows(flags + levels, frames)
-        stored = self._compress(raw)
-        all_flags = 0
-        for each in set(flags):
-            all_flags |= each
-        notes = Notes(
-            len(frames),
-            frames[0].time_ns,
-            frames[-1].time_ns,
-            bytes(sorted(set(levels))),
-            all_flags,
-            array("H", sorted({_hash(one) & 0xFFFF for one in {frame.operation for frame in frames}})).tobytes(),
-            list(sources.items()),
-        )
-        packed = _encode(notes)
-        head = _HEAD.pack(_MARK, self.reader.id, 0, 0, len(packed), len(stored), len(raw))
-        crc = crc32(stored, crc32(packed, crc32(head[16:], crc32(head[4:12]))))
-        hashes = _hashes_of({frame.correlation_id for frame in frames})
-        return b"".join((head[:12], crc.to_bytes(4, "little"), head[16:], packed, stored)), notes, hashes
+        return self._packer.frame(frames, list(sources.items()), None if self._keys is None else self._keys.first)
 
     def _write(self, content: bytes) -> None:
         """Write *content* behind the last frame, or leave nothing there."""
@@ -739,30 +824,7 @@ class ChunkWriter:
         (see `sync`), it may be tried again or gone on with.
         """
         self.sync()
-        reader = self.reader
-        frames = list(reader.frames)
-        buckets: list[list[int]] = [[] for _ in range(_BUCKETS)]
-        for number, entry in enumerate(frames):
-            for one in reader.hashes(entry):
-                buckets[one >> 16].append((one & 0xFFFF) << 16 | number)
-            breathe()
-        index: list[bytes] = []
-        for bucket in buckets:
-            bucket.sort()
-            index.append(array("H", (*(one >> 16 for one in bucket), *(one & 0xFFFF for one in bucket))).tobytes())
-            breathe()
-        footer = _Footer(
-            reader.created_ns,
-            [(entry.at, entry.end, entry.notes) for entry in frames],
-            [(damage.at, damage.end) for damage in reader.damage],
-            reader.end,
-            array("I", map(len, buckets)).tobytes(),
-            array("I", map(crc32, index)).tobytes(),
-        )
-        raw = _encode(footer)
-        body = self._compress(raw)
-        tail = _TAIL.pack(0, VERSION, len(body), len(raw), reader.id, _TAIL_MAGIC)[4:]
-        self._write(b"".join((*index, body, crc32(body, crc32(tail)).to_bytes(4, "little"), tail)))
+        self._write(self._packer.end(self.reader))
         self._is_dirty = True  # until it has its name, this is no footer
         try:
             os.fsync(self._fd)
@@ -782,6 +844,75 @@ class ChunkWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class Packer:
+    """Makes the frames of a chunk, and its end. For one thread."""
+
+    def __init__(self, chunk: int) -> None:
+        self._chunk = chunk
+        self._compress = zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress
+        self._hashers: dict[str, Hash] = {}
+
+    def frame(self, frames: list[Frame], sources: Sources, key: Key | None) -> tuple[bytes, Notes, array[int]]:
+        """A frame of *frames*, which are in order of time, and came from *sources*; its notes; and the hashes of its ids."""
+        hashed: Hash = crc32
+        if key is not None:
+            hashed = self._hashers.get(key.id) or self._hashers.setdefault(key.id, key.hasher(self._chunk))
+        levels = bytes([frame.level for frame in frames])
+        flags = bytes([frame.flags for frame in frames])
+        raw = _pack_rows(flags + levels, frames)
+        stored = self._compress(raw)
+        all_flags = 0
+        for each in set(flags):
+            all_flags |= each
+        notes = Notes(
+            len(frames),
+            frames[0].time_ns,
+            frames[-1].time_ns,
+            bytes(sorted(set(levels))),
+            all_flags,
+            array(
+                "H", sorted({_hash(one, hashed) & 0xFFFF for one in {frame.operation for frame in frames}})
+            ).tobytes(),
+            sources,
+            "" if key is None else key.id,
+        )
+        packed = _encode(notes)
+        form, length = (0, len(stored)) if key is None else (_ENCRYPTED, len(stored) + SEALED_BYTES)
+        head = _HEAD.pack(_MARK, self._chunk, 0, form, len(packed), length, len(raw))
+        if key is not None:
+            stored = key.encrypt(stored, _bound(head, packed))
+        crc = crc32(stored, crc32(packed, crc32(head[16:], crc32(head[4:12]))))
+        content = b"".join((head[:12], crc.to_bytes(4, "little"), head[16:], packed, stored))
+        return content, notes, _hashes_of({frame.correlation_id for frame in frames}, hashed)
+
+    def end(self, reader: ChunkReader) -> bytes:
+        """Index and footer of the chunk, which has the frames that *reader* knows."""
+        frames = list(reader.frames)
+        buckets: list[list[int]] = [[] for _ in range(_BUCKETS)]
+        for number, entry in enumerate(frames):
+            for one in reader.hashes(entry):
+                buckets[one >> 16].append((one & 0xFFFF) << 16 | number)
+            breathe()
+        index: list[bytes] = []
+        for bucket in buckets:
+            bucket.sort()
+            index.append(array("H", (*(one >> 16 for one in bucket), *(one & 0xFFFF for one in bucket))).tobytes())
+            breathe()
+        footer = _Footer(
+            reader.created_ns,
+            [(entry.at, entry.end, entry.notes) for entry in frames],
+            [(damage.at, damage.end) for damage in reader.damage if damage not in reader.locked],
+            reader.end,
+            array("I", map(len, buckets)).tobytes(),
+            array("I", map(crc32, index)).tobytes(),
+            [number for number, entry in enumerate(frames) if entry.hashes is None],
+        )
+        raw = _encode(footer)
+        body = self._compress(raw)
+        tail = _TAIL.pack(0, VERSION, len(body), len(raw), self._chunk, _TAIL_MAGIC)[4:]
+        return b"".join((*index, body, crc32(body, crc32(tail)).to_bytes(4, "little"), tail))
 
 
 def _make(directory: int, name: str, created_ns: int) -> int:
