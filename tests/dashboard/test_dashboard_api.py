@@ -469,7 +469,7 @@ class TestRecords:
 
         assert (body["correlation_id"], body["truncated"]) == ("table-3", False)
         assert {record["correlation_id"] for record in body["records"]} == {"table-3"}
-        assert [record["sequence"] for record in body["records"]] == sorted(r["sequence"] for r in body["records"])
+        assert [record["timestamp"] for record in body["records"]] == sorted(r["timestamp"] for r in body["records"])
         assert body["records"][-1]["error"]["code"] == "SOLD_OUT"
 
     async def test_unknown_id_has_no_records(self, client: httpx.AsyncClient, busy: Monitor) -> None:
@@ -477,6 +477,16 @@ class TestRecords:
         An id that nobody used has an empty list.
         """
         assert (await client.get("/api/records/nobody")).json()["records"] == []
+
+    async def test_what_is_no_cursor(self, client: httpx.AsyncClient, busy: Monitor) -> None:
+        """
+        What no answer has given as a cursor is refused, and not repeated in the answer.
+        """
+        response = await client.get("/api/records", params={"before": "<script>"})
+
+        assert response.status_code == 422
+        assert response.json()["details"]["field"] == "before"
+        assert "script" not in response.text
 
     @pytest.mark.parametrize("name", ["a b", "a/b", "%3Cscript%3E", "x" * 65, "%00", "ㄱ"])
     async def test_what_is_no_id(self, client: httpx.AsyncClient, monitor: Monitor, name: str) -> None:
@@ -490,7 +500,7 @@ class TestRecords:
 
     async def test_filters(self, client: httpx.AsyncClient, busy: Monitor) -> None:
         """
-        Records are chosen by operation, level and id, and limited.
+        Records are chosen by operation, level and id, and limited; the cursor of the last goes on with the next page.
         """
         of_menu = (await client.get("/api/records", params={"operation": "menu/list"})).json()["records"]
         failed = (await client.get("/api/records", params={"min_level": 30, "limit": 2})).json()["records"]
@@ -498,6 +508,9 @@ class TestRecords:
 
         assert {record["operation"] for record in of_menu} == {"menu/list"}
         assert [record["correlation_id"] for record in failed] == ["table-5", "table-4"]
+        next_page = {"min_level": 30, "limit": 2, "before": failed[-1]["cursor"]}
+        more = (await client.get("/api/records", params=next_page)).json()["records"]
+        assert [record["correlation_id"] for record in more] == ["table-3"]
         assert {record["correlation_id"] for record in of_table} == {"table-1"}
 
 

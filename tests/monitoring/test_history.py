@@ -18,12 +18,13 @@ from rfs.monitoring._capture.readings import Octave, SketchReading
 from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._history import pack_history, unpack_history
-from rfs.monitoring._store import Batch, Window
+from rfs.monitoring._store import EVERYTHING, Wanted, Window
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring._totals import Totals
 from rfs.monitoring.monitor import Monitor, use_monitor
 from tests.faults.processes import Process, eventually, names_in
 from tests.monitoring.conftest import ManualClock
+from tests.monitoring.test_store_contract import batch, increase, measured
 
 NOW = 1_800_000_000
 ORDERS = SeriesKey("orders_total", (("status", "created"),))
@@ -50,12 +51,12 @@ def taken_over(store: MemoryStore, into: MemoryStore | None = None) -> MemorySto
 
 def answers(store: MemoryStore, start: int, end: int) -> list[Any]:
     return [
-        store.increase(ORDERS, start, end),
-        store.sketch(WAITS, start, end),
-        *(store.points(key, start, end, 7) for key in (ORDERS, OPEN, WAITS)),
-        [record.frame for record in store.records(limit=1000)],
-        [record.frame for record in store.records(limit=1000, min_level=30)],
-        [record.frame for record in store.records(limit=1000, correlation_id="id1")],
+        increase(store, ORDERS, start, end),
+        measured(store, WAITS, start, end),
+        store.points([ORDERS, OPEN, WAITS], start, end, 7),
+        [record.frame for record in store.records(EVERYTHING, limit=1000)],
+        [record.frame for record in store.records(Wanted(min_level=30), limit=1000)],
+        [record.frame for record in store.records(Wanted(correlation_id="id1"), limit=1000)],
         store.series("orders_total"),
     ]
 
@@ -76,14 +77,14 @@ class TestStore:
         store = MemoryStore(max_points=300, max_sketch_points=100)
         for number, (second, orders, connections, waits) in enumerate(sorted(seconds)):
             window = Window(NOW + second, {ORDERS: orders}, {OPEN: connections}, {WAITS: sketch(waits)})
-            store.append(Batch("p", number, [frame(number, 10 * waits)], window))
+            store.append(batch("p", number, [frame(number, 10 * waits)], window))
 
         new = taken_over(store, MemoryStore(max_points=300, max_sketch_points=100))
         bounds = NOW + start, NOW + start + length
         assert answers(new, *bounds) == answers(store, *bounds)
 
         for one in (store, new):
-            one.append(Batch("q", 0, [frame(9_999)], Window(NOW + 9_001, {ORDERS: 1}, {}, {WAITS: sketch(1)})))
+            one.append(batch("q", 0, [frame(9_999)], Window(NOW + 9_001, {ORDERS: 1}, {}, {WAITS: sketch(1)})))
         assert answers(new, *bounds) == answers(store, *bounds)
         assert new.statistics() == store.statistics()
 
@@ -92,17 +93,17 @@ class TestStore:
         A snapshot is of its instant: what the giver is given later does not come into it.
         """
         store = MemoryStore()
-        store.append(Batch("p", 0, [frame(1)], Window(NOW, {ORDERS: 1}, {}, {WAITS: sketch(1)})))
+        store.append(batch("p", 0, [frame(1)], Window(NOW, {ORDERS: 1}, {}, {WAITS: sketch(1)})))
         snapshot = store.snapshot()
-        store.append(Batch("p", 1, [frame(2)], Window(NOW, {ORDERS: 1}, {}, {WAITS: sketch(2)})))
-        store.append(Batch("p", 2, [], Window(NOW + 1, {ORDERS: 1}, {}, {WAITS: sketch(2)})))
+        store.append(batch("p", 1, [frame(2)], Window(NOW, {ORDERS: 1}, {}, {WAITS: sketch(2)})))
+        store.append(batch("p", 2, [], Window(NOW + 1, {ORDERS: 1}, {}, {WAITS: sketch(2)})))
 
         new = MemoryStore()
         new.take_over(snapshot)
 
-        assert new.increase(ORDERS, NOW, NOW + 9) == 1
-        assert (new.sketch(WAITS, NOW, NOW + 9) or Sketch()).count == 1
-        assert [one.frame for one in new.records(limit=9)] == [frame(1)]
+        assert increase(new, ORDERS, NOW, NOW + 9) == 1
+        assert (measured(new, WAITS, NOW, NOW + 9) or Sketch()).count == 1
+        assert [one.frame for one in new.records(EVERYTHING, limit=9)] == [frame(1)]
 
     def test_records_that_both_have_are_there_once(self) -> None:
         """
@@ -110,15 +111,15 @@ class TestStore:
         """
         store, new = MemoryStore(), MemoryStore()
         twin = frame(3)
-        store.append(Batch("p", 0, [frame(1), frame(2), twin, twin], None))
-        new.append(Batch("n", 0, [frame(2), twin, twin, twin, frame(4)], None))
-        seen = new.records(limit=1)[0].sequence
+        store.append(batch("p", 0, [frame(1), frame(2), twin, twin]))
+        new.append(batch("n", 0, [frame(2), twin, twin, twin, frame(4)]))
+        seen = int(new.records(EVERYTHING, limit=1)[0].cursor)
 
         taken_over(store, new)
 
-        kept = new.records(limit=99)
+        kept = new.records(EVERYTHING, limit=99)
         assert [one.frame for one in reversed(kept)] == [frame(1), frame(2), twin, twin, twin, frame(4)]
-        assert min(one.sequence for one in kept) > seen
+        assert min(int(one.cursor) for one in kept) > seen
 
     def test_a_smaller_store_keeps_its_bounds(self) -> None:
         """
@@ -126,21 +127,21 @@ class TestStore:
         """
         store = MemoryStore()
         for number in range(400):
-            store.append(Batch("p", number, [frame(number)], Window(NOW + number, {ORDERS: 1})))
+            store.append(batch("p", number, [frame(number)], Window(NOW + number, {ORDERS: 1})))
 
         new = taken_over(store, MemoryStore(max_points=100, max_records=64))
 
         assert new.statistics()["points"] <= 100
         assert new.statistics()["records"] <= 64
         reach = int(new.statistics()["horizon_seconds"])
-        assert new.increase(ORDERS, NOW + 400 - min(reach, 50), NOW + 400) == min(reach, 50)
+        assert increase(new, ORDERS, NOW + 400 - min(reach, 50), NOW + 400) == min(reach, 50)
 
 
 class TestFile:
     def _content(self) -> bytes:
         store = MemoryStore()
         store.append(
-            Batch("p", 0, [frame(1), frame(2)], Window(NOW, {ORDERS: 2}, {OPEN: 1}, {WAITS: sketch(4)})),
+            batch("p", 0, [frame(1), frame(2)], Window(NOW, {ORDERS: 2}, {OPEN: 1}, {WAITS: sketch(4)})),
         )
         reading = SketchReading(1.0, 2.0, 0.0, 2.0, 2.0, {1: Octave.of([0.0] * 63 + [1.0])}, {})
         totals = Totals({}, {ORDERS: 2.0}, {}, {WAITS: reading}, {}, [])

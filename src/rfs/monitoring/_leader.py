@@ -22,10 +22,10 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.live import HISTORY_SUFFIX, JOINING_SUFFIX, LiveDirectory, process_of
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.readings import NOTHING_READ
-from rfs.monitoring._capture.segments import FROM_SINK, Frame, SegmentReader
+from rfs.monitoring._capture.segments import FROM_SINK, Frame, Run, SegmentReader
 from rfs.monitoring._history import pack_history, unpack_history
 from rfs.monitoring._live import Killed, Leadership, Lease, LiveReader
-from rfs.monitoring._store import Batch, Store, Window
+from rfs.monitoring._store import Batch, Moment, Store, Window
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring._totals import Totals
 
@@ -176,10 +176,10 @@ class Leader:
         if self._capture.directory is not None:
             self._lease.release()
 
-    def collect(self) -> Totals:
-        """Move everything recorded so far into the store, as one batch; return the totals that it now knows."""
+    def collect(self) -> Moment:
+        """Move everything recorded so far into the store; return what there is to answer from now."""
         with self._lock:
-            return self._collect()
+            return Moment(self._collect(), self._store)
 
     def _collect(self) -> Totals:
         self._move_records()
@@ -200,7 +200,8 @@ class Leader:
         self._feed_sinks(frames)
 
     def _append(self, frames: list[Frame], window: Window | None) -> None:
-        self._store.append(Batch(self._process, self._sequence, frames, window))
+        runs = [Run(self._process, self._sequence, range(len(frames)), len(frames), frames)] if frames else []
+        self._store.append(Batch(self._process, self._sequence, runs, window))
         self._sequence += 1
 
     def forget_idle(self, now: float) -> None:

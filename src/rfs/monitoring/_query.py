@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from math import nan
+from functools import reduce
+from math import ceil, nan
 from typing import Any, NamedTuple, cast
 
 from rfs.errors import TimeRangeError
@@ -22,7 +23,7 @@ from rfs.monitoring._capture.instruments import MetricType
 from rfs.monitoring._capture.record import LogRecord, read_record
 from rfs.monitoring._capture.segments import HAS_ERROR
 from rfs.monitoring._capture.sketch import Sketch
-from rfs.monitoring._store import Point, Store, StoredRecord
+from rfs.monitoring._store import Moment, Point, Reader, StoredRecord, Wanted
 from rfs.monitoring._totals import Totals
 
 SUCCESSES = "result_success_total"
@@ -150,10 +151,10 @@ class ErrorSummary:
 
 class Query:
     """
-    Reads from one Monitor's store.
+    Reads what one Monitor has recorded.
 
     Args:
-        collect: Called before every answer that the store gives, so that it is up to date.
+        collect: What there is to answer from now; called before every answer.
         totals: What has been measured up to now, without collecting it.
         now: The present in unix seconds.
         zone: In which the hours of ``hourly_distribution`` are counted.
@@ -163,16 +164,14 @@ class Query:
 
     def __init__(
         self,
-        store: Store,
         *,
-        collect: Callable[[], Totals],
+        collect: Callable[[], Moment],
         totals: Callable[[], Totals],
         now: Callable[[], float],
         service_name: Callable[[], str],
         statistics: Callable[[Totals], Mapping[str, Mapping[str, float]]],
         zone: tzinfo = UTC,
     ) -> None:
-        self._store = store
         self._collect = collect
         self._totals = totals
         self._now = now
@@ -186,10 +185,11 @@ class Query:
 
         For several answers that are shown side by side: they are of one moment, and collecting is paid for once.
         """
-        totals = self._collect()
+        moment = self._collect()
         now = self._now()
         settled = copy(self)
-        settled._collect = settled._totals = lambda: totals
+        settled._collect = lambda: moment
+        settled._totals = lambda: moment.totals
         settled._now = lambda: now
         return settled
 
@@ -197,7 +197,8 @@ class Query:
 
     def metric_type(self, name: str) -> MetricType | None:
         """The type of metric *name*; None if there is no such metric."""
-        return _type_of(self._totals(), name)
+        metric = self._totals().metrics.get(name)  # which needs no collecting
+        return _type_of(self._collect(), name) if metric is None else metric.type
 
     def totals(self) -> Totals:
         """What all processes have measured since the service began; for expositions. All else is within a range of time."""
@@ -205,38 +206,40 @@ class Query:
 
     def label_values(self, name: str, label: str) -> list[str]:
         """All values of *label* of metric *name*, sorted; the absent label is the empty one and left out."""
-        self._collect()
-        return sorted({value for key in self._store.series(name) for one, value in key.labels if one == label})
+        return sorted(
+            {value for key in self._collect().reader.series(name) for one, value in key.labels if one == label}
+        )
 
     def increase(
         self, name: str, time_range: TimeRange = "5m", labels: Mapping[str, str] | None = None
     ) -> float | None:
         """By how much counter *name* (the series with these *labels*) grew; None if there is no such counter."""
-        if _type_of(self._collect(), name) is not MetricType.COUNTER:
+        moment = self._collect()
+        if _type_of(moment, name) is not MetricType.COUNTER:
             return None
-        start, end = parse_time_range(time_range).bounds(self._now())
-        return sum((self._store.increase(key, start, end) or 0.0) for key in self._matching(name, labels))
+        bounds = parse_time_range(time_range).bounds(self._now())
+        return sum(increase for _, increase in _increases(moment.reader, name, labels, *bounds))
 
     def increase_by(
         self, name: str, label: str, time_range: TimeRange = "1h", labels: Mapping[str, str] | None = None
     ) -> dict[str, float]:
         """The increase of counter *name* per value of *label*, largest first; those that did not grow are left out."""
-        self._collect()
-        start, end = parse_time_range(time_range).bounds(self._now())
+        reader = self._collect().reader
+        bounds = parse_time_range(time_range).bounds(self._now())
         sums: dict[str, float] = {}
-        for key in self._matching(name, labels):
+        for key, increase in _increases(reader, name, labels, *bounds):
             value = dict(key.labels).get(label, "")
-            sums[value] = sums.get(value, 0.0) + (self._store.increase(key, start, end) or 0.0)
+            sums[value] = sums.get(value, 0.0) + increase
         return {value: total for value, total in sorted(sums.items(), key=lambda item: -item[1]) if total}
 
     def distribution(
         self, name: str, time_range: TimeRange = "5m", labels: Mapping[str, str] | None = None
     ) -> Distribution | None:
         """What histogram *name* (all series with these *labels* together) measured; None if there is no such histogram."""
-        if _type_of(self._collect(), name) not in (MetricType.HISTOGRAM, MetricType.TIMER):
+        moment = self._collect()
+        if _type_of(moment, name) not in (MetricType.HISTOGRAM, MetricType.TIMER):
             return None
-        start, end = parse_time_range(time_range).bounds(self._now())
-        return self._sum(name, labels, start, end)
+        return _distribution(moment.reader, name, labels, *parse_time_range(time_range).bounds(self._now()))
 
     def latest(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
         """The value of gauge *name*: of the series with these *labels*, the one written last; None if no living process has written it."""
@@ -253,20 +256,14 @@ class Query:
 
         A step in which nothing was collected is a gap: None. There are at most 2,000 steps; finer ones are widened.
         """
-        self._collect()
+        reader = self._collect().reader
         start, end = parse_time_range(time_range).bounds(self._now())
         step = max(step_seconds, (end - start) / _MAX_STEPS, 1.0)
         start = start // step * step  # steps begin at round times, so that a live chart does not jitter
-        merged: list[Point] = []
-        for key in self._matching(name, labels):
-            points = self._store.points(key, start, end, step)
-            if not merged:
-                merged = points
-            else:
-                merged = [
-                    Point(one.time, _plus(one.value, other.value)) for one, other in zip(merged, points, strict=True)
-                ]
-        return merged
+        lines = reader.points(_matching(reader, name, labels), start, end, step)
+        return [
+            Point(start + index * step, reduce(_plus, values)) for index, values in enumerate(zip(*lines, strict=True))
+        ]
 
     def summary(self, time_range: TimeRange = 60) -> dict[str, Any]:
         """
@@ -276,29 +273,26 @@ class Query:
         p50, p90, p95 and p99. One without measurements is not listed; asked for by name, its count is 0 and the rest
         NaN. A gauge never written is left out.
         """
-        totals = self._collect()
+        moment = self._collect()
+        totals, reader = moment
         parsed = parse_time_range(time_range)
         now = self._now()
-        start, end = parsed.bounds(now)
+        bounds = parsed.bounds(now)
         counters: dict[str, float] = {}
         gauges: dict[str, float] = {}
         histograms, timers = _Measured(), _Measured()
-        for metric in totals.metrics.values():
-            name = metric.name
-            if metric.type is MetricType.COUNTER:
-                counters[name] = _whole(
-                    sum(self._store.increase(key, start, end) or 0.0 for key in self._matching(name))
-                )
-            elif metric.type is MetricType.GAUGE:
-                for key, value in totals.gauges.items():
-                    if key.name == name:
-                        gauges[name] = _whole(value)  # they are in the order of their last writes
-            else:
-                section = timers if metric.type is MetricType.TIMER else histograms
+        for name in dict.fromkeys((*totals.metrics, *reader.kinds())):
+            metric_type = _type_of(moment, name)
+            if metric_type is MetricType.COUNTER:
+                counters[name] = _whole(sum(increase for _, increase in _increases(reader, name, None, *bounds)))
+            elif metric_type is not MetricType.GAUGE:
+                section = timers if metric_type is MetricType.TIMER else histograms
                 section.declared.add(name)
-                sketch = self._sum(name, None, start, end)
+                sketch = _distribution(reader, name, None, *bounds)
                 if sketch.count:
                     section[name] = _figures(sketch)
+        for key, value in totals.gauges.items():
+            gauges[key.name] = _whole(value)  # they are in the order of their last writes
         return {
             "counters": counters,
             "gauges": gauges,
@@ -313,24 +307,6 @@ class Query:
         """How many series there are, over all metrics."""
         totals = self._totals()
         return len(totals.counters) + len(totals.gauges) + len(totals.sketches)
-
-    def _matching(self, name: str, labels: Mapping[str, str] | None = None) -> Iterable[SeriesKey]:
-        keys = self._store.series(name)
-        if not labels:
-            return keys
-        wanted = {(label, value) for label, value in labels.items() if value}
-        absent = {label for label, value in labels.items() if not value}
-        return [
-            key for key in keys if wanted <= set(key.labels) and not any(label in absent for label, _ in key.labels)
-        ]
-
-    def _sum(self, name: str, labels: Mapping[str, str] | None, start: float, end: float) -> Sketch:
-        total = Sketch()
-        for key in self._matching(name, labels):
-            part = self._store.sketch(key, start, end)
-            if part is not None and part.count:
-                total.add(part)
-        return total
 
     # Operations and errors
 
@@ -349,15 +325,16 @@ class Query:
         return self.settled()._operation(name, time_range)
 
     def _operation(self, name: str, time_range: TimeRange) -> OperationMetrics | None:
+        reader = self._collect().reader
         labels = {"operation": name}
-        keys = [key for metric in (SUCCESSES, FAILURES, DURATIONS) for key in self._matching(metric, labels)]
+        keys = [key for metric in (SUCCESSES, FAILURES, DURATIONS) for key in _matching(reader, metric, labels)]
         parsed = parse_time_range(time_range)
         succeeded = self.increase(SUCCESSES, time_range, labels) or 0.0
         failed = self.increase(FAILURES, time_range, labels) or 0.0
         if not keys and not (succeeded or failed):
             return None
         start, end = parsed.bounds(self._now())
-        durations = self._sum(DURATIONS, labels, start, end)
+        durations = _distribution(reader, DURATIONS, labels, start, end)
         total = int(succeeded + failed)
         codes = self.increase_by(ERRORS_BY_TYPE, "error_code", time_range, labels)
         return OperationMetrics(
@@ -374,47 +351,42 @@ class Query:
             p99_response_time_ms=durations.quantile(0.99),
             max_response_time_ms=durations.max if durations.count else nan,
             error_breakdown={code: int(count) for code, count in codes.items()},
-            top_errors=self._top_messages(name, start) if failed else [],
-            hourly_distribution=self._hours(labels, start, end),
+            top_errors=self._top_messages(reader, name, start, end) if failed else [],
+            hourly_distribution=self._hours(reader, labels, start, end),
             throughput_per_second=total / parsed.seconds,
         )
 
-    def _top_messages(self, operation: str, start: float) -> list[tuple[str, int]]:
+    def _top_messages(self, reader: Reader, operation: str, start: float, end: float) -> list[tuple[str, int]]:
         counts: dict[str, int] = {}
-        records = self._store.records(
-            limit=_MAX_ERROR_RECORDS, operation=operation, flags=HAS_ERROR, since_ns=int(start * 1e9)
-        )
-        for record in self._read(records):
+        wanted = Wanted(operation=operation, flags=HAS_ERROR, since_ns=_to_ns(start), until_ns=_to_ns(end))
+        for record in self._read(reader.records(wanted, limit=_MAX_ERROR_RECORDS)):
             if record.kind == "operation" and record.error is not None:
                 message = _DIGITS.sub("N", record.error.message)
                 counts[message] = counts.get(message, 0) + 1
         return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:10]
 
-    def _hours(self, labels: Mapping[str, str], start: float, end: float) -> dict[int, int]:
+    def _hours(self, reader: Reader, labels: Mapping[str, str], start: float, end: float) -> dict[int, int]:
         hours: dict[int, int] = {}
-        first = int(start // 3_600 * 3_600)
-        for name in (SUCCESSES, FAILURES):
-            for key in self._matching(name, labels):
-                for begin in range(first, int(end) + 1, 3_600):
-                    increase = self._store.increase(key, max(begin, start), min(begin + 3_600, end))
-                    if increase:
-                        hour = datetime.fromtimestamp(begin, self.zone).hour
-                        hours[hour] = hours.get(hour, 0) + int(increase)
+        keys = [key for name in (SUCCESSES, FAILURES) for key in _matching(reader, name, labels)]
+        for begin in range(int(start // 3_600 * 3_600), ceil(end), 3_600):
+            increase = sum(one or 0.0 for one in reader.increases(keys, max(begin, start), min(begin + 3_600, end)))
+            if increase:
+                hour = datetime.fromtimestamp(begin, self.zone).hour
+                hours[hour] = hours.get(hour, 0) + int(increase)
         return dict(sorted(hours.items()))
 
     def top_errors(self, limit: int = 10, time_range: TimeRange = "1h") -> list[ErrorSummary]:
         """The most frequent failures by operation, code and type; counts are exact, messages are samples."""
-        self._collect()
+        reader = self._collect().reader
         start, end = parse_time_range(time_range).bounds(self._now())
         counts: dict[tuple[str, str, str], int] = {}
-        for key in self._store.series(ERRORS_BY_TYPE):
+        for key, increase in _increases(reader, ERRORS_BY_TYPE, None, start, end):
             labels = dict(key.labels)
             group = labels.get("operation", ""), labels.get("error_code", ""), labels.get("error_type", "")
-            increase = self._store.increase(key, start, end)
             if increase:
                 counts[group] = counts.get(group, 0) + int(increase)
         top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
-        samples = self._samples({group for group, _ in top}, start)
+        samples = self._samples(reader, {group for group, _ in top}, start, end)
         return [
             ErrorSummary(
                 operation=group[0],
@@ -429,12 +401,14 @@ class Query:
             for sample in (samples.get(group),)
         ]
 
-    def _samples(self, wanted: set[tuple[str, str, str]], start: float) -> dict[tuple[str, str, str], LogRecord]:
+    def _samples(
+        self, reader: Reader, wanted: set[tuple[str, str, str]], start: float, end: float
+    ) -> dict[tuple[str, str, str], LogRecord]:
         samples: dict[tuple[str, str, str], LogRecord] = {}
         if not wanted:
             return samples
-        stored = self._store.records(limit=_MAX_ERROR_RECORDS, flags=HAS_ERROR, since_ns=int(start * 1e9))
-        for record in self._read(stored):
+        errors = Wanted(flags=HAS_ERROR, since_ns=_to_ns(start), until_ns=_to_ns(end))
+        for record in self._read(reader.records(errors, limit=_MAX_ERROR_RECORDS)):
             if record.error is not None:
                 group = (record.operation, record.error.code, record.error.type)
                 if group in wanted and group not in samples:
@@ -451,29 +425,28 @@ class Query:
         limit: int = 100,
         min_level: int = 0,
         operation: str | None = None,
-        before_sequence: int | None = None,
+        before: str | None = None,
         correlation_id: str | None = None,
     ) -> list[LogRecord]:
-        """The newest records that pass all filters, newest first; *before_sequence* goes on with the page after."""
-        self._collect()
-        stored = self._store.records(
-            limit=limit,
-            min_level=min_level,
-            operation=operation,
-            before_sequence=before_sequence,
-            correlation_id=correlation_id,
-        )
-        return list(self._read(stored))
+        """
+        The newest records that pass all filters, newest first; *before*, the ``cursor`` of the last one, goes on after it.
+
+        Raises:
+            CursorError: *before* is no cursor.
+        """
+        wanted = Wanted(min_level=min_level, operation=operation, correlation_id=correlation_id)
+        return list(self._read(self._collect().reader.records(wanted, limit=limit, before=before)))
 
     def records_by_correlation_id(self, correlation_id: str, limit: int = 10_000) -> list[LogRecord]:
         """All records of one correlation id that are still kept (the newest *limit*), oldest first."""
         records = self.records(limit=limit, correlation_id=correlation_id)
-        records.sort(key=lambda record: (record.timestamp, record.sequence))
+        records.reverse()
+        records.sort(key=lambda record: record.timestamp)
         return records
 
     def _read(self, stored: Iterable[StoredRecord]) -> Iterable[LogRecord]:
         service_name = self._service_name()
-        return (read_record(record.sequence, record.frame.payload, service_name) for record in stored)
+        return (read_record(record.cursor, record.frame.payload, service_name) for record in stored)
 
     def books(self) -> dict[str, dict[str, float]]:
         """
@@ -481,17 +454,48 @@ class Query:
 
         ``evicted`` are those of the delivered records that the store has had to forget since, its bound being reached.
         """
-        totals = self._collect()
-        books = {signal: dict(entries) for signal, entries in self._statistics(totals).items()}
-        evicted = self._store.statistics()["evicted_records"]
+        moment = self._collect()
+        books = {signal: dict(entries) for signal, entries in self._statistics(moment.totals).items()}
+        evicted = moment.reader.statistics()["evicted_records"]
         if evicted:
             books["records"]["evicted"] = evicted
         return books
 
 
-def _type_of(totals: Totals, name: str) -> MetricType | None:
-    metric = totals.metrics.get(name)
-    return None if metric is None else metric.type
+def _type_of(moment: Moment, name: str) -> MetricType | None:
+    metric = moment.totals.metrics.get(name)
+    if metric is not None:
+        return metric.type
+    kind = moment.reader.kinds().get(name)  # nobody has declared it since the service began, but there is history
+    return None if kind is None else MetricType(kind)
+
+
+def _matching(reader: Reader, name: str, labels: Mapping[str, str] | None) -> list[SeriesKey]:
+    keys = reader.series(name)
+    if not labels:
+        return keys
+    wanted = {(label, value) for label, value in labels.items() if value}
+    absent = {label for label, value in labels.items() if not value}
+    return [key for key in keys if wanted <= set(key.labels) and not any(label in absent for label, _ in key.labels)]
+
+
+def _increases(
+    reader: Reader, name: str, labels: Mapping[str, str] | None, start: float, end: float
+) -> list[tuple[SeriesKey, float]]:
+    keys = _matching(reader, name, labels)
+    return [(key, increase or 0.0) for key, increase in zip(keys, reader.increases(keys, start, end), strict=True)]
+
+
+def _distribution(reader: Reader, name: str, labels: Mapping[str, str] | None, start: float, end: float) -> Sketch:
+    total = Sketch()
+    for part in reader.sketches(_matching(reader, name, labels), start, end):
+        if part is not None and part.count:
+            total.add(part)
+    return total
+
+
+def _to_ns(seconds: float) -> int:
+    return ceil(seconds * 1e9)
 
 
 def _plus(one: float | None, other: float | None) -> float | None:

@@ -33,7 +33,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 from typing_extensions import TypedDict
 
-from rfs.errors import AlertRuleError, MetricDefinitionError, TimeRangeError
+from rfs.errors import AlertRuleError, CursorError, MetricDefinitionError, TimeRangeError
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, parse_time_range
 from rfs.monitoring.alerts import Aggregation, AlertCondition, NoData, Rule, Severity
 from rfs.monitoring.context import is_valid_correlation_id
@@ -324,7 +324,7 @@ class IndicatorBody(TypedDict):
 class RecordRow(TypedDict):
     """A record in a list: its message is cut, its fields are left out."""
 
-    sequence: int
+    cursor: str
     timestamp: str
     level: str
     logger: str
@@ -362,7 +362,7 @@ class Overview(TypedDict):
 
 
 class RecordsBody(TypedDict):
-    """Records as their JSON lines have them, each with its sequence."""
+    """Records as their JSON lines have them, each with its cursor."""
 
     records: list[dict[str, Any]]
 
@@ -636,7 +636,7 @@ def _indicator(moment: _Moment, indicator: Indicator) -> IndicatorBody:
 def _record_row(record: LogRecord) -> RecordRow:
     message = record.message
     return RecordRow(
-        sequence=record.sequence,
+        cursor=record.cursor,
         timestamp=_iso(record.timestamp),
         level=record.level,
         logger=record.logger,
@@ -652,7 +652,7 @@ def _record_row(record: LogRecord) -> RecordRow:
 
 
 def _whole_record(record: LogRecord) -> dict[str, Any]:
-    return {"sequence": record.sequence, **record.to_dict()}
+    return {"cursor": record.cursor, **record.to_dict()}
 
 
 def _health(monitor: Monitor) -> HealthBody:
@@ -724,6 +724,8 @@ class _Route(APIRoute):
                 response = _refusal(*_first_fault(error))
             except TimeRangeError as error:
                 response = _refusal("time_range", error.fault)
+            except CursorError:
+                response = _refusal("before", "must be the cursor of a record that was answered")
             except AlertRuleError as error:
                 response = _refusal(error.field, error.fault)
             except _NotKnownError as error:
@@ -897,12 +899,15 @@ class _Dashboard:
         min_level: _Level = 0,
         operation: Annotated[str | None, Query(max_length=1000)] = None,
         correlation_id: Annotated[str | None, Query(max_length=64)] = None,
+        before: Annotated[
+            str | None, Query(max_length=200, description="the cursor of the last record of a page")
+        ] = None,
     ) -> Response:
-        """The newest records first, whole."""
+        """The newest records first, whole; *before* goes on with those after it."""
 
         def reading() -> RecordsBody:
             found = self._monitor().query.records(
-                limit=limit, min_level=min_level, operation=operation, correlation_id=correlation_id
+                limit=limit, min_level=min_level, operation=operation, correlation_id=correlation_id, before=before
             )
             return RecordsBody(records=[_whole_record(record) for record in found])
 

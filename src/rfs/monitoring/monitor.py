@@ -202,7 +202,6 @@ class Monitor:
         )
         self.in_sink = self._leader.in_sink
         self.query = Query(
-            self.store,
             collect=self._leader.collect,
             totals=self._leader.totals,
             now=self._now_seconds,

@@ -15,6 +15,7 @@ import msgspec
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.segments import Frame, Run
 from rfs.monitoring._capture.sketch import Sketch
+from rfs.monitoring._totals import Totals
 
 Kind = Literal["counter", "gauge", "histogram"]
 EVER_NS = 1 << 62
@@ -128,6 +129,13 @@ class Reader(Protocol):
     def statistics(self) -> Mapping[str, float]:
         """Sizes and losses of the store itself: at least records, record_bytes, evicted_records, horizon_seconds."""
         ...
+
+
+class Moment(NamedTuple):
+    """All that there is to answer from at one moment: the present, and a reader of what was up to then."""
+
+    totals: Totals
+    reader: Reader
 
 
 class Store(Reader, Protocol):

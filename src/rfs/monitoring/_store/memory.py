@@ -17,17 +17,19 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import chain
 from math import ceil
 from threading import Lock
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from rfs.errors import CursorError
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import breathe, pieces
-from rfs.monitoring._capture.segments import Frame
+from rfs.monitoring._capture.segments import Frame, Run
 from rfs.monitoring._capture.sketch import Sketch
-from rfs.monitoring._store import Batch, Point, StoredRecord
+from rfs.monitoring._store import Batch, Kind, StoredRecord, Wanted
 
 MAX_RECORDS = 50_000
 MAX_RECORD_BYTES = 16 << 20
@@ -44,6 +46,8 @@ _TIERINGS = (
 _NOTABLE_LEVEL = 30
 _COMPACT_EVERY = 64  # appended points at least
 _TIDY_SECONDS = 600
+_EVER = 1 << 63
+_LONGEST_CURSOR = 19  # digits
 _POINTS_WORTH_A_SUM = 8  # of one minute; so the sums that are kept are few beside the points
 
 
@@ -80,6 +84,15 @@ class ValueSeries:
         """The value that held just before *time*."""
         index = bisect_left(self.times, time)
         return self.values[index - 1] if index else self.base
+
+    def increase(self, start: float, end: float) -> float:
+        """By how much running totals have grown."""
+        return max(0.0, self.before(end) - self.before(start))
+
+    def last(self, _start: float, end: float) -> float | None:
+        """The last value before *end*; None if there is none that is still kept."""
+        index = bisect_left(self.times, end)
+        return self.values[index - 1] if index else None
 
     def compact(self, now: int, density: Density) -> None:
         kept = _thinned(self.times, now, density)
@@ -161,7 +174,22 @@ class SketchSeries:
         return SketchSeries(self.times[:], self.deltas[:])  # the packed differences themselves never change
 
 
-Kind = TypeVar("Kind", ValueSeries, SketchSeries)
+_Series = TypeVar("_Series", ValueSeries, SketchSeries)
+
+
+class _Kept(NamedTuple):
+    """A record in its place; later ones have higher numbers."""
+
+    number: int
+    frame: Frame
+
+
+class _Step(NamedTuple):
+    """A step of a time series: from when to when, and whether any window was closed in it."""
+
+    start: float
+    end: float
+    is_seen: bool
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -204,14 +232,12 @@ class MemoryStore:
 
     def _begin(self) -> None:
         self._lock = Lock()
-        self._records: deque[StoredRecord] = deque()
-        self._by_id: dict[str, list[StoredRecord]] = {}
-        self._notable: deque[StoredRecord] = (
-            deque()
-        )  # those of WARNING and above, or with a flag: few, and often asked for
+        self._records: deque[_Kept] = deque()
+        self._by_id: dict[str, list[_Kept]] = {}
+        self._notable: deque[_Kept] = deque()  # those of WARNING and above, or with a flag: few, and often asked for
         self._record_bytes = 0
         self._evicted = 0
-        self._sequence = 0
+        self._number = 0
         self._batches: dict[str, int] = {}  # process → highest sequence kept
         self._values: dict[str, dict[SeriesKey, ValueSeries]] = {}
         self._sketches: dict[str, dict[SeriesKey, SketchSeries]] = {}
@@ -232,7 +258,7 @@ class MemoryStore:
             if batch.sequence <= self._batches.get(batch.process, -1):
                 return False
             self._batches[batch.process] = batch.sequence
-            self._keep_records(batch.records)
+            self._keep_records(_in_order(batch.runs))
             window = batch.window
             if window is not None:
                 second = window.second
@@ -254,11 +280,11 @@ class MemoryStore:
             return True
 
     def _keep_records(self, frames: Iterable[Frame]) -> None:
-        by_id, sequence = self._by_id, self._sequence
+        by_id, number = self._by_id, self._number
         for piece in pieces(frames):
             for frame in piece:
-                sequence += 1
-                record = StoredRecord(sequence, frame)
+                number += 1
+                record = _Kept(number, frame)
                 self._records.append(record)
                 self._record_bytes += len(frame.payload)
                 correlation_id = frame.correlation_id
@@ -268,7 +294,7 @@ class MemoryStore:
                     by_id[correlation_id] = [record]
                 if frame.level >= _NOTABLE_LEVEL or frame.flags:
                     self._notable.append(record)
-        self._sequence = sequence
+        self._number = number
         if len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
             self._evict_oldest()
 
@@ -327,8 +353,8 @@ class MemoryStore:
                 breathe()
             if frame.correlation_id:
                 evicted[frame.correlation_id] = evicted.get(frame.correlation_id, 0) + 1
-        oldest = self._records[0].sequence if self._records else self._sequence + 1
-        while self._notable and self._notable[0].sequence < oldest:
+        oldest = self._records[0].number if self._records else self._number + 1
+        while self._notable and self._notable[0].number < oldest:
             self._notable.popleft()
         for correlation_id, count in evicted.items():
             same_id = self._by_id[correlation_id]
@@ -397,78 +423,104 @@ class MemoryStore:
                 sketch_series.compact(now, self._density)
                 self._sketch_points += len(sketch_series.times)
 
-    def records(
-        self,
-        *,
-        limit: int,
-        min_level: int = 0,
-        operation: str | None = None,
-        before_sequence: int | None = None,
-        correlation_id: str | None = None,
-        flags: int = 0,
-        since_ns: int = 0,
-    ) -> list[StoredRecord]:
+    def records(self, wanted: Wanted, *, limit: int, before: str | None = None) -> list[StoredRecord]:
+        first_too_new = _EVER if before is None else _number_of(before)
         found: list[StoredRecord] = []
         with self._lock:
-            source: Sequence[StoredRecord] = self._records
-            if correlation_id is not None:
-                source = self._by_id.get(correlation_id, ())
-            elif min_level >= _NOTABLE_LEVEL or flags:
+            source: Sequence[_Kept] = self._records
+            if wanted.correlation_id is not None:
+                source = self._by_id.get(wanted.correlation_id, ())
+            elif wanted.min_level >= _NOTABLE_LEVEL or wanted.flags:
                 source = self._notable
-            for record in reversed(source):
-                frame = record.frame
+            for number, frame in reversed(source):
                 if len(found) >= limit:
                     break
                 if (
-                    frame.level >= min_level
-                    and (operation is None or frame.operation == operation)
-                    and (before_sequence is None or record.sequence < before_sequence)
-                    and frame.flags & flags == flags
-                    and frame.time_ns >= since_ns
+                    number < first_too_new
+                    and frame.level >= wanted.min_level
+                    and (wanted.operation is None or frame.operation == wanted.operation)
+                    and frame.flags & wanted.flags == wanted.flags
+                    and wanted.since_ns <= frame.time_ns < wanted.until_ns
                 ):
-                    found.append(record)
+                    found.append(StoredRecord(str(number), frame))
         return found
+
+    def kinds(self) -> Mapping[str, Kind]:
+        with self._lock:
+            kinds: dict[str, Kind] = {name: "gauge" if name in self._gauges else "counter" for name in self._values}
+            kinds.update(dict.fromkeys(self._sketches, "histogram"))
+            return kinds
 
     def series(self, name: str) -> list[SeriesKey]:
         with self._lock:
             return [*self._values.get(name, ()), *self._sketches.get(name, ())]
 
-    def increase(self, key: SeriesKey, start: float, end: float) -> float | None:
+    def increases(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[float | None]:
         with self._lock:
-            series = self._values.get(key.name, {}).get(key)
-            return None if series is None else max(0.0, series.before(end) - series.before(start))
+            found = [self._values.get(key.name, {}).get(key) for key in keys]
+            return [None if series is None else series.increase(start, end) for series in found]
 
-    def sketch(self, key: SeriesKey, start: float, end: float) -> Sketch | None:
+    def sketches(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[Sketch | None]:
         with self._lock:
-            series = self._sketches.get(key.name, {}).get(key)
-            return None if series is None else series.sum(start, end)
+            return [None if series is None else series.sum(start, end) for series in self._measured(keys)]
 
-    def points(self, key: SeriesKey, start: float, end: float, step_seconds: float) -> list[Point]:
+    def points(
+        self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float
+    ) -> list[list[float | None]]:
         with self._lock:
-            read = self._step_reader(key)
-            points: list[Point] = []
-            steps = max(1, ceil((end - start) / step_seconds))
-            for index in range(steps):
-                at, until = start + index * step_seconds, start + (index + 1) * step_seconds
-                seen = bisect_left(self._seen.times, until) - bisect_left(self._seen.times, at)
-                points.append(Point(at, read(at, until) if seen and read is not None else None))
-            return points
+            steps = self._steps(start, end, step_seconds)
+            return [self._line(key, steps) for key in keys]
 
-    def _step_reader(self, key: SeriesKey) -> Callable[[float, float], float | None] | None:
+    def quantiles(
+        self, keys: Sequence[SeriesKey], q: float, start: float, end: float, step_seconds: float
+    ) -> list[list[float | None]]:
+        with self._lock:
+            steps = self._steps(start, end, step_seconds)
+            lines: list[list[float | None]] = []
+            for series in self._measured(keys):
+                parts = [None if series is None else series.sum(at, until) for at, until, _ in steps]
+                lines.append([part.quantile(q) if part is not None and part.count else None for part in parts])
+            return lines
+
+    def distributions(
+        self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float
+    ) -> list[Sketch | None]:
+        with self._lock:
+            found = [series for series in self._measured(keys) if series is not None]
+            steps: list[Sketch | None] = []
+            for at, until, is_seen in self._steps(start, end, step_seconds):
+                together = Sketch() if is_seen and found else None
+                if together is not None:
+                    for series in found:
+                        together.add(series.sum(at, until))
+                steps.append(together)
+            return steps
+
+    def _measured(self, keys: Sequence[SeriesKey]) -> list[SketchSeries | None]:
+        return [self._sketches.get(key.name, {}).get(key) for key in keys]
+
+    def _steps(self, start: float, end: float, step_seconds: float) -> list[_Step]:
+        times = self._seen.times
+        steps: list[_Step] = []
+        for index in range(max(1, ceil((end - start) / step_seconds))):
+            at, until = start + index * step_seconds, start + (index + 1) * step_seconds
+            steps.append(_Step(at, until, bisect_left(times, until) > bisect_left(times, at)))
+        return steps
+
+    def _line(self, key: SeriesKey, steps: Sequence[_Step]) -> list[float | None]:
         sketches = self._sketches.get(key.name, {}).get(key)
-        if sketches is not None:
-            return sketches.count
         series = self._values.get(key.name, {}).get(key)
-        if series is None:
-            return None
-        if key.name not in self._gauges:
-            return lambda start, end: max(0.0, series.before(end) - series.before(start))
+        read: Callable[[float, float], float | None]
+        if sketches is not None:
+            read = sketches.count
+        elif series is None:
+            return [None] * len(steps)
+        else:
+            read = series.last if key.name in self._gauges else series.increase
+        return [read(at, until) if is_seen else None for at, until, is_seen in steps]
 
-        def last_value(_start: float, end: float) -> float | None:
-            index = bisect_left(series.times, end)
-            return series.values[index - 1] if index else None
-
-        return last_value
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
     def statistics(self) -> Mapping[str, float]:
         with self._lock:
@@ -505,12 +557,28 @@ def _thinned(times: array[int], now: int, density: Density) -> list[int]:
     return kept
 
 
+def _in_order(runs: Sequence[Run]) -> Sequence[Frame]:
+    if len(runs) == 1:
+        return runs[0].frames
+    return sorted(chain.from_iterable(run.frames for run in runs), key=_time_of)
+
+
+def _time_of(frame: Frame) -> int:
+    return frame.time_ns
+
+
+def _number_of(cursor: str) -> int:
+    if not (cursor.isdecimal() and cursor.isascii() and len(cursor) <= _LONGEST_CURSOR):
+        raise CursorError(cursor)
+    return int(cursor)
+
+
 def _identity(frame: Frame) -> tuple[int, bytes]:
     # The payload has the record's ids; the time has nanoseconds.
     return frame.time_ns, frame.payload
 
 
-def _copies(series: Mapping[SeriesKey, Kind]) -> dict[SeriesKey, Kind]:
+def _copies(series: Mapping[SeriesKey, _Series]) -> dict[SeriesKey, _Series]:
     return {key: one.copy() for some in pieces(series.items()) for key, one in some}
 
 
