@@ -171,12 +171,13 @@ class LiveDirectoryError(RfsError, OSError):
 
 
 class StoreFileError(RfsError, ValueError):
-    """A file of the store cannot be used; *fault* says why and what to do."""
+    """A file of the store cannot be used; *fault* says why and what to do. ``is_newer``: it is of a newer version, and not damaged."""
 
-    def __init__(self, name: str, fault: str) -> None:
-        super().__init__(name, fault)
+    def __init__(self, name: str, fault: str, is_newer: bool = False) -> None:
+        super().__init__(name, fault, is_newer)
         self.name = name
         self.fault = fault
+        self.is_newer = is_newer
 
     def __str__(self) -> str:
         return f"store file {self.name}: {self.fault}"

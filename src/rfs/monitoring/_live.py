@@ -46,7 +46,7 @@ from rfs.monitoring._capture.live import (
 )
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.readings import NOTHING_READ, Octave, SketchReading
-from rfs.monitoring._capture.segments import Frame, SegmentReader
+from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
 from rfs.monitoring._foreign import MAX_FOLDED_SAMPLES, REFUSED, FoldedSample, ForeignSums
 from rfs.monitoring._totals import Exemplar, Metric, Totals
@@ -55,7 +55,12 @@ LEASE_SECONDS = 1.5
 MAX_LEFT_SERIES = 20_000  # with labels, and of dead processes alone; the longest dead go first
 # Of what a leader has imported before we came, so much is read again: as much as the store in memory keeps, the newest first.
 READ_AGAIN_BYTES = 16 << 20
-MAX_DEAD_SEGMENTS = 8  # segments of dead processes that stay readable; the oldest go first
+MAX_DEAD_SEGMENTS = (
+    8  # segments of dead processes that stay readable where no store on disk has them; the oldest go first
+)
+PENDING_BYTES = (
+    16 << 20
+)  # of records that no chunk has yet, so much is read; what is beyond stays in the segments until then
 CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
 _LEADER = "leader-"
 _TOTALS = "totals-"
@@ -85,6 +90,13 @@ class Killed(NamedTuple):
     pid: int
     records: int
     lost: int
+
+
+class Pending(NamedTuple):
+    """Records that are not marked as imported, and the marks to be set once all of them are kept: see `LiveReader.pending`."""
+
+    runs: list[Run]
+    marks: dict[str, list[Mark]]  # per segment
 
 
 class _Folded(msgspec.Struct):
@@ -324,23 +336,52 @@ class LiveReader:
             self._left = {SeriesKey(name, labels): since for name, labels, since in folded.left}
             self._folded_identity = identity
 
-    # Records
+    # Records: either `records` and `mark_imported`, or `pending` and `mark`
 
     def records(self) -> list[Frame]:
-        """The records of all processes since the last time, in order of time."""
+        """The records of all processes since the last time, in order of time; for a store in memory."""
         if self._directory is not None:
-            self._map_segments(self._directory)
+            self._map_segments(self._directory, READ_AGAIN_BYTES)
         found = [reader.read() for reader in self._segments()]
         for process in self._processes.values():
             if process.segments and not process.alive():
                 found += [reader.finish() for reader in process.segments.values()]
         return found[0] if len(found) == 1 else sorted(chain.from_iterable(found), key=_time_of)
 
-    def _map_segments(self, directory: LiveDirectory) -> None:
+    def pending(self, limit_bytes: int = PENDING_BYTES) -> Pending:
+        """
+        The records of all processes that are not marked as imported, about *limit_bytes* of them; for a store on disk.
+
+        What is not in here, and was recorded before `refresh`, either was in a chunk, and synced, before this was called, or is beyond
+        the limit. Each record has the same place in every process.
+        """
+        if self._directory is not None:
+            self._map_segments(self._directory, 0)
+        found: list[Run] = []
+        marks: dict[str, list[Mark]] = {}
+        for reader, is_dead in self._known_segments():
+            runs = reader.unimported(limit_bytes, is_dead=is_dead)
+            limit_bytes -= sum(run.end - run.offsets[0] for run in runs)
+            found += runs
+            ours = reader.marks()
+            if ours:
+                marks[reader.name] = ours
+        return Pending(found, marks)
+
+    def _known_segments(self) -> list[tuple[SegmentReader, bool]]:
+        """All segments, and whether the process is dead."""
+        found: list[tuple[SegmentReader, bool]] = []
+        for process in self._processes.values():
+            if process.segments:
+                is_dead = not process.alive()
+                found += [(reader, is_dead) for reader in process.segments.values()]
+        own = self._own_reader()
+        return found if own is None else [*found, (own, False)]
+
+    def _map_segments(self, directory: LiveDirectory, room: int) -> None:
         found = [(process, name) for process in self._processes.values() for name in process.unread]
         if len(found) > 1:
             found.sort(key=lambda each: directory.modified(each[1]), reverse=True)
-        room = READ_AGAIN_BYTES
         for process, name in found:
             process.unread.remove(name)
             self._map(directory, process, name)
@@ -355,15 +396,19 @@ class LiveReader:
         return others + self._own_segments()
 
     def _own_segments(self) -> list[SegmentReader]:
-        capture = self._capture
-        if capture.memory_reader is not None:
-            return [capture.memory_reader]
-        memory = getattr(capture.segments, "memory", None)
-        if memory is None:
-            return []
-        if self._own_segment is None or self._own_segment[0] is not memory:
-            self._own_segment = memory, SegmentReader(memory, name="own segment")
-        return [self._own_segment[1]]
+        if self._capture.memory_reader is not None:
+            return [self._capture.memory_reader]
+        own = self._own_reader()
+        return [] if own is None else [own]
+
+    def _own_reader(self) -> SegmentReader | None:
+        # Not the one of `Capture`: where that stands, the capture goes on when it takes records from memory into a file.
+        segments = self._capture.segments
+        if not isinstance(segments, Segments):
+            return None
+        if self._own_segment is None or self._own_segment[0] is not segments.memory:
+            self._own_segment = segments.memory, SegmentReader(segments.memory, name=segments.name)
+        return self._own_segment[1]
 
     def mark_imported(self) -> int:
         """The leader's part: publish what `records` has returned, so that it may be overwritten; return how many are new."""
@@ -381,6 +426,21 @@ class LiveReader:
             marked += self._own_segment[1].mark_imported()
         return marked
 
+    def mark(self, pending: Pending) -> int:
+        """The leader's part: publish that all records of *pending* are kept, and nothing read since; return how many are new."""
+        directory = self._capture.directory
+        own = self._own_segment[1] if self._own_segment is not None else None
+        marked = 0
+        for name, marks in pending.marks.items():
+            if own is not None and name == own.name:
+                marked += own.mark_imported(marks=marks)
+            elif directory is not None:
+                for process in tuple(self._processes.values()):
+                    if name in process.segments:
+                        with suppress(OSError, LiveFileError):  # it is gone, or tried again the next time
+                            marked += process.segments[name].mark_imported(directory.map(name, writable=True), marks)
+        return marked
+
     # Folding
 
     def take_dead(self) -> list[str]:
@@ -392,12 +452,16 @@ class LiveReader:
             if one not in known and process.watch >= 0 and take_lock(process.watch)
         ]
 
-    def fold(self, taken: list[str], lease: Lease, lost: SeriesKey, now: float) -> list[Killed]:
+    def fold(
+        self, taken: list[str], lease: Lease, lost: SeriesKey, now: float, *, is_imported: bool = False
+    ) -> list[Killed]:
         """
         The leader's part: add the sums of the dead and of closed files to the folded ones, each exactly once, and remove the files.
 
         *lost* is the counter of records that were begun and not committed, *now* the monotonic clock. Call it after `refresh` and
-        `records`, which have found the last that *taken* have left. Return those that were killed.
+        `records` or `pending`, which have found the last that *taken* have left; who has left more than the limit is folded later.
+        *is_imported*: what is marked is in a store on disk, so segments of the dead go when all of them is marked. Return those that
+        were killed.
         """
         directory = self._capture.directory
         killed: list[Killed] = []
@@ -409,7 +473,12 @@ class LiveReader:
         there = {process_of(name) for name in names if not name.endswith(SEGMENT_SUFFIX)}
         known = set(self._folded.processes)
         dead = {
-            one: self._processes[one] for one in taken if one in there and one in self._processes and one not in known
+            one: process
+            for one in taken
+            if one in there
+            and one not in known
+            and (process := self._processes.get(one)) is not None
+            and all(reader.is_exhausted for reader in process.segments.values())
         }
         finished = {one for one in known if one not in there}
         closed = self._closed_files(directory, known | dead.keys())
@@ -417,7 +486,7 @@ class LiveReader:
         due = not self._is_blind and any(now - since >= IDLE_SECONDS for since in self._left.values())
         is_own = self._folded_identity[:1] == (lease.epoch,)
         if is_own and not (dead or finished or closed or due) and len(files) == len(self._folded.files):
-            self._remove(lease, directory, known & there, files)
+            self._remove(lease, directory, known & there, files, is_imported=is_imported)
             return killed
         totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
         for name, type_name, help_text in self._folded.metrics:
@@ -450,7 +519,7 @@ class LiveReader:
             left=[(key.name, key.labels, since) for key, since in left.items()],
         )
         directory.write(f"{_TOTALS}{lease.epoch}", [_encode(folded)])
-        self._remove(lease, directory, set(folded.processes), files)
+        self._remove(lease, directory, set(folded.processes), files, is_imported=is_imported)
         return killed
 
     def _closed_files(self, directory: LiveDirectory, gone: AbstractSet[str]) -> list[CellsReader]:
@@ -498,7 +567,9 @@ class LiveReader:
             del left[key]
         return left
 
-    def _remove(self, lease: Lease, directory: LiveDirectory, folded: set[str], files: list[str]) -> None:
+    def _remove(
+        self, lease: Lease, directory: LiveDirectory, folded: set[str], files: list[str], *, is_imported: bool
+    ) -> None:
         names = directory.names()
         if not lease.still_highest(names):
             return
@@ -510,10 +581,14 @@ class LiveReader:
             ):
                 directory.unlink(name)
         alive = {process_of(name) for name in names if name.endswith(ALIVE_SUFFIX)} - folded
-        read = {name for process in self._processes.values() for name in process.segments}
+        read = {name: reader for process in self._processes.values() for name, reader in process.segments.items()}
         dead = [name for name in names if name in read and process_of(name) not in alive]
-        dead.sort(key=directory.modified)
-        for name in dead[: max(0, len(dead) - MAX_DEAD_SEGMENTS)]:
+        if is_imported:
+            dead = [name for name in dead if read[name].is_exhausted and not read[name].marks()]
+        else:
+            dead.sort(key=directory.modified)
+            del dead[max(0, len(dead) - MAX_DEAD_SEGMENTS) :]
+        for name in dead:
             directory.unlink(name)
 
 

@@ -70,6 +70,7 @@ class Capture:
         self._planned: Path | None = None
         self._lock = -1
         self._serials = itertools.count()
+        self._memories = itertools.count()
         self._leftovers: list[tuple[SegmentReader, int]] = []
         self._cells_names: dict[int, str] = {}  # number of a region → its file
         self.closed: set[str] = set()  # our files that nobody writes into any more, and that may be folded already
@@ -223,7 +224,7 @@ class Capture:
         segments = self.segments
         if isinstance(segments, Segments) and self.memory_reader is None:
             # They are no file any more, but memory they are: their records are not lost.
-            self.memory_reader = SegmentReader(segments.memory, name="own segment")
+            self.memory_reader = SegmentReader(segments.memory, name=segments.name)
             self.memory_reader.resume()
         self.process = _new_process()
 
@@ -257,13 +258,14 @@ class Capture:
         return memory
 
     def _record_in_memory(self) -> None:
-        self.segments = segments = Segments.in_memory(self.process)
-        self.memory_reader = SegmentReader(segments.memory, name="memory")
+        self.segments = segments = Segments.in_memory(f"{self.process}.memory-{next(self._memories)}")
+        self.memory_reader = SegmentReader(segments.memory, name=segments.name)
 
     def _record_into_files(self) -> None:
         reader, self.memory_reader = self.memory_reader, None
         self.segments = _FirstRecord(self)
         if reader is not None:
+            reader.catch_up()  # what a leader here has imported from memory is in its store
             self._take_over(reader)
             self._leftovers.append((reader, _LEFTOVER_ROUNDS))
 
@@ -285,7 +287,7 @@ class Capture:
             name = f"{self.process}.{next(self._serials)}{SEGMENT_SUFFIX}"
             try:
                 header = pack_header(SEGMENT_MAGIC, self._header(0, segment_layout()))
-                made = Segments(directory.create(name, SEGMENT_BYTES, header))
+                made = Segments(directory.create(name, SEGMENT_BYTES, header), name)
                 if self.segments is waiting:
                     self.segments = made  # nothing calls between the two: of two first records one makes the segment
                     directory.publish(name)

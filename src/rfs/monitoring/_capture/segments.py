@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
@@ -140,6 +140,15 @@ def _read_layout(memory: memoryview, name: str) -> Header:
     return header
 
 
+class Mark(NamedTuple):
+    """How far a use of a block was read: to *offset*, with *frames* records before it."""
+
+    block: int
+    sequence: int
+    offset: int
+    frames: int
+
+
 class _Writer:
     """A thread's place in its block. Once it is closed, ``limit`` is ``position``: nothing can be added."""
 
@@ -159,18 +168,19 @@ class Segments:
     Keeps the records of all threads of this process, in *memory* that begins with a segment's header.
 
     ``append`` never raises, never waits, and is safe from any thread and signal handler. A forked child must make
-    segments of its own.
+    segments of its own. *name* is the file's, or one that no other segment has: with it, records are known by their places.
 
     Raises:
         LiveFileError: *memory* does not begin with a segment's header, or is shorter than that says.
     """
 
-    def __init__(self, memory: mmap.mmap) -> None:
+    def __init__(self, memory: mmap.mmap, name: str = "own segment") -> None:
         self.memory = memory
+        self.name = name
         self._view = memoryview(memory)
-        layout = _read_layout(self._view, "own segment").layout
+        layout = _read_layout(self._view, name).layout
         if layout["block_bytes"] != BLOCK_BYTES:
-            raise LiveFileError("own segment", f"has blocks of {layout['block_bytes']} bytes, not {BLOCK_BYTES}")
+            raise LiveFileError(name, f"has blocks of {layout['block_bytes']} bytes, not {BLOCK_BYTES}")
         self._count = blocks = layout["block_count"]
         self._sync = layout["sync"]
         whole = self._view[: len(self._view) & ~7]
@@ -187,12 +197,12 @@ class Segments:
         self._held: tuple[SegmentReader, ...] = ()
 
     @classmethod
-    def in_memory(cls, process: str = "memory", block_count: int = BLOCK_COUNT) -> Segments:
+    def in_memory(cls, name: str = "memory", block_count: int = BLOCK_COUNT) -> Segments:
         """Make segments in memory of this process alone."""
         memory = mmap.mmap(-1, segment_bytes(block_count), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        header = pack_header(SEGMENT_MAGIC, Header(process, os.getpid(), "", "", 0, 0, segment_layout(block_count)))
+        header = pack_header(SEGMENT_MAGIC, Header(name, os.getpid(), "", "", 0, 0, segment_layout(block_count)))
         memory[: len(header)] = header
-        return cls(memory)
+        return cls(memory, name)
 
     @property
     def half_full(self) -> bool:
@@ -400,6 +410,9 @@ class SegmentReader:
         self._known = [0] * self._count  # the sequences that ``_pending`` was made of
         self._pending: list[_Cursor] = []
         self.unmarked = False  # whether anything was read that `mark_imported` has not published
+        self.is_exhausted = False  # nothing is left of a process that is dead
+        self._ahead: list[Run] = []
+        self._imports = -1  # as they were when ``_ahead`` was last compared with the marks
         self.frames_read = 0
         self.corrupt_frames = 0
         self.torn_frames = 0
@@ -417,9 +430,31 @@ class SegmentReader:
         """
         return _sorted(self.runs(limit))
 
-    def runs(self, limit: int = 1 << 30) -> list[Run]:
-        """What `read` returns, block by block, with the places of the records: for who must know a record again."""
+    def runs(self, limit: int = 1 << 30, *, limit_bytes: int = 1 << 30) -> list[Run]:
+        """
+        What `read` returns, block by block, with the places of the records: for who must know a record again.
+
+        It stops with the first hundred frames that make *limit_bytes* full.
+        """
         # A block of the table as it is now is read to its end, unless it is the one that its thread still writes into.
+        self._follow_table()
+        runs: list[Run] = []
+        finished = False
+        for cursor in self._pending:
+            kept = piece = 0
+            while kept == piece and limit > 0 and limit_bytes > 0:  # there may be more in the block
+                piece = min(limit, _FRAMES_PER_BREATH)
+                at = cursor.at
+                kept = self._keep_run(runs, cursor, *self._read_block(cursor, piece))
+                limit -= kept
+                limit_bytes -= cursor.at - at
+                breathe()
+            finished |= cursor.done
+        if finished:
+            self._pending = [cursor for cursor in self._pending if not cursor.done]
+        return runs
+
+    def _follow_table(self) -> None:
         sequences = self._table.tolist()
         if sequences != self._known:
             for cursor, sequence in zip(self._cursors, sequences, strict=True):
@@ -428,19 +463,50 @@ class SegmentReader:
             self._known = sequences
             self._pending = [cursor for cursor in self._cursors if cursor.sequence and not cursor.done]
             self._pending.sort(key=_sequence_of)
-        runs: list[Run] = []
-        finished = False
-        for cursor in self._pending:
-            kept = piece = 0
-            while kept == piece and limit > 0:  # there may be more in the block
-                piece = min(limit, _FRAMES_PER_BREATH)
-                kept = self._keep_run(runs, cursor, *self._read_block(cursor, piece))
-                limit -= kept
-                breathe()
-            finished |= cursor.done
-        if finished:
-            self._pending = [cursor for cursor in self._pending if not cursor.done]
-        return runs
+
+    def unimported(self, limit_bytes: int, *, is_dead: bool = False) -> list[Run]:
+        """
+        What was committed and no mark covers, whoever marks; *is_dead*: with all that `finish` finds.
+
+        It is read once and kept until it is marked, about *limit_bytes* of it: what is beyond is read when there is room. Not to be
+        mixed with `read`, `runs` and `finish`.
+        """
+        imports = self._words[_IMPORTS]
+        if imports != self._imports:
+            self._imports = imports
+            self.catch_up()
+            self._ahead = self._unmarked(self._ahead)
+        room = limit_bytes - sum(run.end - run.offsets[0] for run in self._ahead)
+        if room > 0:
+            found = self.runs(limit_bytes=room)
+            room -= sum(run.end - run.offsets[0] for run in found)
+            self._ahead += found
+            if is_dead and room > 0:
+                self._ahead += self.last_runs()
+        return self._ahead[:]
+
+    def catch_up(self) -> None:
+        """Pass over what is marked as imported."""
+        self._follow_table()
+        progresses = self._words[_TABLE + 2 * self._count : _TABLE + 3 * self._count].tolist()
+        for cursor, progress in zip(self._cursors, progresses, strict=True):
+            offset = (progress & 0x7FFF) << 3
+            if (
+                cursor.sequence
+                and progress >> 28 == cursor.sequence
+                and cursor.at - cursor.start < offset <= self._block_bytes
+            ):
+                cursor.at = cursor.start + offset
+                cursor.frames = progress >> 15 & 0x1FFF
+
+    def _unmarked(self, runs: list[Run]) -> list[Run]:
+        """Those of *runs* that are in the blocks still, and not marked."""
+        reached: dict[int, int] = {}
+        progresses = self._words[_TABLE + 2 * self._count : _TABLE + 3 * self._count].tolist()
+        for cursor, sequence, progress in zip(self._cursors, self._table.tolist(), progresses, strict=True):
+            for named in (sequence, self._words[cursor.start >> 3]):
+                reached[named] = (progress & 0x7FFF) << 3 if progress >> 28 == named else 0
+        return [run for run in runs if reached.get(run.sequence, run.end) < run.end]
 
     def finish(self) -> list[Frame]:
         """
@@ -471,6 +537,7 @@ class SegmentReader:
                 seeds = [name & 0xFFFFFFFF for name in set(named) if name]
                 self._keep_run(runs, cursor, *self._finish_block(cursor, seeds))
                 breathe()
+        self.is_exhausted = True
         return runs
 
     def _keep_run(self, runs: list[Run], cursor: _Cursor, offsets: list[int], frames: list[Frame]) -> int:
@@ -509,36 +576,48 @@ class SegmentReader:
         self._pending = [cursor for cursor in self._cursors if cursor.sequence]
         self._pending.sort(key=_sequence_of)
 
-    def mark_imported(self, table: mmap.mmap | None = None) -> int:
+    def marks(self) -> list[Mark]:
+        """How far this reader has read, where that is farther than what is marked; for `mark_imported`."""
+        progresses = self._words[_TABLE + 2 * self._count : _TABLE + 3 * self._count].tolist()
+        return [
+            mark
+            for mark, progress in zip(map(_mark_of, self._cursors), progresses, strict=True)
+            if mark.sequence and (progress >> 28 != mark.sequence or (progress & 0x7FFF) << 3 < mark.offset)
+        ]
+
+    def mark_imported(self, table: mmap.mmap | None = None, marks: Iterable[Mark] | None = None) -> int:
         """
-        Publish how far this reader has read, for the owner to use the blocks again.
+        Publish how far this reader has read, or had read when `marks` was asked, for the owner to use the blocks again.
 
         Return how many frames have been published that were not before.
 
         *table* is a writable mapping of the file's first pages, by default the memory itself.
         """
+        if marks is None:
+            marks = map(_mark_of, self._cursors)
+            self.unmarked = False
         if table is None:
-            return self._mark(self._words)
+            return self._mark(self._words, marks)
         with memoryview(table) as view, view[:_BLOCKS_AT] as beginning, beginning.cast("Q") as words:
-            return self._mark(words)
+            return self._mark(words, marks)
 
-    def _mark(self, target: memoryview[int]) -> int:
+    def _mark(self, target: memoryview[int], marks: Iterable[Mark]) -> int:
         first = _TABLE + 2 * self._count
         marked = 0
-        changed = self.unmarked = False
-        for cursor in self._cursors:
-            sequence = cursor.sequence
+        changed = False
+        for mark in marks:
+            sequence = mark.sequence
             if not sequence or sequence >> 36:  # more than a progress can hold: damaged
                 continue
-            entry = first + cursor.block
-            offset = (cursor.at - cursor.start) >> 3
+            entry = first + mark.block
+            offset = mark.offset >> 3
             before = target[entry]
             known = before >> 28 == sequence
-            if (known and before & 0x7FFF >= offset) or target[_TABLE + cursor.block] != sequence:
+            if (known and before & 0x7FFF >= offset) or target[_TABLE + mark.block] != sequence:
                 continue
-            target[entry] = sequence << 28 | min(cursor.frames, 0x1FFF) << 15 | offset
+            target[entry] = sequence << 28 | min(mark.frames, 0x1FFF) << 15 | offset
             changed = True
-            marked += cursor.frames - (before >> 15 & 0x1FFF if known else 0)
+            marked += mark.frames - (before >> 15 & 0x1FFF if known else 0)
         if changed:
             target[_IMPORTS] = (target[_IMPORTS] + 1) & 0xFFFFFFFF
         return marked
@@ -689,3 +768,7 @@ def _time_of(frame: Frame) -> int:
 
 def _sequence_of(cursor: _Cursor) -> int:
     return cursor.sequence
+
+
+def _mark_of(cursor: _Cursor) -> Mark:
+    return Mark(cursor.block, cursor.sequence, cursor.at - cursor.start, cursor.frames)

@@ -47,12 +47,13 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from errno import EEXIST, EIO, ESTALE
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import accumulate, count
 from operator import attrgetter
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from weakref import finalize
 from zlib import crc32
 
@@ -267,7 +268,7 @@ class ChunkReader:
         self.id: int | None = None
         self.end = 0  # of the last whole frame
         self.torn_bytes = 0  # behind it, in a chunk that is not sealed: being written, or left by a kill
-        self.frames: list[_Entry] = []  # is only ever added to, or replaced
+        self.frames: list[_Entry] = []  # is never changed, but replaced: by a longer one, as a rule
         self.first_ns = self.last_ns = 0  # times of the oldest and the newest record
         self._found: list[Damage] = []
         self._damaged: set[int] = set()
@@ -278,6 +279,7 @@ class ChunkReader:
         self._lengths: list[int] = []
         self._crcs: list[int] = []
         self._bucket_at: list[int] = []
+        self._kept: ChunkReader | None = None  # whose file this one reads
         try:
             self._begin()
         except BaseException:
@@ -287,6 +289,18 @@ class ChunkReader:
     def close(self) -> None:
         """Close the file now, if nobody else can be reading it. Twice is once."""
         self._closing()
+
+    def opened(self) -> ChunkReader:
+        """The reader itself: it is open."""
+        return self
+
+    def still(self) -> ChunkReader:
+        """What is there now: `refresh` of this reader does not change what that one finds."""
+        if self.is_sealed:
+            return self
+        one = copy(self)
+        one._kept = self
+        return one
 
     def _begin(self) -> None:
         size = os.fstat(self._fd).st_size
@@ -320,7 +334,7 @@ class ChunkReader:
     def _check_version(self, version: int) -> None:
         if version > VERSION:
             fault = f"has version {version}; this library reads up to version {VERSION}. Upgrade rfs here"
-            raise StoreFileError(self.file, fault)
+            raise StoreFileError(self.file, fault, is_newer=True)
 
     def _read_footer(self, size: int) -> bool:
         tail = os.pread(self._fd, _TAIL.size, max(0, size - _TAIL.size))
@@ -383,7 +397,7 @@ class ChunkReader:
             self.first_ns = min(self.first_ns, first_ns) if self.frames else first_ns
             self.last_ns = max(self.last_ns, last_ns) if self.frames else last_ns
             self.keys_used.update(entry.notes.key for entry in entries)
-            self.frames += entries
+            self.frames = [*self.frames, *entries]  # a new one: see `still`
         self.end = end
 
     def _walk(self, at: int, size: int) -> None:
@@ -612,8 +626,30 @@ def _decompress(stored: bytes, raw_bytes: int) -> bytes:
     return zstandard.ZstdDecompressor().decompress(stored, max_output_size=raw_bytes)
 
 
+class Chunk(Protocol):
+    """A chunk that is opened when it is its turn."""
+
+    @property
+    def first_ns(self) -> int:
+        """The time of its oldest record."""
+        ...
+
+    @property
+    def last_ns(self) -> int:
+        """The time of its newest record."""
+        ...
+
+    def opened(self) -> ChunkReader | None:
+        """Its reader; None if it is gone, or cannot be read."""
+        ...
+
+
+def _never(_: int) -> bool:
+    return False
+
+
 def newest(
-    chunks: Iterable[ChunkReader],
+    chunks: Iterable[Chunk],
     *,
     limit: int,
     min_level: int = 0,
@@ -623,29 +659,38 @@ def newest(
     since_ns: int = 0,
     until_ns: int = _EVERYTHING,
     before: Place | None = None,
+    stop: Callable[[int], bool] = _never,
 ) -> list[Found]:
     """
     The newest records of all *chunks* that pass all filters, newest first (*flags*: all of these bits set).
 
     *until_ns* is the first time that is too late. *before* goes on with the page after that place, whatever has been added since.
-    Frames are read from the newest on, and none that the notes rule out. Safe from any thread; damage is reported by the chunks.
+    Frames are read from the newest on, and none that the notes rule out. *stop* is asked again and again, and told the time of the
+    newest record that has not been looked at; when it says True, what is newer than that is returned. Safe from any thread; damage
+    is reported by the chunks.
     """
     if before is not None:
         until_ns = min(until_ns, before.time_ns + 1)
     best: list[tuple[Place, Frame]] = []  # a heap: the oldest first
     # Chunks and frames, the one with the newest record first; a chunk makes way for its frames.
     numbers = count()  # so that nothing else is ever compared
-    waiting: list[tuple[int, int, ChunkReader, _Entry | None]] = [
+    waiting: list[tuple[int, int, Chunk, _Entry | None]] = [
         (-chunk.last_ns, next(numbers), chunk, None)
         for chunk in chunks
-        if chunk.frames and chunk.first_ns < until_ns and chunk.last_ns >= since_ns
+        if chunk.first_ns < until_ns and chunk.last_ns >= since_ns
     ]
     heapify(waiting)
     while waiting and limit > 0:
-        last, _, chunk, entry = heappop(waiting)
+        last, _, waited, entry = heappop(waiting)
         oldest = best[0][0] if len(best) == limit else None
         if oldest is not None and -last < oldest.time_ns:
             break
+        if stop(-last):
+            best = [each for each in best if each[0].time_ns > -last]
+            break
+        chunk = waited.opened()
+        if chunk is None:
+            continue
         if entry is None:
             may_be = None if operation is None else chunk.with_operation(operation)
             for one in chunk.frames if not correlation_id else chunk.with_id(correlation_id):
@@ -800,7 +845,7 @@ class ChunkWriter:
             os.fdatasync(self._fd)
             if not self._is_named:
                 os.fsync(self._directory)
-            self._must_be_ours()
+            self.must_be_ours()
         except OSError:
             self.failed = True
             reader.end = reader.frames[self._synced].at if self._synced < len(reader.frames) else reader.end
@@ -811,7 +856,8 @@ class ChunkWriter:
         self._synced = len(reader.frames)
         self._is_named = True
 
-    def _must_be_ours(self) -> None:
+    def must_be_ours(self) -> None:
+        """Raise OSError (ESTALE, ENOENT) if another writer has taken the chunk."""
         named, own = os.stat(self._file, dir_fd=self._directory, follow_symlinks=False), os.fstat(self._fd)
         if (named.st_dev, named.st_ino) != (own.st_dev, own.st_ino):
             raise OSError(ESTALE, "another writer has taken the chunk", self._file)
@@ -828,7 +874,7 @@ class ChunkWriter:
         self._is_dirty = True  # until it has its name, this is no footer
         try:
             os.fsync(self._fd)
-            self._must_be_ours()
+            self.must_be_ours()
         except OSError:
             self.failed = True
             raise
@@ -1046,12 +1092,23 @@ class Imported:
         chunks: All chunks. The open ones have been taken over before, each by a `ChunkWriter`: what another has left in them may
             not be on the disk yet.
         sources: The segments that there are. What the chunks hold of others is of no interest.
+        since_ns: The time of the oldest record that will be asked for.
+        until_ns: The first time that is too late.
     """
 
-    def __init__(self, chunks: Iterable[ChunkReader], sources: Collection[str]) -> None:
+    def __init__(
+        self,
+        chunks: Iterable[ChunkReader],
+        sources: Collection[str],
+        *,
+        since_ns: int = -_EVERYTHING,
+        until_ns: int = _EVERYTHING,
+    ) -> None:
         self._stretches: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for chunk in chunks:
             for entry in chunk.frames:
+                if entry.notes.last_ns < since_ns or entry.notes.first_ns >= until_ns:
+                    continue
                 for source, stretches in entry.notes.sources:
                     if source in sources:
                         for sequence, start, end in stretches:
