@@ -20,8 +20,11 @@ SECONDS = [_random.lognormvariate(-4.0, 1.0) for _ in range(RING + 1)]  # median
 CORRELATION_ID = "req_8f14e45fceea167a"
 
 
-OPERATIONS = 20
+OPERATIONS = [f"orders.op{number}" for number in range(20)]
+CODES = [f"E{number}" for number in range(8)]
 RECORDS_PER_ID = 5
+DAY = 86_400
+START_NS = 1_800_000_000 // DAY * DAY * 1_000_000_000
 _KINDS = ("request_start", "operation_start", "step", "operation", "request")
 _MESSAGES = ("Request started", "Operation started", "Step completed", "Operation completed", "Request completed")
 _STEPS = ("validate", "reserve", "charge", "save")
@@ -42,24 +45,24 @@ class Past(NamedTuple):
     outcome: str
     duration_seconds: float | None
     fields: dict[str, Any]
+    code: str
 
 
 def past(count: int) -> Iterator[Past]:
-    """Return the same *count* records each time, in order of time: `OPERATIONS` operations, 3 % of the requests fail."""
+    """Return the same *count* records each time, a day's, in order of time: of `OPERATIONS`, and 3 % of the requests fail."""
     chance = Random(20240301)
     bits, below = chance.getrandbits, chance.randrange
-    time_ns = 1_800_000_000_000_000_000
+    step_ns = DAY * 1_000_000_000 // count
     for number in range(count):
         kind = number % RECORDS_PER_ID
         if not kind:
             identity, span, parent = f"{bits(128):032x}", f"{bits(64):016x}", f"{bits(64):016x}"
-            operation = f"orders.op{below(OPERATIONS)}"
-            failed = chance.random() < 0.03
+            operation = OPERATIONS[below(20)]
+            code = CODES[below(8) & below(8)] if chance.random() < 0.03 else ""
             user, order = f"user-{below(50_000)}", f"ord_{bits(40):010x}"
-        time_ns += below(1_000, 400_000)
         yield Past(
-            time_ns,
-            40 if failed and kind == 3 else 20,
+            START_NS + number * step_ns + below(step_ns),
+            40 if code and kind == 3 else 20,
             _KINDS[kind],
             operation,
             _STEPS[below(4)] if kind == 2 else "",
@@ -67,11 +70,12 @@ def past(count: int) -> Iterator[Past]:
             identity,
             span,
             parent,
-            "" if kind < 2 else "failed" if failed else "ok",
+            "" if kind < 2 else "failed" if code else "ok",
             None if kind < 2 else SECONDS[bits(15)],
             {"index": 1, "result_type": "Order"}
             if kind == 2
             else {"user_id": user, "order_id": order, "table": below(40), "amount": below(100_000)},
+            code if kind == 3 else "",
         )
 
 

@@ -24,6 +24,7 @@ ENVIRONMENTS = ROOT / ".venv-bench"
 PEERS = {
     "aioprometheus": ["aioprometheus"],
     "ancestor": ["rfs-framework==4.6.6"],
+    "chdb": ["chdb-core-lite"],
     "duckdb": ["duckdb"],
     "logfire": ["logfire"],
     "loguru": ["loguru"],

@@ -6,7 +6,7 @@ other, so that whatever else the machine does meets all of them alike; of the ro
 median of the ratios within the rounds. Times are process CPU time: what a background thread works for a loop counts, too.
 
 ``--quick`` checks that all of it works: few short rounds, only the environments that are there, nothing written. ``--full`` also
-looks up requests among ten times as many records.
+keeps ten times as many records.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from typing import Any, Self
 from benchmarks.environments import PEERS, ROOT, is_ready, pinned, prepare, python_of, say
 from benchmarks.importing import SUBJECTS
 from benchmarks.profiling import SLOW
-from benchmarks.storing import GOAL_BYTES, GOAL_PER_SECOND, LOOKUPS
-from benchmarks.storing import GOAL_SECONDS as LOOKUP_GOAL_SECONDS
+from benchmarks.storing import LOOKUP, P95_BY_MINUTE, TOP_ERRORS
 from benchmarks.storing import SUBJECTS as KEEPERS
 from benchmarks.visibility import GOAL_SECONDS, RATE
 from benchmarks.zoo import LIBRARIES, Outcome, visit
@@ -55,6 +54,7 @@ class Effort:
     visibility_seconds: float
     storing_rounds: int
     stored_records: int
+    asking_rounds: int
 
 
 FULL = Effort(
@@ -65,8 +65,9 @@ FULL = Effort(
     http_seconds=2.0,
     visibility_rounds=3,
     visibility_seconds=20.0,
-    storing_rounds=3,
+    storing_rounds=10,
     stored_records=1_000_000,
+    asking_rounds=30,
 )
 QUICK = Effort(
     rounds=2,
@@ -76,8 +77,9 @@ QUICK = Effort(
     http_seconds=0.3,
     visibility_rounds=1,
     visibility_seconds=1.0,
-    storing_rounds=1,
+    storing_rounds=2,
     stored_records=20_000,
+    asking_rounds=2,
 )
 
 
@@ -103,6 +105,10 @@ GOALS = (
     Goal("mono_failure", "the same, failing at the first", at_most=1.6),
     Goal("exposition", "exposition, 1,000 counters + 100 histograms, any worker of two (peers: one)", at_most=5000),
 )
+KEEPING_GOAL_PER_SECOND, KEEPING_GOAL_BYTES = 700_000, 40
+# Seconds, by how many records there are.
+LOOKUP_GOAL_SECONDS = {1_000_000: 0.004, 10_000_000: 0.020}
+ASKING_GOAL_SECONDS = 0.005
 HTTP_GOAL = 0.85
 IMPORT_GOAL_SECONDS, IMPORT_GOAL_MIB = 0.060, 30.0
 
@@ -140,40 +146,47 @@ def process_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "PYTHON", "RFS_"))}
 
 
-class Worker:
-    """A process that runs the loops of one environment."""
+class Asked:
+    """A process that answers each line with a line of JSON."""
 
-    def __init__(self, environment: str) -> None:
-        self.environment = environment
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
         self._process = subprocess.Popen(
-            module(environment, "worker", environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=process_environment(),
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=process_environment()
         )
-        self.loops: list[str] = self._answer()
+        self.first = self._answer()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)
 
-    def seconds(self, loop: str, count: int) -> float:
-        """Return the CPU time that *count* operations took."""
+    def ask(self, **question: object) -> Any:
+        """Return the answer to a question."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"loop": loop, "count": count}) + "\n")
+        self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
-        return float(self._answer()["seconds"])
+        return self._answer()
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the worker of {self.environment} ended with status {self._process.wait()}")
+            raise RuntimeError(f"{self._command} ended with status {self._process.wait()}")
         return json.loads(line)
+
+
+class Worker(Asked):
+    """A process that runs the loops of one environment."""
+
+    def __init__(self, environment: str) -> None:
+        super().__init__(module(environment, "worker", environment))
+        self.loops: list[str] = self.first
+
+    def seconds(self, loop: str, count: int) -> float:
+        """Return the CPU time that *count* operations took."""
+        return float(self.ask(loop=loop, count=count)["seconds"])
 
     def fitting_count(self, loop: str, seconds: float) -> int:
         """Return how many operations take about *seconds*; warms the loop up on the way."""
@@ -332,25 +345,62 @@ def measure_visibility(effort: Effort) -> list[dict[str, float]]:
     return rounds
 
 
-def measure_storing(environments: list[str], effort: Effort) -> dict[str, list[dict[str, Any]]]:
-    """Return what `benchmarks.storing` tells, round by round, by who keeps the records."""
-    told: dict[str, list[dict[str, Any]]] = {}
+@dataclass
+class Stored:
+    """What `benchmarks.storing` told: by keeper, and for the questions by question, round by round."""
+
+    records: int
+    kept: dict[str, list[dict[str, float]]]  # of each part
+    finished: dict[str, dict[str, float]]
+    asked: dict[str, dict[str, list[dict[str, Any]]]]
+
+    def per_second(self, clock: str) -> Rounds:
+        """Records per second, in each round; each bears its share of what came at the end."""
+        return {
+            name: [
+                self.records / len(parts) / (part[clock] + self.finished[name][clock] / len(parts)) for part in parts
+            ]
+            for name, parts in self.kept.items()
+        }
+
+    def seconds(self, question: str, clock: str) -> Rounds:
+        """How long the answers took."""
+        return {name: [one[clock] for one in rounds] for name, rounds in self.asked[question].items()}
+
+
+def measure_storing(environments: list[str], effort: Effort, records: int) -> Stored:
+    """Let all keepers keep the same records, part by part, and answer the same questions."""
     names = [name for name, (environment, _) in KEEPERS.items() if environment in environments]
-    for turn in range(effort.storing_rounds):
-        for name in rotated(names, turn):
-            say(f"records kept, round {turn + 1} of {effort.storing_rounds}, {name}")
-            told.setdefault(name, []).append(store(name, effort.stored_records))
-    return told
+    stored = Stored(records, {name: [] for name in names}, {}, {})
+    with ExitStack() as stack:
+        keepers = {
+            name: stack.enter_context(Asked(module(KEEPERS[name][0], "storing", name, str(records)))) for name in names
+        }
+        for turn in range(effort.storing_rounds):
+            say(f"{records:,} records kept, part {turn + 1} of {effort.storing_rounds}")
+            for name in rotated(names, turn):
+                stored.kept[name].append(keepers[name].ask(do="keep", records=records // effort.storing_rounds))
+        for name, keeper in keepers.items():
+            stored.finished[name] = keeper.ask(do="finish")
+        for turn in range(effort.asking_rounds):
+            say(f"{records:,} records asked for, round {turn + 1} of {effort.asking_rounds}")
+            for question in (LOOKUP, TOP_ERRORS, P95_BY_MINUTE):
+                for name in rotated(names, turn):
+                    told = keepers[name].ask(do="ask", question=question)
+                    stored.asked.setdefault(question, {}).setdefault(name, []).append(told)
+    check_answers(stored)
+    return stored
 
 
-def store(name: str, count: int) -> dict[str, Any]:
-    """Return what `benchmarks.storing` tells of one keeper, in a fresh process."""
-    command = module(KEEPERS[name][0], "storing", name, str(count))
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment(), timeout=600
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def check_answers(stored: Stored) -> None:
+    """All keepers have said the same, RFS' quantiles within 1 %."""
+    for question in (TOP_ERRORS, P95_BY_MINUTE):
+        answers = {name: sorted(rounds[0]["rows"]) for name, rounds in stored.asked[question].items()}
+        for name, rows in answers.items():
+            assert len(rows) == len(answers[OURS]), (question, name, len(rows), len(answers[OURS]))
+            for one, other in zip(rows, answers[OURS], strict=True):
+                assert one[:2] == other[:2], (question, name, one, other)
+                assert abs(one[2] - other[2]) <= 0.01 * one[2], (question, name, one, other)
 
 
 def visit_zoo(environments: list[str]) -> dict[str, Outcome]:
@@ -483,44 +533,62 @@ def visibility_line(rounds: list[dict[str, float]]) -> Line:
     )
 
 
-def storing_lines(told: dict[str, list[dict[str, Any]]]) -> list[Line]:
-    """Return the table's lines for keeping records and finding those of an id."""
-    rates = {name: median(one["records"] / one["seconds"] for one in rounds) for name, rounds in told.items()}
-    sizes = {name: median(one["bytes"] / one["records"] for one in rounds) for name, rounds in told.items()}
-    kept = {name: f"{rate / 1e3:,.0f} k/s, {sizes[name]:.1f} B" for name, rate in rates.items()}
-    rate, size = rates[OURS], sizes[OURS]
-    return [
-        Line(
-            "records into files, per second of CPU; bytes of each",
-            kept[OURS],
-            ", ".join(f"{name} {text}" for name, text in kept.items() if name != OURS) or "–",
-            f"≥ {GOAL_PER_SECOND / 1e3:g} k/s, ≤ {GOAL_BYTES} B",
-            verdict_of(
-                [
-                    (rate >= GOAL_PER_SECOND, f"{100 - 100 * rate / GOAL_PER_SECOND:.0f} %"),
-                    (size <= GOAL_BYTES, f"{size - GOAL_BYTES:.1f} B"),
-                ]
-            ),
-            loop="storing",
-        ),
-        lookup_line(told),
-    ]
+def shown_ms(seconds: float) -> str:
+    """Return a time in ms, with as many digits as mean something."""
+    ms = seconds * 1e3
+    return f"{ms:.2f}" if ms < 10 else f"{ms:.1f}" if ms < 100 else f"{ms:,.0f}"
 
 
-def lookup_line(told: dict[str, list[dict[str, Any]]]) -> Line:
-    """Return the table's line for finding the records of an id among so many."""
-    count = told[OURS][0]["records"]
-    took = {name: [second for one in rounds for second in one["lookups"]] for name, rounds in told.items()}
-    ours, worst = median(took[OURS]), max(took[OURS])
-    goal = LOOKUP_GOAL_SECONDS.get(count)
+def keeping_line(stored: Stored) -> Line:
+    """Return the table's line for keeping records."""
+    cpu, wall = stored.per_second("cpu"), stored.per_second("wall")
+    sizes = {name: told["bytes"] / stored.records for name, told in stored.finished.items()}
+    shown = {
+        name: f"{median(cpu[name]) / 1e3:,.0f} k/s of CPU ({median(wall[name]) / 1e3:,.0f} by the clock), {sizes[name]:.1f} B"
+        for name in cpu
+    }
+    best = max((name for name in cpu if name != OURS), key=lambda name: median(cpu[name]))
+    rate, size = median(cpu[OURS]), sizes[OURS]
     return Line(
-        f"by correlation id in {count:,} records, the median of {LOOKUPS} ids",
-        f"{ours * 1e3:.2f} ms (the slowest {worst * 1e3:.1f})",
-        ", ".join(f"{name} {median(seconds) * 1e3:.2f}" for name, seconds in took.items() if name != OURS) or "–",
-        "–" if goal is None else f"≤ {goal * 1e3:g} ms",
-        "–" if goal is None else verdict_of([(ours <= goal, f"{(ours - goal) * 1e3:.1f} ms")]),
+        f"{stored.records:,} records into the store, on disk; bytes of each",
+        f"{shown[OURS]}, {ratio(cpu[OURS], cpu[best]):.2f}×",
+        ", ".join(f"{name} {text}" for name, text in shown.items() if name != OURS),
+        f"≥ {KEEPING_GOAL_PER_SECOND / 1e3:g} k/s, ≤ {KEEPING_GOAL_BYTES} B",
+        verdict_of(
+            [
+                (rate >= KEEPING_GOAL_PER_SECOND, f"{100 - 100 * rate / KEEPING_GOAL_PER_SECOND:.0f} %"),
+                (size <= KEEPING_GOAL_BYTES, f"{size - KEEPING_GOAL_BYTES:.1f} B"),
+            ]
+        ),
         loop="storing",
     )
+
+
+def asking_line(stored: Stored, question: str, what: str, goal: float | None) -> Line:
+    """Return the table's line for a question."""
+    wall, cpu = stored.seconds(question, "wall"), stored.seconds(question, "cpu")
+    ours = median(wall[OURS])
+    best = best_of(wall)
+    assert best is not None
+    return Line(
+        f"{what}, {stored.records:,} records",
+        f"{shown_ms(ours)} ms (CPU {shown_ms(median(cpu[OURS]))}, the slowest {shown_ms(max(wall[OURS]))}), "
+        f"{ratio(wall[best], wall[OURS]):.2f}×",
+        ", ".join(f"{name} {shown_ms(median(seconds))}" for name, seconds in wall.items() if name != OURS),
+        "–" if goal is None else f"≤ {goal * 1e3:g} ms",
+        "–" if goal is None else verdict_of([(ours <= goal, f"{shown_ms(ours - goal)} ms")]),
+        loop="storing",
+    )
+
+
+def storing_lines(stored: Stored) -> list[Line]:
+    """Return the table's lines for keeping records and asking for them."""
+    return [
+        keeping_line(stored),
+        asking_line(stored, LOOKUP, "all of one correlation id", LOOKUP_GOAL_SECONDS.get(stored.records)),
+        asking_line(stored, TOP_ERRORS, "top errors of an hour", ASKING_GOAL_SECONDS),
+        asking_line(stored, P95_BY_MINUTE, "p95 of 20 operations by minute over an hour", ASKING_GOAL_SECONDS),
+    ]
 
 
 # Profiles of what was missed
@@ -538,7 +606,7 @@ def profile_of(line: Line) -> str:
     if line.loop == "visibility":
         return "Two processes take part: see `python -m benchmarks.visibility` under a profiler of either."
     if line.loop == "storing":
-        return "See `python -m cProfile -s tottime -m benchmarks.storing rfs 1000000`."
+        return "See `python -m benchmarks.storing` under a profiler."
     command = module(OURS, *line.profile)
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment())
     return done.stdout.strip()
@@ -627,9 +695,12 @@ def report(
         "OpenTelemetry's FastAPI instrumentation with a batch processor, as each one's own documentation sets it up."
     )
     storing = (
-        "Kept are records of about 250 bytes as JSON, five of an id (`benchmarks/corpus.py`), 10,000 at a time, and each batch is on "
-        "the disk as far as its keeper promises that; encoding them is not counted. SQLite has a row of JSON for each, with indexes by "
-        "id and time, in WAL mode; DuckDB a column for each field, and no index. Looking up is wall-clock time."
+        "Kept are a day's records, about 250 bytes each as JSON, five of an id (`benchmarks/corpus.py`), 10,000 at a time, and each "
+        "batch is on the disk as far as its keeper promises that; encoding them is not counted. SQLite has a row of JSON for each and "
+        "columns of what is asked for, with indexes by id, by time, and by time of the failures, in WAL mode; DuckDB a column for each "
+        "field, in order of time, and no index; ClickHouse's engine (chdb) a MergeTree in order of time with a filter of ids, and what "
+        "has few values as such. RFS answers from windows what is added up, with 1,000 series in them; the peers from their rows. All "
+        "answers are compared. Times of answers are of the clock on the wall, and of several rounds the median."
     )
     named = f"Peers, each in its own environment: {peers_named(environments)}."
     sections = [
@@ -672,7 +743,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Measure RFS beside its peers.")
     how_much = parser.add_mutually_exclusive_group()
     how_much.add_argument("--quick", action="store_true", help="check that it works; write nothing")
-    how_much.add_argument("--full", action="store_true", help="look up among ten times as many records, too")
+    how_much.add_argument("--full", action="store_true", help="keep ten times as many records, too")
     chosen = parser.parse_args(arguments)
     quick = chosen.quick
     effort = QUICK if quick else FULL
@@ -685,16 +756,19 @@ def main(arguments: list[str]) -> int:
     seconds, mib, started = measure_imports(environments, effort)
     rates, costs = measure_http(environments, effort)
     visible = measure_visibility(effort)
-    stored = measure_storing(environments, effort)
+    stored = [measure_storing(environments, effort, effort.stored_records)]
+    if chosen.full:
+        stored.append(measure_storing(environments, effort, 10 * effort.stored_records))
     outcomes = visit_zoo(environments)
 
     lines = [loop_line(goal, measured[goal.loop]) for goal in GOALS]
-    lines += [*http_lines(rates, costs), import_line(seconds, mib), visibility_line(visible), *storing_lines(stored)]
-    if chosen.full:
-        lines.append(lookup_line({OURS: [store(OURS, 10 * effort.stored_records)]}))
+    lines += [*http_lines(rates, costs), import_line(seconds, mib), visibility_line(visible)]
+    lines += [line for one in stored for line in storing_lines(one)]
     collected = median(measured["record_collected"][OURS])
     first = ", ".join(f"{name} {median(values) * 1e3:.0f} ms" for name, values in started.items())
+    ours = stored[-1].finished[OURS]
     notes = [
+        f"Beside the records RFS wrote {ours['windows']:,.0f} windows of 1,000 series: {ours['windows_cpu']:.1f} s of CPU.",
         f"One record, and moving it into the store a moment later, in another thread: {shown_us(collected)} µs.",
         f"Imported, set up, and the first thing measured and recorded: {first}.",
     ]

@@ -76,7 +76,8 @@ class TestRunning:
         for goal in GOALS:
             assert f"| {goal.what} |" in done.stdout
         assert "| HTTP, everything recorded" in done.stdout
-        assert "| records into files" in done.stdout
-        assert "| by correlation id in 20,000 records" in done.stdout
+        assert "| 20,000 records into the store" in done.stdout
+        for question in ("all of one correlation id", "top errors of an hour", "p95 of 20 operations by minute"):
+            assert f"| {question}" in done.stdout
         assert "| `import rfs.monitoring`" in done.stdout
         assert (results.read_bytes() if results.exists() else None) == before
