@@ -70,8 +70,10 @@ def finish(folder: Path, kept: int) -> None:
     end = told[-1].second
     since = end - 86_400 - end % 86_400
     recent = [window for window in told if window.second >= since]
-    assert reader.increases([REQUESTS], since, end + 1) == [sum(window.counters[REQUESTS] for window in recent)]
-    (counted,) = reader.sketches([WAITS], since, end + 1)
+    assert reader.at(None, BEGIN).increases([REQUESTS], since, end + 1) == [
+        sum(window.counters[REQUESTS] for window in recent)
+    ]
+    (counted,) = reader.at(None, BEGIN).sketches([WAITS], since, end + 1)
     assert counted is not None
     assert counted.count == len(recent)
     catalogue.close()
@@ -155,7 +157,7 @@ class TestKilled:
             path = tmp_path / str(statement) / "catalogue.db"
             Catalogue(path, epoch=2, on_problem=problem, now=lambda: BEGIN).close()
             with closing(sqlite3.connect(path)) as connection:
-                assert connection.execute("SELECT archived FROM chunks").fetchall() == []
+                assert connection.execute("SELECT DISTINCT reason FROM cuts").fetchall() == [("age",)]
                 assert connection.execute("PRAGMA user_version").fetchone() == (2,)
             reader = WindowReader(CatalogueReader(path), on_problem=problem)
             lives = {life.key: life.value for life in reader.lifetimes()}
@@ -206,7 +208,7 @@ class TestNoSpace:
             while not writer.maintain(60.0):
                 pass
             assert [life.value for life in reader.lifetimes() if life.key == REQUESTS] == [total + 1]
-            assert reader.increases([REQUESTS], 0, BEGIN + 86_400) == [total + 1]
+            assert reader.at(None, BEGIN).increases([REQUESTS], 0, BEGIN + 86_400) == [total + 1]
             reading.close()
             catalogue.close()
 
@@ -250,7 +252,7 @@ class TestNoSpace:
         append(1)
 
         reader = WindowReader(CatalogueReader(tmp_path / "catalogue.db"), on_problem=problem)
-        assert reader.increases([REQUESTS], BEGIN, BEGIN + 2) == [2.0]
+        assert reader.at(None, BEGIN).increases([REQUESTS], BEGIN, BEGIN + 2) == [2.0]
         catalogue.close()
 
 

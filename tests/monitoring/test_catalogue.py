@@ -20,7 +20,7 @@ from rfs.errors import StaleLeaderError, StoreError
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._store import Window
 from rfs.monitoring._store import catalogue as module
-from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, Chunk, connect, file_system
+from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, connect, file_system
 from rfs.monitoring._store.ranges import WindowReader
 from rfs.monitoring._store.windows import WindowWriter
 from tests.faults.processes import size
@@ -75,9 +75,17 @@ def count(catalogue: Catalogue, sequence: int, amount: float = 1.0, second: int 
 def counted(path: Path) -> float | None:
     reading = CatalogueReader(path)
     try:
-        return WindowReader(reading, on_problem=lambda code, text: None).increases([ORDERS], 0, NOW + 86_400)[0]
+        return (
+            WindowReader(reading, on_problem=lambda code, text: None)
+            .at(None, NOW)
+            .increases([ORDERS], 0, NOW + 86_400)[0]
+        )
     finally:
         reading.close()
+
+
+def known(reading: CatalogueReader) -> list[SeriesKey]:
+    return WindowReader(reading, on_problem=lambda code, text: None).at(None, NOW).series("others_total")
 
 
 class TestTurns:
@@ -224,7 +232,7 @@ class TestVersions:
             connection.executescript("UPDATE meta SET value = 999 WHERE name = 'version'; PRAGMA user_version = 999")
         before = path.read_bytes()
 
-        for refused in (lambda: opened(path, problems), lambda: CatalogueReader(path).chunks()):
+        for refused in (lambda: opened(path, problems), lambda: known(CatalogueReader(path))):
             with pytest.raises(
                 StoreError, match=r"has version 999; this library reads up to version 1.*upgrade rfs"
             ) as raised:
@@ -243,7 +251,7 @@ class TestVersions:
         older = opened(path, problems)
         count(older, 0, 4.0)
         older.close()
-        monkeypatch.setattr(module, "_SCHEMA", (*module._SCHEMA, "ALTER TABLE chunks ADD COLUMN archived TEXT;"))
+        monkeypatch.setattr(module, "_SCHEMA", (*module._SCHEMA, "ALTER TABLE cuts ADD COLUMN reason TEXT;"))
         assert counted(path) is None
 
         opened(path, problems).close()
@@ -364,7 +372,7 @@ class TestDamage:
             turn.execute("UPDATE journal SET payload = x'00' WHERE second = ?", (NOW + 180,))
         reader = WindowReader(CatalogueReader(path), on_problem=problems)
 
-        assert reader.increases([ORDERS], NOW, NOW + 240) == [2.0]
+        assert reader.at(None, NOW).increases([ORDERS], NOW, NOW + 240) == [2.0]
         assert problems.codes == ["S113", "S113"]
         assert reader.damaged == 2
 
@@ -373,7 +381,7 @@ class TestDamage:
         while not writer.maintain(10.0):
             pass
         assert writer.damaged == 2
-        assert reader.increases([ORDERS], NOW, NOW + 86_400) == [4.0]
+        assert reader.at(None, NOW).increases([ORDERS], NOW, NOW + 86_400) == [4.0]
 
     def test_mutated_databases(self, tmp_path: Path, problems: Problems) -> None:
         """
@@ -431,14 +439,14 @@ class TestDamage:
         reading = CatalogueReader(path)
         reader = WindowReader(reading, on_problem=lambda code, text: None)
         count(catalogue, 0, 5.0)
-        assert reader.increases([ORDERS], 0, NOW + 1) == [5.0]
+        assert reader.at(None, NOW).increases([ORDERS], 0, NOW + 1) == [5.0]
         for entry in path.parent.iterdir():
             entry.unlink()
 
-        assert reader.increases([ORDERS], 0, NOW + 1) == [None]
+        assert reader.at(None, NOW).increases([ORDERS], 0, NOW + 1) == [None]
         count(catalogue, 0, 2.0)
 
-        assert reader.increases([ORDERS], 0, NOW + 1) == [2.0]
+        assert reader.at(None, NOW).increases([ORDERS], 0, NOW + 1) == [2.0]
         reading.close()
 
 
@@ -451,11 +459,11 @@ class TestReaders:
         reading = CatalogueReader(path)
 
         with pytest.raises(StoreError, match="cannot be read") as raised:
-            reading.chunks()
+            known(reading)
         assert raised.value.code == "S110"
 
         opened(path, Problems()).close()
-        assert reading.chunks() == []
+        assert known(reading) == []
         reading.close()
 
     def test_nothing_there(self, path: Path) -> None:
@@ -465,16 +473,14 @@ class TestReaders:
         reading = CatalogueReader(path)
         reader = WindowReader(reading, on_problem=lambda code, text: None)
 
-        assert reading.chunks() == []
-        assert reader.series("orders_total") == []
-        assert reader.increases([ORDERS], 0, NOW) == [None]
-        assert reader.sketches([ORDERS], 0, NOW) == [None]
-        assert [point.value for point in reader.points(ORDERS, NOW, NOW + 2, 1)] == [None, None]
-        assert [[point.value for point in found] for found in reader.quantiles([ORDERS], 0.5, NOW, NOW + 2, 1)] == [
-            [None, None]
-        ]
+        assert known(reading) == []
+        assert reader.at(None, NOW).series("orders_total") == []
+        assert reader.at(None, NOW).increases([ORDERS], 0, NOW) == [None]
+        assert reader.at(None, NOW).sketches([ORDERS], 0, NOW) == [None]
+        assert reader.at(None, NOW).points([ORDERS], NOW, NOW + 2, 1) == [[None, None]]
+        assert reader.at(None, NOW).quantiles([ORDERS], 0.5, NOW, NOW + 2, 1) == [[None, None]]
         assert reader.lifetimes() == []
-        assert reader.statistics() == {}
+        assert set(reader.statistics().values()) == {0}
         assert reader.resolution(NOW) == 1
         assert not path.exists()
 
@@ -544,12 +550,12 @@ class TestForks:
         """
         count(catalogue, 0)
         reading = CatalogueReader(path)
-        assert reading.chunks() == []
+        assert known(reading) == []
         child = os.fork()
         if not child:
             catalogue.after_fork()
             reading.after_fork()
-            os._exit(0 if reading.chunks() == [] and counted(path) == 1.0 else 1)
+            os._exit(0 if known(reading) == [] and counted(path) == 1.0 else 1)
         _, status = os.waitpid(child, 0)
 
         assert status == 0
@@ -579,28 +585,6 @@ class TestForks:
         assert os.waitpid(child, 0)[1] == 0
         for end in (*ready, *go):
             os.close(end)
-
-
-class TestChunks:
-    def test_listed_by_time(self, path: Path, catalogue: Catalogue) -> None:
-        """
-        Chunks are found by the time of their records, newest first; one that is dropped is listed no more.
-        """
-        chunks = [Chunk(f"{n}.chunk", n * 10, n * 10 + 9, n * 100, n * 100 + 99, 10, 1_000) for n in range(4)]
-        with catalogue.turn() as turn:
-            for chunk in chunks:
-                catalogue.add_chunk(turn, chunk)
-            catalogue.add_chunk(turn, chunks[1])
-        reading = CatalogueReader(path)
-
-        assert reading.chunks() == chunks[::-1]
-        assert reading.chunks(150, 250) == [chunks[2], chunks[1]]
-        assert reading.chunks(199, 200) == [chunks[1]]
-
-        with catalogue.turn() as turn:
-            catalogue.drop_chunk(turn, "2.chunk")
-        assert reading.chunks() == [chunks[3], chunks[1], chunks[0]]
-        reading.close()
 
 
 MOUNTS = """\

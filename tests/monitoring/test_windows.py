@@ -74,6 +74,7 @@ class Kept:
         self.writer = WindowWriter(self.catalogue, on_problem=on_problem, retention=retention, max_series=max_series)
         self.reading = CatalogueReader(self.path)
         self.reader = WindowReader(self.reading, on_problem=on_problem)
+        self.at = self.reader.at(None, NOW)
 
     def append(self, sequence: int, window: Window, process: str = "p") -> bool:
         with self.catalogue.turn() as turn:
@@ -91,10 +92,14 @@ class Kept:
         self.catalogue.close()
 
     def increase(self, key: SeriesKey, start: float, end: float) -> float | None:
-        return self.reader.increases([key], start, end)[0]
+        return self.at.increases([key], start, end)[0]
 
     def sketch(self, key: SeriesKey, start: float, end: float) -> Sketch | None:
-        return self.reader.sketches([key], start, end)[0]
+        return self.at.sketches([key], start, end)[0]
+
+    def points(self, key: SeriesKey, start: float, end: float, step: float) -> list[Point]:
+        (values,) = self.at.points([key], start, end, step)
+        return [Point(start + index * step, value) for index, value in enumerate(values)]
 
 
 KEYS = [SeriesKey("requests_total", (("n", str(n)),)) for n in range(3)]
@@ -203,7 +208,7 @@ class History(RuleBasedStateMachine):
         marks = sorted(data.draw(st.lists(moments, min_size=2, max_size=3)))
         for start, end in pairwise(marks):
             within = self._within(start, end)
-            for key, found in zip(KEYS, self.kept.reader.increases(KEYS, start, end), strict=True):
+            for key, found in zip(KEYS, self.kept.at.increases(KEYS, start, end), strict=True):
                 known = any(key in window.counters for window in self.windows)
                 assert found == (sum(window.counters.get(key, 0.0) for window in within) if known else None)
         whole = self.kept.increase(KEYS[0], marks[0], marks[-1])
@@ -225,7 +230,7 @@ class History(RuleBasedStateMachine):
 
     def _points(self, start: int, end: int, step: int) -> None:
         for key in (KEYS[0], GAUGES[0], HISTOGRAMS[0]):
-            found = self.kept.reader.points(key, start, end, step)
+            found = self.kept.points(key, start, end, step)
             assert found == [Point(time, self._at(key, time, time + step)) for time in range(start, end, step)], (
                 key,
                 step,
@@ -245,8 +250,8 @@ class History(RuleBasedStateMachine):
         return max(enumerate(earlier), key=lambda one: (one[1].second, one[0]))[1].gauges[key] if earlier else None
 
     def _quantiles(self, start: int, end: int, step: int) -> None:
-        for found in self.kept.reader.quantiles(HISTOGRAMS[:1], 0.95, start, end, step):
-            for time, value in found:
+        for found in self.kept.at.quantiles(HISTOGRAMS[:1], 0.95, start, end, step):
+            for time, value in zip(range(start, end, step), found, strict=True):
                 within = [one for one in self.windows if time <= one.second < time + step]
                 expected = sum_of(within, HISTOGRAMS[0])
                 assert value == (expected.quantile(0.95) if expected.count else None)
@@ -316,10 +321,10 @@ class TestContract:
         kept.append(1, Window(NOW + 1))
         kept.append(0, Window(NOW + 3, {ORDERS: 2.0}), process="q")
 
-        values = [point.value for point in kept.reader.points(ORDERS, NOW - 1, NOW + 5, 1)]
+        values = [point.value for point in kept.points(ORDERS, NOW - 1, NOW + 5, 1)]
 
         assert values == [None, 1.0, 0.0, None, 2.0, None]
-        assert [point.value for point in kept.reader.points(OPEN, NOW, NOW + 1, 1)] == [None]
+        assert [point.value for point in kept.points(OPEN, NOW, NOW + 1, 1)] == [None]
 
     def test_unknown_is_none(self, kept: Kept) -> None:
         """
@@ -330,7 +335,7 @@ class TestContract:
         assert kept.increase(LOST, 0, NOW + 10) is None
         assert kept.increase(ORDERS, 0, NOW + 10) == 0
         assert kept.sketch(WAITS, 0, NOW + 10) is None
-        assert kept.reader.series("orders_total") == [ORDERS]
+        assert kept.at.series("orders_total") == [ORDERS]
 
     def test_steps_of_any_length(self, kept: Kept) -> None:
         """
@@ -339,7 +344,7 @@ class TestContract:
         for second in range(6):
             kept.append(second, Window(NOW + second, {ORDERS: 1.0}))
 
-        assert kept.reader.points(ORDERS, NOW - 0.5, NOW + 5.5, 1.5) == [
+        assert kept.points(ORDERS, NOW - 0.5, NOW + 5.5, 1.5) == [
             Point(NOW - 0.5, 1.0),
             Point(NOW + 1.0, 2.0),
             Point(NOW + 2.5, 1.0),
@@ -357,7 +362,7 @@ class TestContract:
         kept.maintain()
 
         def at(second: int) -> float | None:
-            return kept.reader.points(OPEN, second, second + 60, 60)[0].value
+            return kept.points(OPEN, second, second + 60, 60)[0].value
 
         assert at(NOW + 5 * DAY) == 8.0
         kept.append(4, Window(NOW + 5 * DAY + 120, gauges={OPEN: 1.0}))
@@ -373,7 +378,7 @@ class TestContract:
         kept.append(4, Window(NOW - 60, gauges={OPEN: 5.0}), process="q")
         kept.append(5, Window(NOW - 60, gauges={OPEN: 6.0}), process="q")
         kept.append(6, Window(NOW - 59), process="q")
-        assert kept.reader.points(OPEN, NOW - 59, NOW - 58, 1) == [Point(NOW - 59, 6.0)]
+        assert kept.points(OPEN, NOW - 59, NOW - 58, 1) == [Point(NOW - 59, 6.0)]
         kept.append(0, Window(NOW + 10, gauges={OPEN: 1.0}))
         kept.append(1, Window(NOW + HOUR))
         kept.maintain()
@@ -381,7 +386,7 @@ class TestContract:
         kept.append(3, Window(NOW + HOUR + 60))
         kept.maintain()
 
-        assert kept.reader.points(OPEN, NOW, NOW + 60, 60) == [Point(NOW, 2.0)]
+        assert kept.points(OPEN, NOW, NOW + 60, 60) == [Point(NOW, 2.0)]
 
     def test_a_name_of_two_kinds(self, kept: Kept) -> None:
         """
@@ -391,7 +396,7 @@ class TestContract:
         kept.append(0, Window(NOW, {key: 2.0}))
         kept.append(1, Window(NOW + 1, {}, {}, {key: sketch(1.0, 2.0)}))
 
-        assert kept.reader.series("size") == [key]
+        assert kept.at.series("size") == [key]
         assert kept.increase(key, NOW, NOW + 2) == 2.0
         assert (kept.sketch(key, NOW, NOW + 2) or Sketch()).count == 2
 
@@ -409,17 +414,17 @@ class TestContract:
         measured.sort()
 
         for step in (1, 10, 60, HOUR):
-            points = kept.reader.points(ORDERS, NOW, NOW + 2 * HOUR, step)
+            points = kept.points(ORDERS, NOW, NOW + 2 * HOUR, step)
             assert sum(point.value or 0.0 for point in points) == pytest.approx(0.1 * 2 * HOUR / 5)
-            counts = kept.reader.points(WAITS, NOW, NOW + 2 * HOUR, step)
+            counts = kept.points(WAITS, NOW, NOW + 2 * HOUR, step)
             assert sum(point.value or 0 for point in counts) == len(measured)
         for q in (0.5, 0.9, 0.99):
             found = kept.sketch(WAITS, NOW, NOW + 2 * HOUR)
             exact = measured[math.ceil(q * len(measured)) - 1]
             assert found is not None
             assert found.quantile(q) == pytest.approx(exact, rel=0.01)
-            ((point,),) = kept.reader.quantiles([WAITS], q, NOW, NOW + 2 * HOUR, 2 * HOUR)
-            assert point.value == found.quantile(q)
+            ((point,),) = kept.at.quantiles([WAITS], q, NOW, NOW + 2 * HOUR, 2 * HOUR)
+            assert point == found.quantile(q)
 
     def test_extremes_of_a_quantile(self, kept: Kept) -> None:
         """
@@ -429,7 +434,7 @@ class TestContract:
         kept.append(1, Window(NOW + 60))
         kept.maintain()
 
-        assert [kept.reader.quantiles([WAITS], q, NOW, NOW + 1, 1)[0][0].value for q in (0, 1)] == [-3.0, 7.7]
+        assert [kept.at.quantiles([WAITS], q, NOW, NOW + 1, 1)[0][0] for q in (0, 1)] == [-3.0, 7.7]
 
 
 class TestRetention:
@@ -507,8 +512,8 @@ class TestSeries:
             kept.append(hour, Window(NOW + HOUR * hour, {LOST: 1.0}))
             kept.maintain()
 
-        assert kept.reader.series("orders_total") == [LOST]
-        assert kept.reader.series("wait_seconds") == []
+        assert kept.at.series("orders_total") == [LOST]
+        assert kept.at.series("wait_seconds") == []
         lives = {life.key: life.value for life in kept.reader.lifetimes()}
         assert lives == {**dict.fromkeys(gone, 2.0), OPEN: 4.0, WAITS: sketch(1.0), LOST: 79.0}
 
@@ -533,7 +538,7 @@ class TestSeries:
         for second in range(2):
             kept.append(second, Window(NOW + second, dict.fromkeys(keys, 1.0), {}, {WAITS: sketch(1.0)}))
 
-        assert kept.reader.series("orders_total") == keys[:5]
+        assert kept.at.series("orders_total") == keys[:5]
         assert kept.writer.refused == 8
         assert said == ["S115"]
         kept.close()
@@ -555,11 +560,11 @@ class TestSeries:
             kept.append(minute, window)
         kept.maintain()
 
-        assert kept.reader.increases(counters, NOW, NOW + 180) == [3.0 * n for n in range(200)]
-        assert [(found or Sketch()).count for found in kept.reader.sketches(waits, NOW, NOW + 180)] == [
+        assert kept.at.increases(counters, NOW, NOW + 180) == [3.0 * n for n in range(200)]
+        assert [(found or Sketch()).count for found in kept.at.sketches(waits, NOW, NOW + 180)] == [
             3 * (n + 1) for n in range(60)
         ]
-        assert kept.reader.points(gauges[149], NOW, NOW + 180, 60) == [Point(NOW + 60 * n, 149.0 + n) for n in range(3)]
+        assert kept.points(gauges[149], NOW, NOW + 180, 60) == [Point(NOW + 60 * n, 149.0 + n) for n in range(3)]
 
 
 class TestUpkeep:

@@ -32,9 +32,9 @@ BEGIN = 1_800_000_000 // 86_400 * 86_400 + 30
 STEPS = [20] * 7 + [3_600] + [20] * 4 + [-50] + [86_400] + [20] * 4 + [3 * 86_400] + [20] * 4
 RETENTION = Retention(second=60, ten_seconds=600, minute=3_600, hour=2 * 86_400)
 VERSION_2 = """
-    ALTER TABLE chunks ADD COLUMN archived TEXT NOT NULL DEFAULT '';
-    CREATE INDEX chunks_by_archive ON chunks (archived);
-    UPDATE chunks SET archived = 'nowhere';
+    ALTER TABLE cuts ADD COLUMN reason TEXT NOT NULL DEFAULT '';
+    CREATE INDEX cuts_by_reason ON cuts (reason);
+    UPDATE cuts SET reason = 'age';
 """
 
 

@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import accumulate, pairwise
-from math import ceil
+from math import ceil, inf
 from operator import sub
 from struct import Struct
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from typing import NamedTuple
 import zstandard
 
 from rfs.monitoring._capture.pace import breathe
+from rfs.monitoring._capture.readings import SketchReading
 from rfs.monitoring._capture.sketch import Sketch, bucket_centre
 
 MAX_BLOCK_BYTES = 64 << 20  # unpacked; a damaged length must not take the memory
@@ -123,9 +124,11 @@ def compact(part: Measured) -> Measured:
 
 
 def sketch_of(parts: Sequence[Measured]) -> Sketch:
-    """The sketch of all *parts* together."""
+    """The sketch of all *parts* together; what `beyond` found missing is taken from the others."""
     total = Sketch()
     for rank, count in _counts(parts).items():
+        if count <= 0:  # what `beyond` has taken back
+            continue
         total.count += count
         if rank > 0:
             total.positive[rank - _ORIGIN] = count
@@ -138,6 +141,45 @@ def sketch_of(parts: Sequence[Measured]) -> Sketch:
         total.min = min(total.min, part.min)
         total.max = max(total.max, part.max)
     return total
+
+
+def beyond(reading: SketchReading, before: Measured | None) -> Measured | None:
+    """
+    What *reading* has measured beyond *before* (None: nothing); None if that is nothing.
+
+    Where *before* knows of more, counts are negative; extremes are those of `SketchReading.since`.
+    """
+    counts: dict[int, int] = {}
+    for sign, octaves in ((1, reading.positive), (-1, reading.negative)):
+        for number, octave in octaves.items():
+            first = sign * ((number << 6) + _ORIGIN)
+            for offset, count in enumerate(octave.buckets):
+                if count:
+                    counts[first + sign * offset] = int(count)
+    if reading.zero:
+        counts[0] = int(reading.zero)
+    least, largest = inf, -inf
+    total = reading.total
+    if before is not None:
+        known = counts.get
+        for rank, count in zip(before.ranks, before.counts, strict=True):
+            counts[rank] = known(rank, 0) - count
+        least, largest, total = before.min, before.max, total - before.sum
+    ranks = sorted(rank for rank, count in counts.items() if count)
+    if not ranks:
+        return None
+    risen = [rank for rank in ranks if counts[rank] > 0]
+    low, high = (value_of(risen[0]), value_of(risen[-1])) if risen else (inf, -inf)
+    if risen and reading.count:
+        low = reading.minimum if reading.minimum < least else max(low, reading.minimum)
+        high = reading.maximum if reading.maximum > largest else min(high, reading.maximum)
+    return Measured(total, low, high, ranks, [counts[rank] for rank in ranks])
+
+
+def count_of(reading: SketchReading) -> int:
+    """How many measurements are in the buckets of *reading*: at most those under way more than its count."""
+    octaves = (*reading.positive.values(), *reading.negative.values())
+    return int(reading.zero + sum(sum(octave.quarters) for octave in octaves))
 
 
 def _counts(parts: Sequence[Measured]) -> dict[int, int]:

@@ -24,8 +24,6 @@ from threading import Lock
 from time import monotonic
 from urllib.parse import quote
 
-import msgspec
-
 from rfs.errors import StaleLeaderError, StoreError
 
 APPLICATION_ID = 0x52465331  # "RFS1"
@@ -42,18 +40,9 @@ _SCHEMA: tuple[str, ...] = (
     """
     PRAGMA application_id = 0x52465331; -- APPLICATION_ID
     CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-    INSERT INTO meta VALUES ('epoch', 0), ('version', 0);
+    -- names: how often series came and went; full: whether some were ever refused
+    INSERT INTO meta VALUES ('epoch', 0), ('version', 0), ('names', 0), ('full', 0);
     CREATE TABLE batches (process TEXT PRIMARY KEY, sequence INTEGER NOT NULL, turn INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-    CREATE TABLE chunks (
-        name TEXT PRIMARY KEY,
-        first_sequence INTEGER NOT NULL,
-        last_sequence INTEGER NOT NULL,
-        since_ns INTEGER NOT NULL,
-        until_ns INTEGER NOT NULL,
-        records INTEGER NOT NULL,
-        bytes INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX chunks_by_time ON chunks (since_ns);
     CREATE TABLE series (
         id INTEGER PRIMARY KEY, name TEXT NOT NULL, labels TEXT NOT NULL, kind INTEGER NOT NULL, UNIQUE (name, labels, kind)
     ) STRICT;
@@ -74,18 +63,6 @@ _SCHEMA: tuple[str, ...] = (
     CREATE TABLE cuts (width INTEGER PRIMARY KEY, second INTEGER NOT NULL) STRICT;
     """,
 )
-
-
-class Chunk(msgspec.Struct, frozen=True):
-    """A file of records: which the store took (by sequence), of what time, how many, and how large the file is."""
-
-    name: str
-    first_sequence: int
-    last_sequence: int
-    since_ns: int
-    until_ns: int
-    records: int
-    bytes: int
 
 
 class Catalogue:
@@ -317,7 +294,7 @@ class Catalogue:
             return StoreError(path, "another process is writing to it; only the leader may", "S109")
         return StoreError(path, f"cannot be written: {error}", "S105")
 
-    # Batches and chunks: to be called within a turn
+    # Batches: to be called within a turn
 
     @staticmethod
     def take(turn: sqlite3.Connection, process: str, sequence: int) -> bool:
@@ -332,16 +309,6 @@ class Catalogue:
         turn.execute("INSERT INTO batches VALUES (?, ?, ?)", (process, sequence, newest + 1))
         turn.execute("DELETE FROM batches WHERE turn <= ?", (newest + 1 - _MAX_PROCESSES,))
         return True
-
-    @staticmethod
-    def add_chunk(turn: sqlite3.Connection, chunk: Chunk) -> None:
-        """List *chunk*; one of the same name is replaced."""
-        turn.execute("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", msgspec.structs.astuple(chunk))
-
-    @staticmethod
-    def drop_chunk(turn: sqlite3.Connection, name: str) -> None:
-        """List the chunk *name* no more."""
-        turn.execute("DELETE FROM chunks WHERE name = ?", (name,))
 
     # Upkeep
 
@@ -457,17 +424,6 @@ class CatalogueReader:
                 return None
         return self._connection
 
-    def chunks(self, since_ns: int = 0, until_ns: int = 1 << 62) -> list[Chunk]:
-        """The chunks with records from *since_ns* to before *until_ns*, newest first."""
-        with self.snapshot() as connection:
-            if connection is None:
-                return []
-            rows = connection.execute(
-                "SELECT * FROM chunks WHERE since_ns < ? AND until_ns >= ? ORDER BY last_sequence DESC",
-                (until_ns, since_ns),
-            )
-            return [Chunk(*row) for row in rows]
-
 
 _inherited: list[sqlite3.Connection] = []  # of parents: closing them here could touch files that are not ours
 
@@ -481,6 +437,14 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         check_same_thread=False,
         timeout=_BUSY_SECONDS,
     )
+
+
+def nothing() -> sqlite3.Connection:
+    """A catalogue in memory with nothing in it, for who finds none."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    for step in _SCHEMA:
+        connection.executescript(step)
+    return connection
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> int:

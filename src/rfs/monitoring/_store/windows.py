@@ -7,6 +7,12 @@ of an hour are added up; days likewise. Each step is one transaction, so at any 
 or still in the journal. Windows that come late, because a clock was set back, become further blocks of the same time: what is in
 several blocks adds up, and of a gauge the one that was written last counts.
 
+Beside what a series came to, its *lifetime*, stands which total of the live files is counted in it: *sampled*. `WindowWriter.write`
+writes what the live totals have beyond that, and what it wrote is sampled from then on, in one transaction: so it counts each
+increment once, whoever leads, and whoever reads knows exactly what is not yet in the database. The two are the same but for series
+that began again at zero in the live files, or whose database was begun anew beside them: then a row of the journal says from
+which total sampled goes on.
+
 A tier is whole from its *cut* on: older blocks have been let go, and blocks of before are not written. A counter's
 or histogram's lifetime total, and a gauge's last value, change in the step that makes blocks of the journal, and stay when blocks go.
 
@@ -19,14 +25,18 @@ import sqlite3
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from math import nan
 from threading import Lock
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from rfs.monitoring._capture.cells import Labels, SeriesKey
 from rfs.monitoring._capture.pace import breathe, pieces
+from rfs.monitoring._capture.readings import NOTHING_READ, SketchReading
+from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Window
 from rfs.monitoring._store.blocks import (
     BlockError,
@@ -34,13 +44,17 @@ from rfs.monitoring._store.blocks import (
     Measured,
     SketchBlock,
     ValueBlock,
+    beyond,
+    count_of,
     measured,
     pack_sketches,
     pack_values,
+    sketch_of,
     together,
 )
 from rfs.monitoring._store.catalogue import Catalogue
 from rfs.monitoring._store.retention import Retention
+from rfs.monitoring._totals import Totals
 
 COUNTER, GAUGE, HISTOGRAM, SEEN = range(4)  # a group's number says its kind in the lowest two bits
 SEEN_GROUP = SEEN
@@ -56,17 +70,24 @@ _MAX_LOST_SHARE = 0.1  # of a tier per minute: a clock that is years ahead for a
 NEVER = 1 << 62
 _SIZE_STEPS = 10  # per minute, of an hour or a day each
 _WRITE_TOTALS = "INSERT OR REPLACE INTO totals VALUES (?, ?)"
+_NAMES_CHANGED = "UPDATE meta SET value = value + 1 WHERE name = 'names'"
 _INSERT_BLOCK = "INSERT INTO blocks (width, grp, start, span, payload) VALUES (?, ?, ?, ?, ?)"
 
 
+Amount = float | Measured  # of a histogram 0.0 stands for: nothing was measured
+UNKNOWN = nan  # of what is sampled: its row was damaged
+
+
 class _Row(msgspec.Struct, array_like=True):
-    """A window in the journal: ids and values of what changed."""
+    """A window in the journal: ids and values of what changed, and first, from which totals sampled goes on."""
 
     counters: bytes
     increases: bytes
     gauges: bytes
     values: bytes
     sketches: list[tuple[int, Measured]]
+    bases: dict[int, Amount]
+    is_sampled: bool  # else what it has is not of the live totals
 
 
 class Journaled(NamedTuple):
@@ -76,9 +97,26 @@ class Journaled(NamedTuple):
     counters: Mapping[int, float]
     gauges: Mapping[int, float]
     sketches: Mapping[int, Measured]
+    bases: Mapping[int, Amount]
+    is_sampled: bool
 
 
-Total = tuple[int, float | None, Measured | None]  # last second, value, distribution
+class Total(NamedTuple):
+    """What is kept of a series for good."""
+
+    second: int  # of the last change
+    amount: Amount  # in all; of a gauge its value
+    sampled: Amount | None = None  # None: the same
+
+
+class Change(NamedTuple):
+    """What rows of the journal add to a `Total`."""
+
+    second: int
+    amount: Amount
+    base: Amount | None = None  # from which sampled goes on, if not from what it was
+    sampled: Amount | None = None  # by how much it then grows; None: by amount
+
 
 _encode_row = msgspec.msgpack.Encoder().encode
 _decode_row = msgspec.msgpack.Decoder(_Row).decode
@@ -110,6 +148,8 @@ def read_row(second: int, content: bytes) -> Journaled:
             dict(zip(_ids(row.counters), _doubles(row.increases), strict=True)),
             dict(zip(_ids(row.gauges), _doubles(row.values), strict=True)),
             dict(row.sketches),
+            row.bases,
+            row.is_sampled,
         )
     except (msgspec.DecodeError, ValueError) as error:
         raise BlockError(str(error)) from error
@@ -149,6 +189,12 @@ class WindowWriter:
         self.refused = 0  # measurements of series that were too many
         self.damaged = 0  # rows and blocks that were left out
         self._generation = -1
+        # Of the series that the last live totals had, and that are not at zero: up to which total each is counted.
+        self._counted: dict[SeriesKey, float] = {}
+        self._read: dict[SeriesKey, SketchReading | Amount] = {}
+        self._gauges: dict[SeriesKey, float] = {}
+        self._pending = _Sampled({}, {}, {}, [])  # what becomes of them if the turn that has begun is committed
+        self._loaded = -1  # of which generation they are; -1: to be read again
 
     # What of the database is remembered; only within a turn
 
@@ -171,6 +217,10 @@ class WindowWriter:
         self._cuts: dict[int, int] = dict.fromkeys(WIDTHS, 0)
         self._cuts.update(turn.execute("SELECT width, second FROM cuts").fetchall())
         self._swept: dict[int, int] = {}  # tier → up to which cut its blocks are gone
+        (full,) = turn.execute("SELECT value FROM meta WHERE name = 'full'").fetchone() or (0,)
+        self._is_full = bool(full)
+        newest = turn.execute("SELECT second FROM journal ORDER BY id DESC LIMIT 1").fetchone()
+        self._newest: int = newest[0] if newest is not None else 0
         self._merged_until = 0  # all before this second has its final blocks
         self._kept_minute = self._retired_hour = -1
         self._generation = self._catalogue.generation
@@ -189,6 +239,9 @@ class WindowWriter:
                     "S115", f"{self._max_series} series are kept; of {key.name} and others no more are taken"
                 )
             self.refused += 1
+            if not self._is_full:
+                self._is_full = True
+                turn.execute("UPDATE meta SET value = 1 WHERE name = 'full'")
             return -1
         # Series of one metric are asked for together, so they stand together.
         room = _SKETCHES if kind == HISTOGRAM else GROUP_SLOTS
@@ -203,33 +256,45 @@ class WindowWriter:
         number = group * GROUP_SLOTS + slot
         labels = labels_text(key.labels)
         turn.execute("INSERT INTO series VALUES (?, ?, ?, ?)", (number, key.name, labels, kind))
+        turn.execute(_NAMES_CHANGED)
         retired = turn.execute(
             "DELETE FROM retired WHERE name = ? AND labels = ? AND kind = ? RETURNING payload", (key.name, labels, kind)
         ).fetchall()
         for (payload,) in retired:  # it goes on from where it was
-            for total in self._read_totals(self._put_codec, payload).values():
-                self._put_totals(turn, self._put_codec, group, {slot: total})
+            try:
+                (total,) = decoded_totals(self._put_codec, payload).values()
+            except (BlockError, ValueError) as error:
+                self._leave_out(f"the lifetime total of {key.name}", error)
+                continue
+            totals = self._get_totals(turn, self._put_codec, group)
+            totals[slot] = total
+            turn.execute(_WRITE_TOTALS, (group, self._put_codec.pack(_encode_totals(totals))))
         self._note(number, key, kind)
         return number
 
     # One window
 
     def put(self, turn: sqlite3.Connection, window: Window) -> None:
-        """Keep *window*, within a turn of the catalogue."""
+        """Keep *window*, which somebody else has closed, within a turn of the catalogue. It says nothing of what is sampled."""
         self._remember(turn)
+        self._put(turn, window, {}, is_sampled=False)
+
+    def _put(self, turn: sqlite3.Connection, window: Window, bases: dict[int, Amount], *, is_sampled: bool) -> None:
         increases = self._numbered(turn, window.counters, COUNTER)
         values = self._numbered(turn, window.gauges, GAUGE)
-        known = self._known[HISTOGRAM]
         sketches: list[tuple[int, Measured]] = []
         for some in pieces(window.sketches.items(), 25):
             for key, sketch in some:
-                number = known.get(key)
-                if number is None:
-                    number = self._intern(turn, key, HISTOGRAM)
+                number = self._number(turn, key, HISTOGRAM)
                 if number >= 0 and sketch.count:
                     sketches.append((number, measured(sketch)))
-        payload = self._put_codec.pack(_encode_row(_Row(*increases, *values, sketches)))
+        payload = self._put_codec.pack(_encode_row(_Row(*increases, *values, sketches, bases, is_sampled)))
         turn.execute("INSERT INTO journal (second, payload) VALUES (?, ?)", (window.second, payload))
+        self._newest = window.second
+
+    def _number(self, turn: sqlite3.Connection, key: SeriesKey, kind: int) -> int:
+        number = self._known[kind].get(key)
+        return self._intern(turn, key, kind) if number is None else number
 
     def _numbered(self, turn: sqlite3.Connection, values: Mapping[SeriesKey, float], kind: int) -> tuple[bytes, bytes]:
         known = self._known[kind]
@@ -245,6 +310,177 @@ class WindowWriter:
                     numbers.append(number)
                     found.append(value)
         return numbers.tobytes(), found.tobytes()
+
+    # What the live totals have beyond what is sampled
+
+    def write(
+        self, turn: sqlite3.Connection, totals: Totals, second: int, *, adopt: bool = False, whole: bool = True
+    ) -> Window:
+        """
+        Write the window of *totals*, within a turn of the catalogue: what they have beyond what is counted already.
+
+        What has fallen, or is not there any more, began again at zero.
+
+        Args:
+            second: When *totals* were read. It stands still while a clock is set back by up to a minute.
+            adopt:
+                What *totals* have was measured before, if the catalogue has nothing yet and this writer has written nothing: it did
+                not happen now. (A catalogue that is begun anew under a writer goes on from what that has written.)
+            whole: False if some live files could not be read: then nothing is taken to have begun again.
+        """
+        self._remember(turn)
+        anew = self._settle(turn, totals, adopt=adopt)
+        if self._newest - MINUTE <= second < self._newest:
+            second = self._newest
+        window, bases = Window(second), dict[tuple[int, SeriesKey], Amount]()
+        self._pending = pending = _Sampled({}, {}, {}, [])
+        self._count(turn, totals.counters, window, bases, anew=anew, whole=whole)
+        self._count_sketches(turn, totals.sketches, window, bases, anew=anew, whole=whole)
+        for key, value in totals.gauges.items():
+            if self._gauges.get(key) != value:
+                window.gauges[key] = pending.gauges[key] = value
+        pending.gone.extend((self._gauges, key) for key in self._gauges if key not in totals.gauges)
+        numbered = {self._number(turn, key, kind): base for (kind, key), base in bases.items()}
+        numbered.pop(-1, None)
+        self._put(turn, window, numbered, is_sampled=True)
+        return window
+
+    def _count(
+        self,
+        turn: sqlite3.Connection,
+        totals: Mapping[SeriesKey, float],
+        window: Window,
+        bases: dict[tuple[int, SeriesKey], Amount],
+        *,
+        anew: bool,
+        whole: bool,
+    ) -> None:
+        counted, pending = self._counted, self._pending.counted
+        met = 0
+        for some in pieces(totals.items(), 200):
+            for key, value in some:
+                old = counted.get(key)
+                if old is None:
+                    if not self._is_full or key in self._known[COUNTER]:
+                        window.counters[key] = pending[key] = value  # a counter at 0 is known, too
+                    elif self._intern(turn, key, COUNTER) >= 0:
+                        bases[COUNTER, key] = pending[key] = value  # it was refused till now
+                    continue
+                met += 1
+                if anew:
+                    bases[COUNTER, key] = old
+                if value == old:
+                    continue
+                if value > old:
+                    window.counters[key] = value - old
+                elif value < old:
+                    if not whole or is_residue(value - old, old):
+                        continue
+                    bases[COUNTER, key] = 0.0
+                    window.counters[key] = value
+                else:
+                    bases[COUNTER, key] = value
+                pending[key] = value
+        if whole and met < len(counted):
+            for key in counted.keys() - totals.keys():
+                self._pending.gone.append((counted, key))
+                if key in self._known[COUNTER]:
+                    bases[COUNTER, key] = 0.0
+
+    def _count_sketches(
+        self,
+        turn: sqlite3.Connection,
+        totals: Mapping[SeriesKey, SketchReading],
+        window: Window,
+        bases: dict[tuple[int, SeriesKey], Amount],
+        *,
+        anew: bool,
+        whole: bool,
+    ) -> None:
+        read, pending = self._read, self._pending.read
+        met = 0
+        for some in pieces(totals.items(), 25):
+            for key, reading in some:
+                old = read.get(key)
+                met += old is not None
+                if old is None and self._is_full and key not in self._known[HISTOGRAM]:
+                    if self._intern(turn, key, HISTOGRAM) >= 0:
+                        bases[HISTOGRAM, key] = _amount(reading)
+                        pending[key] = reading
+                    continue
+                if anew and old is not None:
+                    bases[HISTOGRAM, key] = _amount(old)
+                if old is reading:
+                    continue
+                if isinstance(old, float) and old != 0.0:  # not known
+                    bases[HISTOGRAM, key] = _amount(reading)
+                    pending[key] = reading
+                    continue
+                sketch, total = _beyond(reading, old)
+                if sketch is None:
+                    if not whole:
+                        continue
+                    bases[HISTOGRAM, key] = 0.0
+                    sketch, total = _beyond(reading, None)
+                    assert sketch is not None  # noqa: S101 - from nothing on nothing can fall
+                if sketch.count:
+                    window.sketches[key] = sketch
+                elif total:
+                    continue  # of a measurement that is under way
+                pending[key] = reading
+        if whole and met < len(read):
+            for key in read.keys() - totals.keys():
+                self._pending.gone.append((read, key))
+                if key in self._known[HISTOGRAM]:
+                    bases[HISTOGRAM, key] = 0.0
+
+    def _settle(self, turn: sqlite3.Connection, totals: Totals, *, adopt: bool) -> bool:
+        """Know what is sampled; True if the database does not know it, because it is begun anew."""
+        if self._loaded == self._catalogue.generation:
+            self._commit()
+            return False
+        has_led = bool(self._counted or self._read)
+        self._pending = _Sampled({}, {}, {}, [])
+        (is_used,) = turn.execute("SELECT EXISTS (SELECT 1 FROM series) OR EXISTS (SELECT 1 FROM retired)").fetchone()
+        self._gauges = {}
+        if is_used:
+            self._load(turn)
+        elif adopt and not has_led:
+            self._counted = {key: value for key, value in totals.counters.items() if value}
+            self._read = {key: reading for key, reading in totals.sketches.items() if count_of(reading)}
+        self._loaded = self._catalogue.generation
+        return not is_used
+
+    def _commit(self) -> None:
+        """The turn of the last `write` was committed, since the generation is still the same."""
+        pending = self._pending
+        self._counted.update(pending.counted)
+        self._read.update(pending.read)
+        self._gauges.update(pending.gauges)
+        for known, key in pending.gone:
+            known.pop(key, None)
+        self._pending = _Sampled({}, {}, {}, [])
+
+    def _load(self, turn: sqlite3.Connection) -> None:
+        """Read from the database what is sampled, and the last values of gauges."""
+        sampled: dict[int, Amount] = {}
+        for group, payload in turn.execute("SELECT grp, payload FROM totals"):
+            breathe()
+            for slot, total in self._read_totals(self._put_codec, payload, group).items():
+                sampled[group * GROUP_SLOTS + slot] = total.amount if total.sampled is None else total.sampled
+        for second, payload in turn.execute("SELECT second, payload FROM journal ORDER BY id"):
+            breathe()
+            with suppress(BlockError):  # `_compact` says so
+                row = read_row(second, self._put_codec.unpack(payload))
+                sampled.update(row.gauges)
+                apply(sampled, row)
+        counted, gauges, read = (
+            {key: amount for key, number in self._known[kind].items() if (amount := sampled.get(number, 0.0)) != 0.0}
+            for kind in (COUNTER, GAUGE, HISTOGRAM)
+        )
+        self._counted = {key: amount for key, amount in counted.items() if isinstance(amount, float)}
+        self._gauges = {key: amount for key, amount in gauges.items() if isinstance(amount, float)}
+        self._read = dict(read)
 
     # Upkeep
 
@@ -319,6 +555,7 @@ class WindowWriter:
             return
         values: ValuesById = {}
         sketches: SketchesById = {}
+        read: list[Journaled] = []
         seen = values.setdefault(SEEN_GROUP * GROUP_SLOTS, {})
         for _, second, payload in rows:
             breathe()
@@ -326,9 +563,11 @@ class WindowWriter:
                 row = read_row(second, self._codec.unpack(payload))
             except BlockError as error:
                 self._leave_out(f"second {second} of the journal", error)
+                self._loaded = -1  # what it had is not sampled: the next window has it
                 continue
             seen[second] = seen.get(second, 0.0) + 1.0
             add_row(values, sketches, row)
+            read.append(row)
         if not seen:
             del values[SEEN_GROUP * GROUP_SLOTS]
         blocks = [block for width in widths for block in self._blocks(values, sketches, width, start, MINUTE)]
@@ -338,7 +577,7 @@ class WindowWriter:
             if self._catalogue.generation != generation:
                 return  # it is another database by now
             turn.executemany(_INSERT_BLOCK, blocks)
-            for group, changes in changes_of(values, sketches).items():
+            for group, changes in changes_of(values, sketches, read).items():
                 self._put_totals(turn, self._codec, group, changes)
             turn.execute(
                 "DELETE FROM journal WHERE second >= ? AND second < ? AND id <= ?", (start, start + MINUTE, rows[-1][0])
@@ -425,16 +664,19 @@ class WindowWriter:
 
     def _get_totals(self, turn: sqlite3.Connection, codec: Codec, group: int) -> dict[int, Total]:
         found = turn.execute("SELECT payload FROM totals WHERE grp = ?", (group,)).fetchone()
-        return self._read_totals(codec, found[0]) if found is not None else {}
+        return self._read_totals(codec, found[0], group) if found is not None else {}
 
-    def _read_totals(self, codec: Codec, payload: bytes) -> dict[int, Total]:
+    def _read_totals(self, codec: Codec, payload: bytes, group: int) -> dict[int, Total]:
         try:
             return decoded_totals(codec, payload)
         except BlockError as error:
             self._leave_out("a row of lifetime totals", error)
-            return {}
+            self._loaded = -1
+            if group % 4 == GAUGE:
+                return {}
+            return {slot: Total(self._newest, 0.0, UNKNOWN) for slot in self._slots.get(group, ())}
 
-    def _put_totals(self, turn: sqlite3.Connection, codec: Codec, group: int, changes: Mapping[int, Total]) -> None:
+    def _put_totals(self, turn: sqlite3.Connection, codec: Codec, group: int, changes: Mapping[int, Change]) -> None:
         totals = self._get_totals(turn, codec, group)
         for slot, change in changes.items():
             totals[slot] = with_change(totals.get(slot), change, is_gauge=group % 4 == GAUGE)
@@ -515,7 +757,7 @@ class WindowWriter:
                     row = read_row(second, self._codec.unpack(payload))
                 except BlockError:
                     continue  # `_compact` will say so
-                journaled.update(row.counters, row.gauges, row.sketches)
+                journaled.update(row.counters, row.gauges, row.sketches, row.bases)
             keys = {number: (key, kind) for kind, known in enumerate(self._known) for key, number in known.items()}
             changed: set[int] = set()
             for group in self._slots:
@@ -530,10 +772,12 @@ class WindowWriter:
                 )
                 for slot, total in list(totals.items()):
                     number = group * GROUP_SLOTS + slot
-                    if total[0] >= oldest or number in journaled:
+                    if total.second >= oldest or number in journaled:
                         continue
-                    del totals[slot]
                     key, kind = keys[number]
+                    if key in (self._counted, self._gauges, self._read)[kind]:
+                        continue  # it is in the live totals: what of them is counted must be known
+                    del totals[slot]
                     payload = self._codec.pack(_encode_totals({slot: total}))
                     turn.execute(
                         "INSERT OR REPLACE INTO retired VALUES (?, ?, ?, ?)",
@@ -543,6 +787,8 @@ class WindowWriter:
                     changed.add(group)
                 if group in changed:
                     turn.execute(_WRITE_TOTALS, (group, self._codec.pack(_encode_totals(totals))))
+            if changed:
+                turn.execute(_NAMES_CHANGED)
         if changed:
             self._generation = -1
 
@@ -630,33 +876,103 @@ def decoded_totals(codec: Codec, payload: bytes) -> dict[int, Total]:
         raise BlockError(str(error)) from error
 
 
-def with_change(total: Total | None, change: Total, *, is_gauge: bool) -> Total:
+def plus(one: Amount, other: Amount) -> Amount:
+    """Both together; unknown if one of them is."""
+    if not isinstance(one, Measured):
+        return one or other if isinstance(other, Measured) else one + other
+    return together((one, other)) if isinstance(other, Measured) else other or one
+
+
+def apply(sampled: dict[int, Amount], row: Journaled) -> None:
+    """Let *sampled* (by number) be what it is after *row*."""
+    sampled.update(row.bases)
+    if row.is_sampled:
+        for found in (row.counters, row.sketches):
+            for number, amount in found.items():
+                sampled[number] = plus(sampled.get(number, 0.0), amount)
+
+
+def is_residue(difference: float, total: float) -> bool:
+    """Whether *difference* is what rounding leaves of sums of fractions as large as *total*, and no measurement."""
+    return difference % 1 != 0 and abs(difference) < abs(total) * 2**-40
+
+
+def with_change(total: Total | None, change: Change, *, is_gauge: bool) -> Total:
     if total is None:
-        return change
-    second = max(total[0], change[0])
-    if total[2] is not None and change[2] is not None:
-        return second, None, together((total[2], change[2]))
+        total = Total(0, 0.0)
+    second = max(total.second, change.second)
     if is_gauge:
-        return second, change[1], None
-    return second, (total[1] or 0.0) + (change[1] or 0.0), None
+        return Total(second, change.amount)
+    amount = plus(total.amount, change.amount)
+    if total.sampled is None and change.base is None and change.sampled is None:
+        return Total(second, amount)
+    base = change.base
+    if base is None:
+        base = total.amount if total.sampled is None else total.sampled
+    return Total(second, amount, plus(base, change.amount if change.sampled is None else change.sampled))
 
 
-def changes_of(values: ValuesById, sketches: SketchesById) -> dict[int, dict[int, Total]]:
-    """By group and slot what these points add to the totals."""
-    changes: dict[int, dict[int, Total]] = {}
+def changes_of(values: ValuesById, sketches: SketchesById, rows: Sequence[Journaled]) -> dict[int, dict[int, Change]]:
+    """By group and slot what *rows* of the journal, with these points, add to the totals."""
+    changes: dict[int, dict[int, Change]] = {}
     for number, points in values.items():
         breathe()
         group, slot = divmod(number, GROUP_SLOTS)
         last = max(points)
         if group != SEEN_GROUP:
             value = points[last] if group % 4 == GAUGE else sum(points.values())
-            changes.setdefault(group, {})[slot] = last, value, None
+            changes.setdefault(group, {})[slot] = Change(last, value)
     for number, parts in sketches.items():
         breathe()
         group, slot = divmod(number, GROUP_SLOTS)
-        changes.setdefault(group, {})[slot] = (
-            max(parts),
-            None,
-            together([part for some in parts.values() for part in some]),
-        )
+        amount = together([part for some in parts.values() for part in some])
+        changes.setdefault(group, {})[slot] = Change(max(parts), amount)
+    apart = {number for row in rows for number in row.bases}
+    for row in rows:
+        if not row.is_sampled:
+            apart.update(row.counters, row.sketches)
+    for number in apart:
+        breathe()
+        group, slot = divmod(number, GROUP_SLOTS)
+        base: Amount | None = None
+        sampled: Amount = 0.0
+        for row in rows:
+            if number in row.bases:
+                base, sampled = row.bases[number], 0.0
+            if row.is_sampled:
+                found = row.counters.get(number) if group % 4 == COUNTER else row.sketches.get(number)
+                if found is not None:
+                    sampled = plus(sampled, found)
+        of_group = changes.setdefault(group, {})
+        of_group[slot] = of_group.get(slot, Change(0, 0.0))._replace(base=base, sampled=sampled)
     return changes
+
+
+class _Sampled(NamedTuple):
+    """What a window changes in what is sampled."""
+
+    counted: dict[SeriesKey, float]
+    read: dict[SeriesKey, SketchReading]
+    gauges: dict[SeriesKey, float]
+    gone: list[tuple[dict[SeriesKey, Any], SeriesKey]]  # from where
+
+
+def _amount(known: SketchReading | Amount) -> Amount:
+    if not isinstance(known, SketchReading):
+        return known
+    found = beyond(known, None)
+    return 0.0 if found is None else found
+
+
+def _beyond(reading: SketchReading, before: SketchReading | Amount | None) -> tuple[Sketch | None, float]:
+    """What was measured since *before*, None if it began again; and the sum, also of what is in no bucket yet."""
+    if isinstance(before, Measured):
+        found = beyond(reading, before)
+        if found is None:
+            return Sketch(), reading.total - before.sum
+        has_fallen = min(found.counts) < 0
+        return (None if has_fallen else sketch_of((found,))), found.sum
+    before = before if isinstance(before, SketchReading) else NOTHING_READ
+    sketch = reading.since(before)
+    counts = (*sketch.positive.values(), *sketch.negative.values(), sketch.zero)
+    return (None if reading.count < before.count or min(counts) < 0 else sketch), sketch.sum
