@@ -12,7 +12,6 @@ What RFS raises on purpose.
      ├─ LiveDirectoryError     (OSError)       a live directory that cannot be used
      ├─ StoreFileError         (ValueError)    a file of the store that cannot be used
      ├─ StoreError             (OSError)       a store that cannot be used
-     ├─ ArchiveError           (ValueError)    an archive that cannot be made, read or restored
      ├─ RetentionError         (ValueError)    a limit that nothing can be kept by
      ├─ StaleLeaderError       (RuntimeError)  a process that has lost the lead and still writes
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
@@ -27,7 +26,8 @@ from __future__ import annotations
 
 __all__ = [
     "AlertRuleError",
-    "ArchiveError",
+    "CursorError",
+    "DirectoryNotFoundError",
     "LiveDirectoryError",
     "LiveFileError",
     "MaskingError",
@@ -172,6 +172,18 @@ class LiveDirectoryError(RfsError, OSError):
         return type(self), (self.path, self.fault)
 
 
+class DirectoryNotFoundError(RfsError, FileNotFoundError):
+    """There is nothing of a service in the directory *path*."""
+
+    def __init__(self, path: str) -> None:
+        # One argument: given two, OSError would take them for errno and strerror.
+        super().__init__(f"no service has recorded into {path}; name its directory (RFS_DIR)")
+        self.path = path
+
+    def __reduce__(self) -> tuple[type[DirectoryNotFoundError], tuple[str]]:
+        return type(self), (self.path,)
+
+
 class StoreFileError(RfsError, ValueError):
     """A file of the store cannot be used; *fault* says why and what to do. ``is_newer``: it is of a newer version, and not damaged."""
 
@@ -197,18 +209,6 @@ class StoreError(RfsError, OSError):
 
     def __reduce__(self) -> tuple[type[StoreError], tuple[str, str, str]]:
         return type(self), (self.path, self.fault, self.code)
-
-
-class ArchiveError(RfsError, ValueError):
-    """The archive at *target* cannot be made, read or restored; *fault* says why and what to do."""
-
-    def __init__(self, target: str, fault: str) -> None:
-        super().__init__(target, fault)
-        self.target = target
-        self.fault = fault
-
-    def __str__(self) -> str:
-        return f"archive {self.target}: {self.fault}"
 
 
 class RetentionError(RfsError, ValueError):

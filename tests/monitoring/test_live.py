@@ -17,6 +17,7 @@ from rfs.monitoring._capture.instruments import Registry
 from rfs.monitoring._capture.live import LiveDirectory
 from rfs.monitoring._capture.segments import Segments
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT
+from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.monitor import Monitor
 from tests.monitoring.conftest import ManualClock
 
@@ -38,7 +39,16 @@ def fold(watcher: Monitor) -> dict[str, float]:
     """Let *watcher* lead, fold who is dead, and say how the books are."""
     for _ in range(2):
         watcher._leader._capture_and_lead(is_new=False)
+    import_now(watcher)
     return watcher.query.books()["records"]
+
+
+def import_now(watcher: Monitor) -> None:
+    """Let *watcher*, which leads, not wait until there is more."""
+    local = watcher._leader._local
+    assert local is not None
+    assert local.leads
+    watcher._leader._import(local, at_once=True)
 
 
 def total(monitor: Monitor) -> float:
@@ -117,16 +127,19 @@ class TestAtRest:
             return map_file(directory, name, writable=writable)
 
         monkeypatch.setattr(LiveDirectory, "map", count)
-        watcher._leader._lease.keep()
 
         assert total(watcher) == 3
         assert ".segment" not in opened
         assert len(watcher.query.records()) == 1
-        assert sorted(opened) == [".cells", ".cells", ".segment", "segment to write"]
-        assert len(watcher.query.records()) == 1
+        assert sorted(opened) == [".cells", ".cells", ".segment"]
+        fold(watcher)
+        assert opened[3:] == ["segment to write"]
+        fold(watcher)
         assert len(opened) == 4
         other.log(20, "second")
         assert len(watcher.query.records()) == 2
+        assert len(opened) == 4
+        fold(watcher)
         assert opened[4:] == ["segment to write"]
         assert watcher.query.books()["records"]["delivered"] == 2
 
@@ -175,10 +188,12 @@ class TestBooksOfTheDead:
 
 
 class TestWhatWasBefore:
-    def test_so_much_is_read_again(self, watcher: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_so_much_is_read_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        Who comes later reads the newest segments as a whole; of older ones what nobody has imported, and nothing twice.
+        Where each keeps what it sees in its own memory, who comes later reads the newest segments as a whole; of older ones what nobody
+        has imported, and nothing twice.
         """
+        watcher = Monitor(service_name="live", directory=tmp_path, store=MemoryStore())
         watcher._leader._capture_and_lead(is_new=False)
         others = [Monitor(service_name="live", directory=tmp_path) for _ in range(3)]
         for number, other in enumerate(others):
@@ -191,14 +206,16 @@ class TestWhatWasBefore:
             other.capture.close()
         monkeypatch.setattr(_live, "READ_AGAIN_BYTES", 1)
 
-        late = Monitor(service_name="live", directory=tmp_path)
+        late = Monitor(service_name="live", directory=tmp_path, store=MemoryStore())
         try:
             seen = [record.message for record in late.query.records()]
+            in_flight = watcher.query.books()["records"]["in_flight"]
         finally:
             late.stop()
+            watcher.stop()
 
         assert sorted(seen) == ["imported from 2", "left by 0", "left by 1", "left by 2"]
-        assert watcher.query.books()["records"]["in_flight"] == 0
+        assert in_flight == 0
 
 
 class TestListing:

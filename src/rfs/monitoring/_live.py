@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from itertools import chain
@@ -183,6 +183,11 @@ class LiveReader:
             totals = self._add_up()
             if self._identify_folded() == identity:
                 return totals
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last reading had all files: one that cannot be read may hold series that then seem to be gone."""
+        return not self._is_blind
 
     def others(self) -> Totals:
         """What all but this process have measured so far."""
@@ -603,6 +608,7 @@ class Lease:
     def __init__(self, capture: Capture) -> None:
         self._capture = capture
         self.epoch = 0
+        self.is_first = False  # this process leads, and nobody has led before it here
         self._beats = -1
         self._seen = _NOBODY
 
@@ -623,9 +629,11 @@ class Lease:
         """Whether this process leads; `keep` finds out."""
         return self._capture.directory is None or self.epoch > 0
 
-    def keep(self, *, may_follow: bool = True) -> bool:
+    def keep(self, *, may_follow: bool = True, above: Callable[[], int] = int) -> bool:
         """
         Stay or, if *may_follow*, become the leader where nobody leads; return whether this process leads. Raises OSError.
+
+        *above* says which epochs are used up elsewhere: live files may be lost, and begin anew beside a store that has outlived them.
         """
         capture = self._capture
         directory = capture.directory
@@ -641,7 +649,8 @@ class Lease:
         self._step_down()
         if (highest and self._beating(directory, highest)) or not may_follow:
             return False
-        epoch = max(highest, highest_epoch(names, _TOTALS)) + 1
+        used = max(highest, highest_epoch(names, _TOTALS))
+        epoch = max(used, above()) + 1
         who = _encode((capture.process, os.getpid()))
         content = len(who).to_bytes(2, "little") + who
         content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8)
@@ -649,6 +658,7 @@ class Lease:
             return False
         self._beats = directory.watch(f"{_LEADER}{epoch}")
         self.epoch = epoch
+        self.is_first = not used
         self._seen = Leadership(epoch, os.getpid(), capture.process, is_self=True)
         self._beat()
         return True

@@ -179,13 +179,13 @@ class Query:
         self._statistics = statistics
         self.zone = zone
 
-    def settled(self) -> Query:
+    def settled(self, moment: Moment | None = None) -> Query:
         """
-        A Query over what has been recorded up to now, whose present stands still.
+        A Query over what has been recorded up to now (or to that *moment*, just collected), whose present stands still.
 
         For several answers that are shown side by side: they are of one moment, and collecting is paid for once.
         """
-        moment = self._collect()
+        moment = moment or self._collect()
         now = self._now()
         settled = copy(self)
         settled._collect = lambda: moment
@@ -456,7 +456,7 @@ class Query:
         """
         moment = self._collect()
         books = {signal: dict(entries) for signal, entries in self._statistics(moment.totals).items()}
-        evicted = moment.reader.statistics()["evicted_records"]
+        evicted = moment.reader.statistics().get("evicted_records")
         if evicted:
             books["records"]["evicted"] = evicted
         return books

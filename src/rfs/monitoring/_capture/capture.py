@@ -90,10 +90,20 @@ class Capture:
         self._planned = path
         self._enter(keep=True)
 
+    def look_into(self, path: Path) -> None:
+        """
+        See the files of the directory *path*, and record into none of them.
+
+        Raises:
+            LiveDirectoryError: Others may write into it, or it is somebody else's.
+            OSError: It cannot be opened.
+        """
+        self.directory = LiveDirectory(path)
+
     @property
-    def chosen(self) -> bool:
-        """Whether a directory has been chosen, if it can be used or not."""
-        return self._planned is not None
+    def path(self) -> Path | None:
+        """The directory that has been chosen, if it can be used or not."""
+        return self._planned
 
     def after_fork(self, path: Path | None) -> None:
         """In a forked child: record as a new process, with nothing of the parent's, into files of *path* if it is given."""

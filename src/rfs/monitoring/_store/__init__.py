@@ -127,7 +127,7 @@ class Reader(Protocol):
         ...
 
     def statistics(self) -> Mapping[str, float]:
-        """Sizes and losses of the store itself: at least records, record_bytes, evicted_records, horizon_seconds."""
+        """Sizes and losses of the store itself: at least records, record_bytes, horizon_seconds."""
         ...
 
 

@@ -6,21 +6,18 @@ after an hour they are thinned out to one per minute, and forgotten after a day.
 points would be passed, they are thinned out earlier, and if that is not enough, forgotten earlier (`statistics` says how far back
 the store reaches). Counters keep running totals, so an increase is one subtraction whatever the range; histograms keep packed
 differences.
-
-A new process takes over what another one keeps (`snapshot`, `take_over`), so that both give the same answers.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from itertools import chain
 from math import ceil
 from threading import Lock
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
@@ -67,11 +64,11 @@ class ValueSeries:
 
     __slots__ = ("base", "compact_at", "times", "values")
 
-    def __init__(self, times: array[int] | None = None, values: array[float] | None = None, base: float = 0.0) -> None:
-        self.times = array("q") if times is None else times
-        self.values = array("d") if values is None else values
-        self.base = base  # the value before the first point that is still kept
-        self.compact_at = _next_compaction(len(self.times))
+    def __init__(self) -> None:
+        self.times = array("q")
+        self.values = array("d")
+        self.base = 0.0  # the value before the first point that is still kept
+        self.compact_at = _next_compaction(0)
 
     def put(self, second: int, value: float) -> None:
         if self.times and self.times[-1] >= second:
@@ -104,9 +101,6 @@ class ValueSeries:
         self.compact_at = _next_compaction(len(kept))
         breathe()
 
-    def copy(self) -> ValueSeries:
-        return ValueSeries(self.times[:], self.values[:], self.base)
-
 
 Packed = tuple[int, float, int, float, float, bytes, bytes]
 
@@ -116,10 +110,10 @@ class SketchSeries:
 
     __slots__ = ("_minutes", "compact_at", "deltas", "times")
 
-    def __init__(self, times: array[int] | None = None, deltas: list[Packed] | None = None) -> None:
-        self.times = array("q") if times is None else times
-        self.deltas = [] if deltas is None else deltas
-        self.compact_at = _next_compaction(len(self.times))
+    def __init__(self) -> None:
+        self.times = array("q")
+        self.deltas: list[Packed] = []
+        self.compact_at = _next_compaction(0)
         self._minutes: dict[int, Packed] = {}  # sums of whole minutes that are over, made when they are first asked for
 
     def put(self, second: int, sketch: Sketch) -> None:
@@ -170,12 +164,6 @@ class SketchSeries:
         self._minutes.clear()
         breathe()
 
-    def copy(self) -> SketchSeries:
-        return SketchSeries(self.times[:], self.deltas[:])  # the packed differences themselves never change
-
-
-_Series = TypeVar("_Series", ValueSeries, SketchSeries)
-
 
 class _Kept(NamedTuple):
     """A record in its place; later ones have higher numbers."""
@@ -190,17 +178,6 @@ class _Step(NamedTuple):
     start: float
     end: float
     is_seen: bool
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """What a `MemoryStore` keeps, at one instant; to be read only."""
-
-    records: Sequence[Frame]
-    seen: ValueSeries
-    values: Mapping[str, Mapping[SeriesKey, ValueSeries]]
-    sketches: Mapping[str, Mapping[SeriesKey, SketchSeries]]
-    gauges: AbstractSet[str]
-    density: Density
 
 
 class MemoryStore:
@@ -297,48 +274,6 @@ class MemoryStore:
         self._number = number
         if len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
             self._evict_oldest()
-
-    def snapshot(self) -> Snapshot:
-        """All that is kept at this instant, for `take_over` of another process' store."""
-        with self._lock:
-            return Snapshot(
-                [record.frame for record in self._records],
-                self._seen.copy(),
-                {name: _copies(by_key) for name, by_key in self._values.items()},
-                {name: _copies(by_key) for name, by_key in self._sketches.items()},
-                set(self._gauges),
-                self._density,
-            )
-
-    def take_over(self, other: Snapshot) -> None:
-        """
-        Go on from *other*: its series replace this store's, and its records come before those that this store alone has.
-
-        *other* belongs to this store afterwards.
-        """
-        with self._lock:
-            both = Counter(_identity(frame) for frame in other.records)
-            own = [record.frame for record in self._records]
-            self._records.clear()
-            self._notable.clear()
-            self._by_id.clear()
-            self._record_bytes = 0
-            self._keep_records(other.records)
-            alone: list[Frame] = []
-            for frame in own:
-                identity = _identity(frame)
-                if both[identity]:
-                    both[identity] -= 1
-                else:
-                    alone.append(frame)
-            self._keep_records(alone)
-            self._seen, self._gauges, self._density = other.seen, set(other.gauges), other.density
-            self._values = {name: dict(by_key) for name, by_key in other.values.items()}
-            self._sketches = {name: dict(by_key) for name, by_key in other.sketches.items()}
-            self._points = sum(len(one.times) for by_key in self._values.values() for one in by_key.values())
-            self._sketch_points = sum(len(one.times) for by_key in self._sketches.values() for one in by_key.values())
-            if self._seen.times:
-                self._keep_bounds(self._seen.times[-1])
 
     def _evict_oldest(self) -> None:
         # Some more than needed at once, so that an id with very many records is cut seldom.
@@ -571,15 +506,6 @@ def _number_of(cursor: str) -> int:
     if not (cursor.isdecimal() and cursor.isascii() and len(cursor) <= _LONGEST_CURSOR):
         raise CursorError(cursor)
     return int(cursor)
-
-
-def _identity(frame: Frame) -> tuple[int, bytes]:
-    # The payload has the record's ids; the time has nanoseconds.
-    return frame.time_ns, frame.payload
-
-
-def _copies(series: Mapping[SeriesKey, _Series]) -> dict[SeriesKey, _Series]:
-    return {key: one.copy() for some in pieces(series.items()) for key, one in some}
 
 
 def _outlived(series: Mapping[SeriesKey, ValueSeries | SketchSeries], oldest: int) -> list[SeriesKey]:

@@ -1,0 +1,272 @@
+"""
+The local store: days of history in a directory, written by the leader, read by every process.
+
+``<directory>/store`` holds the catalogue (windows, see `windows`) and the chunks (records, see `records`). What has been measured and
+recorded since the leader's last turn is not in there; so each answer joins things that fit together without a seam: the
+catalogue's snapshot, the live totals of this moment less what that snapshot has counted of them, and the records that are still in
+segments less those that a chunk has. Whichever process answers, nothing is missing and nothing is there twice.
+
+The leader never waits for a disk while it holds a lock that a reader needs, and a failure to write loses nothing: the next window that
+can be written holds what has been measured since the last one, and records stay in their segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from math import inf
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from rfs.errors import StaleLeaderError, StoreError
+from rfs.monitoring._capture.segments import Run
+from rfs.monitoring._store import StoredRecord, Wanted
+from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, check_place
+from rfs.monitoring._store.ranges import WindowReader, WindowsAt
+from rfs.monitoring._store.records import RecordReader, RecordWriter
+from rfs.monitoring._store.retention import CHUNKS, RecordRetention, Retention
+from rfs.monitoring._store.windows import WindowWriter
+from rfs.monitoring._totals import Totals
+
+STORE = "store"
+CATALOGUE = "catalogue.sqlite"
+Found = TypeVar("Found")
+_RETENTION_SECONDS = 60.0
+_ROOM_SECONDS = 5.0  # between two attempts to make room on a full disk
+
+
+class _Setting(NamedTuple):
+    """Where a store is, and what it lives on."""
+
+    path: Path
+    retention: Retention
+    now_seconds: Callable[[], float]
+    monotonic: Callable[[], float]
+    on_problem: Callable[[str, str], None]
+
+
+class LocalStore:
+    """
+    The store in *directory*: for all to read, and for the leader to write.
+
+    Args:
+        on_problem: Told the code and the text of what is wrong; the same is told again as often as it is met.
+
+    Raises:
+        StoreError: It cannot be used here at all: it lies on a network file system (``S120``), is of a newer version (``S112``), or
+            this Python's SQLite is too old (``S105``).
+
+    `at` and what it returns are safe from any thread; the rest is for the leader's thread.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        retention: Retention | None,
+        now_seconds: Callable[[], float],
+        monotonic: Callable[[], float],
+        on_problem: Callable[[str, str], None],
+    ) -> None:
+        self.path = directory / STORE
+        self._setting = _Setting(self.path, retention or Retention(), now_seconds, monotonic, on_problem)
+        self._database = self.path / CATALOGUE
+        check_place(self._database)
+        self._snapshots = CatalogueReader(self._database)
+        with self._snapshots.snapshot():
+            pass  # it is of no newer version
+        self._windows = WindowReader(self._snapshots, on_problem=on_problem)
+        self._records = RecordReader(self.path, monotonic=monotonic, on_problem=on_problem)
+        self._writing: _Writing | None = None
+
+    def after_fork(self) -> None:
+        """In a forked child: touch nothing of the parent's again; make another one."""
+        self._snapshots.after_fork()
+        if self._writing is not None:
+            self._writing.catalogue.after_fork()
+
+    def close(self) -> None:
+        """Let go of all files; twice is once."""
+        self.resign()
+        self._snapshots.close()
+        self._records.close()
+
+    # Reading
+
+    def at(self, totals: Totals | None, pending: Callable[[], Sequence[Run]]) -> LocalReader:
+        """
+        What answers, with the live *totals* of this moment (None: there are none) and the records that are *pending* when it is asked.
+        """
+        windows = self._windows.at(totals, self._setting.now_seconds())
+        return LocalReader(windows, self._windows.statistics, self._records, pending)
+
+    def epoch(self) -> int:
+        """Under which epoch has been written last; 0 if nothing has, or it cannot be read."""
+        with suppress(StoreError), self._snapshots.snapshot() as connection:
+            if connection is not None:
+                for (epoch,) in connection.execute("SELECT value FROM meta WHERE name = 'epoch'"):
+                    return int(epoch)
+        return 0
+
+    # Leading
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes."""
+        return self._writing is not None
+
+    def lead(self, epoch: int, *, is_first: bool) -> None:
+        """
+        Write from now on, as the leader of *epoch*; nothing happens if it does. If it cannot be now, that is said: call it again.
+
+        *is_first*: nobody has led over these live files before, so all that they have measured is new.
+        """
+        if self._writing is not None and self._writing.epoch == epoch:
+            return
+        self.resign()
+        setting = self._setting
+        try:
+            for folder in (self.path, self.path / CHUNKS):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            is_new = not self._database.exists()
+            catalogue = Catalogue(self._database, epoch=epoch, on_problem=setting.on_problem, now=setting.now_seconds)
+        except StaleLeaderError:
+            return  # the lease will tell
+        except StoreError as error:
+            setting.on_problem(error.code, str(error))
+            return
+        except OSError as error:
+            setting.on_problem("S105", f"store {self.path}: {error.strerror}")
+            return
+        self._writing = _Writing(setting, self._records, catalogue, epoch, is_first=is_first, is_new=is_new)
+
+    def resign(self) -> None:
+        """Write no more; twice is once."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.close()
+
+    def write(self, totals: Totals, *, is_whole: bool) -> None:
+        """
+        Write what *totals* have beyond what is counted already, and let go what is too old; once a second.
+
+        *is_whole*: no live file was left out of *totals*. What cannot be written now is said, and is part of the next window.
+
+        Raises:
+            StaleLeaderError: Another process leads by now.
+        """
+        if self._writing is not None:
+            self._writing.write(totals, is_whole=is_whole)
+
+    def keep(self, runs: Sequence[Run], *, at_once: bool = False) -> bool:
+        """
+        Keep *runs* in chunks, if they are enough or *at_once*. True: they are on the disk, and may be marked as imported.
+        """
+        return self._writing is not None and self._writing.records.keep(runs, flush=at_once)
+
+
+class _Writing:
+    """What the leader has of the store."""
+
+    def __init__(
+        self,
+        setting: _Setting,
+        reader: RecordReader,
+        catalogue: Catalogue,
+        epoch: int,
+        *,
+        is_first: bool,
+        is_new: bool,
+    ) -> None:
+        self.epoch = epoch
+        self.catalogue = catalogue
+        self.records = RecordWriter(
+            reader,
+            now_ns=lambda: int(setting.now_seconds() * 1e9),
+            monotonic=setting.monotonic,
+            on_problem=self._tell,
+        )
+        self._setting = setting
+        self._windows = WindowWriter(catalogue, on_problem=setting.on_problem, retention=setting.retention)
+        self._retention = RecordRetention(setting.path, setting.retention, setting.now_seconds)
+        self._adopts = is_new and not is_first
+        self._begins_anew = is_first and not is_new
+        self._kept_at = self._made_room_at = -inf
+
+    def close(self) -> None:
+        self.records.close()
+        self.catalogue.close()
+
+    def write(self, totals: Totals, *, is_whole: bool) -> None:
+        second = int(self._setting.now_seconds())
+        try:
+            if self._begins_anew:
+                with self.catalogue.turn() as turn:
+                    self._windows.write(turn, _NOTHING, second)  # whatever has the same name now has begun at zero
+                self._begins_anew = False
+            with self.catalogue.turn() as turn:
+                self._windows.write(turn, totals, second, adopt=self._adopts, whole=is_whole)
+            self._windows.maintain()
+        except StoreError as error:
+            self._tell(error.code, str(error))
+        self._retain()
+
+    def _retain(self) -> None:
+        now = self._setting.monotonic()
+        if now - self._kept_at >= _RETENTION_SECONDS:
+            self._kept_at = now
+            try:
+                self._retention.keep()
+            except OSError as error:
+                self._setting.on_problem("S105", f"store {self._setting.path}: {error.strerror}")
+
+    def _tell(self, code: str, text: str) -> None:
+        self._setting.on_problem(code, text)
+        now = self._setting.monotonic()
+        if code == "S102" and now - self._made_room_at >= _ROOM_SECONDS:
+            self._made_room_at = now
+            try:
+                self._retention.make_room()
+            except OSError as error:
+                self._setting.on_problem("S105", f"store {self._setting.path}: {error.strerror}")
+
+
+_NOTHING = Totals({}, {}, {}, {}, {}, [])
+
+
+class LocalReader:
+    """What answers from a `LocalStore` and the live files, as of one moment; see `Reader`."""
+
+    def __init__(
+        self,
+        windows: WindowsAt,
+        figures: Callable[[], Mapping[str, float]],
+        records: RecordReader,
+        pending: Callable[[], Sequence[Run]],
+    ) -> None:
+        self.kinds = windows.kinds
+        self.series = windows.series
+        self.increases = windows.increases
+        self.sketches = windows.sketches
+        self.points = windows.points
+        self.quantiles = windows.quantiles
+        self.distributions = windows.distributions
+        self._figures = figures
+        self._records = records
+        self._pending = pending
+
+    def records(self, wanted: Wanted, *, limit: int, before: str | None = None) -> list[StoredRecord]:
+        pending = self._pending()
+        answer = self._in_chunks(lambda: self._records.records(wanted, limit=limit, before=before, pending=pending))
+        return answer.records
+
+    def statistics(self) -> Mapping[str, float]:
+        """Of the windows ``series``, ``blocks``, ``journal_rows``, ``horizon_seconds``; ``records`` and ``record_bytes`` of the chunks."""
+        found = self._in_chunks(self._records.statistics)
+        return {**self._figures(), "records": found.records, "record_bytes": found.bytes}
+
+    def _in_chunks(self, ask: Callable[[], Found]) -> Found:
+        try:
+            return ask()
+        except OSError as error:
+            raise StoreError(str(self._records.path), f"cannot be read: {error.strerror}", "S105") from error
