@@ -100,6 +100,7 @@ class Catalogue:
         self._lock_file = -1
         self._connection: sqlite3.Connection | None = None
         self._identity = (0, 0)
+        self._committed: list[Callable[[], None]] = []
         check_place(path)
         with self._lock, self._alone():
             self._open()
@@ -138,6 +139,7 @@ class Catalogue:
         """
         with self._lock, self._alone():
             connection = self._current()
+            self._committed = []
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 self._check_epoch(connection)
@@ -150,6 +152,12 @@ class Catalogue:
                 if isinstance(error, sqlite3.Error | UnicodeDecodeError):
                     raise self._translated(error) from error
                 raise
+            for call in self._committed:
+                call()
+
+    def when_committed(self, call: Callable[[], None]) -> None:
+        """Within a turn: call this once the turn is committed; if it is not, never."""
+        self._committed.append(call)
 
     def _current(self) -> sqlite3.Connection:
         if self._connection is not None and self._identity != _identity(self.path):

@@ -958,9 +958,9 @@ class WindowsAt:
 
     def _live(self) -> Mapping[str, Sequence[tuple[SeriesKey, int]]]:
         """The series of the live totals, and their kinds, by name."""
-        by_name, totals = self._by_name, self._totals
-        if by_name is None:
-            by_name = {}
+        if self._by_name is None:
+            by_name: dict[str, list[tuple[SeriesKey, int]]] = {}
+            totals = self._totals
             known: tuple[Mapping[SeriesKey, object], ...] = ()
             if totals is not None:
                 known = totals.counters, totals.gauges, totals.sketches
@@ -969,7 +969,7 @@ class WindowsAt:
                     for key in some:
                         by_name.setdefault(key.name, []).append((key, kind))
             self._by_name = by_name
-        return by_name
+        return self._by_name
 
     def kinds(self) -> Mapping[str, Kind]:
         """Every metric that is known, and what it is."""

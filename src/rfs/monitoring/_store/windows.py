@@ -193,7 +193,7 @@ class WindowWriter:
         self._counted: dict[SeriesKey, float] = {}
         self._read: dict[SeriesKey, SketchReading | Amount] = {}
         self._gauges: dict[SeriesKey, float] = {}
-        self._pending = _Sampled({}, {}, {}, [])  # what becomes of them if the turn that has begun is committed
+        self._pending = _Sampled({}, {}, {}, [])  # what becomes of them with the commit
         self._loaded = -1  # of which generation they are; -1: to be read again
 
     # What of the database is remembered; only within a turn
@@ -342,6 +342,7 @@ class WindowWriter:
         pending.gone.extend((self._gauges, key) for key in self._gauges if key not in totals.gauges)
         numbered = {self._number(turn, key, kind): base for (kind, key), base in bases.items()}
         numbered.pop(-1, None)
+        self._catalogue.when_committed(self._commit)
         self._put(turn, window, numbered, is_sampled=True)
         return window
 
@@ -437,10 +438,8 @@ class WindowWriter:
     def _settle(self, turn: sqlite3.Connection, totals: Totals, *, adopt: bool) -> bool:
         """Know what is sampled; True if the database does not know it, because it is begun anew."""
         if self._loaded == self._catalogue.generation:
-            self._commit()
             return False
         has_led = bool(self._counted or self._read)
-        self._pending = _Sampled({}, {}, {}, [])
         (is_used,) = turn.execute("SELECT EXISTS (SELECT 1 FROM series) OR EXISTS (SELECT 1 FROM retired)").fetchone()
         self._gauges = {}
         if is_used:
@@ -452,14 +451,13 @@ class WindowWriter:
         return not is_used
 
     def _commit(self) -> None:
-        """The turn of the last `write` was committed, since the generation is still the same."""
+        """The turn of the last `write` was committed."""
         pending = self._pending
         self._counted.update(pending.counted)
         self._read.update(pending.read)
         self._gauges.update(pending.gauges)
         for known, key in pending.gone:
             known.pop(key, None)
-        self._pending = _Sampled({}, {}, {}, [])
 
     def _load(self, turn: sqlite3.Connection) -> None:
         """Read from the database what is sampled, and the last values of gauges."""
