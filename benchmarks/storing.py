@@ -4,7 +4,8 @@ What keeping a service's past costs, and what asking for it: ``python -m benchma
 It answers each line on standard input with a line. ``{"do": "keep", "records": n}`` keeps the next *n* records of `corpus.past`, in
 batches as a collector would, each durable as far as its keeper promises that; making the records, their MessagePack or text, is not
 counted. ``{"do": "finish"}`` brings all into the form in which it is asked for. ``{"do": "ask", "question": q}`` asks once. Each
-answer tells the process' CPU time, all threads together (``cpu``), and the time that it took (``wall``).
+answer tells the process' CPU time, all threads together (``cpu``), and the time that it took (``wall``). ``{"do": "page"}`` asks for all
+that a page of the day shows.
 
 Needs the standard library alone and the keeper, because every peer's environment runs it.
 """
@@ -12,7 +13,6 @@ Needs the standard library alone and the keeper, because every peer's environmen
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -82,8 +82,6 @@ class Keeper(Protocol):
 
 
 # RFS
-
-CHUNK_BYTES = 16 << 20
 
 
 class Windows:
@@ -156,36 +154,47 @@ class Windows:
 
 
 class Rfs:
-    """Record chunks, and the windows beside them, from which what is added up is answered."""
+    """A local store: record chunks, and the windows beside them, from which what is added up is answered."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._chunks: Any = import_module("rfs.monitoring._store.chunks")
         segments = import_module("rfs.monitoring._capture.segments")
         self._frame, self._run, self._has_error = segments.Frame, segments.Run, segments.HAS_ERROR
         record = import_module("rfs.monitoring._capture.record")
         self._data, self._encode = record.RecordData, record.encode_record
         self._error = import_module("rfs.monitoring.masking").ErrorInfo
+        local = import_module("rfs.monitoring._store.local")
+        records = import_module("rfs.monitoring._store.records")
         catalogue = import_module("rfs.monitoring._store.catalogue")
         windows = import_module("rfs.monitoring._store.windows")
-        self._catalogue = catalogue.Catalogue(path / "catalogue.sqlite", epoch=1, on_problem=print, now=lambda: END)
-        self._writer_of_windows = windows.WindowWriter(self._catalogue, on_problem=print)
-        reader = catalogue.CatalogueReader(path / "catalogue.sqlite")
-        self._reader = import_module("rfs.monitoring._store.ranges").WindowReader(reader, on_problem=print)
+        ranges = import_module("rfs.monitoring._store.ranges")
+        self._wanted = import_module("rfs.monitoring._store").Wanted
+        self._now = float(START_NS // SECOND_NS)
+        self._path = path
+        store = path / local.STORE
+        self.chunks = store / records.CHUNKS
+        self._reader = records.RecordReader(store, monotonic=lambda: self._now, on_problem=print)
+        self._records = records.RecordWriter(
+            self._reader, now_ns=lambda: int(self._now * 1e9), monotonic=lambda: self._now, on_problem=print
+        )
+        self._records.take_over()
+        self._catalogue = catalogue.Catalogue(store / local.CATALOGUE, epoch=1, on_problem=print, now=lambda: self._now)
+        self._writer = windows.WindowWriter(self._catalogue, on_problem=print)
+        snapshots = catalogue.CatalogueReader(store / local.CATALOGUE)
+        self._answers = ranges.WindowReader(snapshots, on_problem=print).at(None, END)
         self._windows = Windows()
         self.windows = 0
         self.windows_cpu = 0.0
-        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        self._sealed: list[Any] = []
         self._blocks = 0
-        self._open()
-
-    def _open(self) -> None:
-        self._writer = self._chunks.ChunkWriter(self._directory, f"{len(self._sealed):06}", 0)
+        self._pages: Any = None
 
     def prepare(self, records: list[Past]) -> Any:
-        """Runs of as many records as are in a block of a segment; the windows are written here, for they are counted apart."""
-        self._put(list(self._windows.add(records)))
+        """Runs of records; the windows are written here, for they are counted apart."""
+        self._put(self._windows.add(records))
+        return self.runs(records)
+
+    def runs(self, records: list[Past]) -> Any:
+        """Runs of as many records as are in a block of a segment."""
+        self._now = records[-1].time_ns / SECOND_NS
         frames = []
         for one in records:
             error = self._error("OrderError", one.code, "refused", None, expected=True, is_defect=False)
@@ -203,52 +212,57 @@ class Rfs:
             runs.append(self._run(name, self._blocks, places, 8 + 300 * len(some), some))
         return runs
 
-    def _put(self, windows: list[Any]) -> None:
-        before = time.process_time()
+    def _put(self, windows: Iterator[Any]) -> None:
         for window in windows:
+            before = time.process_time()
             self.windows += 1
             with self._catalogue.turn() as turn:
-                self._writer_of_windows.put(turn, window)
-            self._writer_of_windows.maintain()
-        self.windows_cpu += time.process_time() - before
+                self._writer.put(turn, window)
+            self._writer.maintain()
+            self.windows_cpu += time.process_time() - before
 
     def keep(self, prepared: Any) -> None:
-        """Add, sync, and seal what is full."""
-        self._writer.add(prepared)
-        self._writer.sync()
-        if self._writer.size >= CHUNK_BYTES:
-            self.finish()
-            self._open()
+        """Pack, and sync."""
+        assert self._records.keep(prepared, flush=True)
 
     def finish(self) -> None:
-        """Seal."""
-        self._sealed.append(self._chunks.ChunkReader(self._directory, self._writer.seal()))
+        """Nothing: the newest chunk stays open, as it does in a service."""
 
     def bytes(self) -> int:
         """The chunks."""
-        self._put(list(self._windows.rest()))
-        return sum(one.stat().st_size for one in self._path.iterdir() if one.suffix == ".chunk")
+        self._put(self._windows.rest())
+        return sum(one.stat().st_size for one in self.chunks.iterdir())
 
     def ask(self, question: str, correlation_id: str) -> Rows:
         """By indexes, and from windows."""
         if question == LOOKUP:
-            return self._chunks.newest(self._sealed, limit=100, correlation_id=correlation_id)
+            return self._reader.records(self._wanted(correlation_id=correlation_id), limit=100).records
         if question == TOP_ERRORS:
-            keys = self._reader.series("result_error_by_type_total")
+            keys = self._answers.series("result_error_by_type_total")
             counts: Counter[tuple[str, str]] = Counter()
-            for key, count in zip(keys, self._reader.increases(keys, END - HOUR, END), strict=True):
+            for key, count in zip(keys, self._answers.increases(keys, END - HOUR, END), strict=True):
                 labels = dict(key.labels)
                 counts[labels["operation"], labels["error_code"]] += int(count)
             found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
             return [(*labels, count) for labels, count in found[:10] if count]
-        keys = self._reader.series("result_duration_ms")
-        lines = self._reader.quantiles(keys, 0.95, END - HOUR, END, 60)
+        keys = self._answers.series("result_duration_ms")
+        lines = self._answers.quantiles(keys, 0.95, END - HOUR, END, 60)
         return [
             (dict(key.labels)["operation"], (END - HOUR) // 60 + minute, value / 1e3)
             for key, line in zip(keys, lines, strict=True)
-            for minute, (_, value) in enumerate(line)
+            for minute, value in enumerate(line)
             if value is not None
         ]
+
+    def page(self) -> dict[str, float]:
+        """What the dashboard's queries take, by the clock, in a Monitor on the same directory."""
+        if self._pages is None:
+            clock = import_module("benchmarks.history").Clock(END * SECOND_NS)
+            monitor = import_module("rfs.monitoring").Monitor(service_name="bench", clock=clock, directory=self._path)
+            newest = self._reader.records(self._wanted(), limit=1).records[0].frame
+            pages = import_module("benchmarks.pages").Pages
+            self._pages = pages(monitor, newest.operation, newest.correlation_id)
+        return {name: self._pages.seconds(name) for name in self._pages.paths}
 
 
 # Peers
@@ -497,6 +511,12 @@ class Told:
             assert len(rows) == (0 if identity == NOBODY else RECORDS_PER_ID), (identity, len(rows))
             rows = []
         return {**took._asdict(), "rows": rows}
+
+    def page(self) -> dict[str, float]:
+        """Ask for all that a page of the day shows; return how long each of it took by the clock."""
+        if isinstance(self._keeper, Rfs):
+            return self._keeper.page()
+        return {name: spent(partial(self._keeper.ask, name, NOBODY)).wall for name in PAGE}
 
 
 def main(subject: str, count: int) -> None:
