@@ -868,6 +868,25 @@ class TestTakenOver:
         writer.seal()
         assert contents(directory, SEALED) == by_time(one for part in parts for one in part)
 
+    def test_what_was_taken_over_stays(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        B6: one that goes on with a chunk takes back, if it cannot sync, what it has added itself and nothing that was there.
+        """
+        parts = batches(2)
+        write(directory, parts[0])
+        writer = ChunkWriter(directory, "c", 6)
+        writer.add([run_of(parts[1], first=20)])
+
+        def failing(fd: int) -> None:
+            raise OSError(errno.EIO, "cannot sync")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", failing)
+            with pytest.raises(OSError, match="cannot sync"):
+                writer.sync()
+
+        assert contents(directory, OPEN) == parts[0]
+
     def test_back_while_it_was_sealing(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         A writer that is stopped before it renames what it has sealed does not rename what is another's by now.

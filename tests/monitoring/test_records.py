@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rfs.errors import CursorError
 from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments
@@ -214,3 +222,129 @@ class TestPaging:
             return
         with pytest.raises(CursorError):
             site.reader().records.records(EVERYTHING, limit=1, before=cursor)
+
+
+class Killed(BaseException):
+    """Ends a leader of the test between two steps."""
+
+
+STEPS = ("open", "pwrite", "ftruncate", "fdatasync", "fsync", "rename", "link", "unlink", "stat", "scandir")
+
+
+class AtStep:
+    """At the *number*-th call of one of the functions that leave traces, *act* happens; then the call itself."""
+
+    def __init__(self, number: int, act: Callable[[], None]) -> None:
+        self.number = number
+        self.act = act
+        self.stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        for name in STEPS:
+            self.stack.enter_context(mock.patch.object(os, name, self.watched(getattr(os, name))))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            self.number -= 1
+            if not self.number:
+                self.act()
+            return original(*arguments, **more)
+
+        return call
+
+
+def kill() -> None:
+    raise Killed
+
+
+class Store(RuleBasedStateMachine):
+    """
+    Three processes record; any of them leads when it thinks that it should, is killed at any step, or stopped there while
+    another one leads. The model is a list.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path = Path(tempfile.mkdtemp())
+        self.clock = ManualClock()
+        self.site = Site(self.path, self.clock, processes=3)
+        self.seen = [self.site.reader() for _ in range(3)]
+        self.made: list[bytes] = []
+
+    def teardown(self) -> None:
+        for one in self.seen:
+            one.close()
+        shutil.rmtree(self.path)
+
+    @rule(
+        process=st.integers(0, 2), time=st.integers(0, 20), count=st.integers(1, 3), length=st.sampled_from([1, 50_000])
+    )
+    def append(self, process: int, time: int, count: int, length: int) -> None:
+        for _ in range(count):
+            made = record(time, message=f"{len(self.made)}" + "x" * length)
+            if self.site.processes[process].append(made):
+                self.made.append(made.payload)
+
+    @rule(process=st.integers(0, 2))
+    def lead(self, process: int) -> None:
+        self.seen[process].lead()
+
+    @rule(process=st.integers(0, 2), number=st.integers(1, 60))
+    def killed_while_leading(self, process: int, number: int) -> None:
+        with AtStep(number, kill), suppress(Killed):
+            self.seen[process].lead()
+        self.seen[process] = self.site.reader()  # what the killed one had open is let go as the kernel would do it
+
+    @rule(process=st.integers(0, 2), other=st.integers(1, 2), number=st.integers(1, 60))
+    def stopped_while_leading(self, process: int, other: int, number: int) -> None:
+        successor = self.seen[(process + other) % 3]
+
+        def lead() -> None:
+            self.look(successor)
+            for _ in range(3):
+                successor.lead()
+
+        with AtStep(number, lead):
+            self.seen[process].lead()
+
+    @rule(process=st.integers(0, 2), looker=st.integers(0, 2), number=st.integers(1, 60))
+    def read_while_leading(self, process: int, looker: int, number: int) -> None:
+        if looker != process:
+            with AtStep(number, lambda: self.look(self.seen[looker])):
+                self.seen[process].lead()
+
+    @rule(process=st.integers(0, 2), other=st.integers(1, 2), number=st.integers(1, 30))
+    def stopped_while_reading(self, process: int, other: int, number: int) -> None:
+        with AtStep(number, lambda: self.seen[(process + other) % 3].lead() and None):
+            self.look(self.seen[process])
+
+    @rule(seconds=st.sampled_from([5, 3_700]))
+    def pass_time(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    def look(self, seen: Seen) -> None:
+        found = Counter(one.frame.payload for one in seen.page())
+        assert found == Counter(self.made)
+
+    @invariant()
+    def every_record_once(self) -> None:
+        """
+        Whoever is asked at any moment has every record once.
+        """
+        for one in (*self.seen, late := self.site.reader()):
+            self.look(one)
+        late.close()
+        assert not self.site.problems
+
+
+TestStore = Store.TestCase
+TestStore.settings = settings(
+    max_examples=size(whole=2_000, small=60),
+    stateful_step_count=25,
+    suppress_health_check=list(HealthCheck),
+    deadline=None,
+)

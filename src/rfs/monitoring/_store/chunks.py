@@ -766,7 +766,7 @@ class ChunkWriter:
             raise
         assert self.reader.id is not None  # noqa: S101 - `_make` has written the header
         self._packer = Packer(self.reader.id)
-        self._synced = 0  # so many frames
+        self._synced = len(self.reader.frames)  # `_make` has synced what it has copied
         self._is_named = False  # for sure, after a power cut
         self._is_dirty = False  # there may be something behind the last frame
         self.failed = False

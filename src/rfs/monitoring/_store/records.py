@@ -35,7 +35,6 @@ from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import Frame, Run
 from rfs.monitoring._store import StoredRecord, Wanted
 from rfs.monitoring._store.chunks import (
-    OPEN_SUFFIX,
     SEALED_SUFFIX,
     Chunk,
     ChunkReader,
@@ -168,15 +167,12 @@ class RecordReader:
 
     # Which chunks there are
 
-    def directory(self) -> int:
-        """A descriptor of the directory of chunks, as long as this is not closed. Raises OSError."""
+    def _opened_directory(self) -> int:
         path = self.path / CHUNKS
-        if self._directory >= 0:
-            status, own = path.stat(), os.fstat(self._directory)
-            if (status.st_dev, status.st_ino) != (own.st_dev, own.st_ino):
-                self._forget()
+        if self._directory >= 0 and not _leads_to(path, self._directory):
+            self._forget()
         if self._directory < 0:
-            self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._directory = _open_directory(path)
         return self._directory
 
     def files(self) -> list[str]:
@@ -225,7 +221,7 @@ class RecordReader:
 
     def _update(self, files: list[str]) -> bool:
         """Open what is new and let go of what is not in *files*; False if one of them is not there any more."""
-        directory = self.directory()
+        directory = self._opened_directory()
         there = set(files)
         for known in (self._sealed, self._open, self._readers, self._refused):
             for file in known.keys() - there:
@@ -264,7 +260,7 @@ class RecordReader:
                 self._readers.move_to_end(file)
                 return reader
             try:
-                reader = ChunkReader(self.directory(), file, self.keys)
+                reader = ChunkReader(self._opened_directory(), file, self.keys)
             except FileNotFoundError:
                 return None
             except StoreFileError as error:
@@ -456,6 +452,7 @@ class RecordWriter:
         self._now_ns = now_ns
         self._monotonic = monotonic
         self._on_problem = on_problem
+        self._directory = -1
         self._writer: ChunkWriter | None = None
         self._began_at = 0.0
         self._left: list[ChunkWriter] = []  # to be sealed
@@ -469,6 +466,9 @@ class RecordWriter:
             writer.close()
         self._left = []
         self._writer = None
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
     def take_over(self) -> None:
         """
@@ -477,60 +477,72 @@ class RecordWriter:
         From then on nobody who has led before can add anything.
         """
         self.close()
+        try:
+            self._take_over()
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_over(self) -> None:
         folder = self._reader.path / CHUNKS
         if not folder.is_dir():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in (self._reader.path, self._reader.path.parent):
                 _sync_directory(path)
-        while files := [file for file in self._reader.files() if not self._is_settled(file)]:
-            # Something is open all the time: the newest of them, or a new one.
-            for file in files[::-1]:
-                self._take(file)
-                if self._writer is None:
-                    self._begin()
-        if self._writer is None:
-            self._begin()
+        self._directory = _open_directory(folder)
+        tried: set[str] = set()
+        # Again and again: whoever is followed now may just have begun another one.
+        while (names := self._open_names() - tried) or self._writer is None:
+            for name in sorted(names, reverse=True):
+                tried.add(name)
+                self._take(name)
+            if self._writer is None:
+                tried.add(self._begin().name)
         self._set_aside()
         self._seal_left()
 
-    def _is_settled(self, file: str) -> bool:
-        name = file.rpartition(".")[0]
-        return (
-            file.endswith(SEALED_SUFFIX)
-            or file in self._reader.refused()
-            or any(writer.name == name for writer in (*self._left, self._writer) if writer is not None)
-        )
+    def _open_names(self) -> set[str]:
+        return {_name_of(file) for file in self._reader.files() if not file.endswith(SEALED_SUFFIX)}
 
-    def _take(self, file: str) -> None:
+    def _take(self, name: str) -> None:
         try:
-            writer = self._chunk(file.rpartition(".")[0])
+            writer = self._chunk(name)
         except (StoreFileError, FileExistsError):
             return  # the reader refuses it, too; or somebody has sealed it
         age = max(0.0, (self._now_ns() - writer.reader.created_ns) / 1e9) if writer.reader.frames else 0.0
-        is_newest = file == self._reader.files()[-1]
-        if (
-            self._writer is None
-            and is_newest
-            and writer.size < SEAL_BYTES
-            and age < SEAL_SECONDS
-            and not writer.is_full
-        ):
+        is_newest = all(_name_of(file) <= name for file in self._reader.files())
+        if self._writer is None and is_newest and not self._is_to_be_sealed(writer, age):
             self._writer = writer
             self._began_at = self._monotonic() - age
         else:
             self._left.append(writer)
 
-    def _chunk(self, name: str, created_ns: int = 0) -> ChunkWriter:
-        return ChunkWriter(self._reader.directory(), name, created_ns or self._now_ns(), self._reader.keys)
+    def _is_to_be_sealed(self, writer: ChunkWriter, age: float) -> bool:
+        return bool(writer.reader.frames) and (writer.size >= SEAL_BYTES or writer.is_full or age >= SEAL_SECONDS)
 
-    def _begin(self) -> None:
-        """Begin a new chunk. Raises OSError."""
+    def _chunk(self, name: str, created_ns: int = 0) -> ChunkWriter:
+        return ChunkWriter(self._directory, name, created_ns or self._now_ns(), self._reader.keys)
+
+    def _begin(self) -> ChunkWriter:
+        """
+        Begin a new chunk, if nobody has taken those that there are: else nobody might take the new one either. Raises OSError.
+        """
+        before = [*self._left, *([self._writer] if self._writer is not None else [])]
         files = self._reader.files()
         last = _NAME.match(files[-1]) if files else None
         created_ns = max(self._now_ns(), int(last[1], 16) + 1 if last else 0)
-        name = f"{created_ns:016x}-{os.urandom(4).hex()}"
-        self._writer = self._chunk(name, created_ns)
+        writer = self._chunk(f"{created_ns:016x}-{os.urandom(4).hex()}", created_ns)
+        try:
+            for each in before:
+                each.must_be_ours()
+        except OSError:
+            writer.close()
+            self.close()
+            raise
+        self._left = before
+        self._writer = writer
         self._began_at = self._monotonic()
+        return writer
 
     def _set_aside(self) -> None:
         """Move what is no chunk out of the way."""
@@ -539,8 +551,8 @@ class RecordWriter:
             if error.is_newer:
                 continue
             stamp = datetime.fromtimestamp(self._now_ns() / 1e9, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-            folder.mkdir(mode=0o700, exist_ok=True)
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # whoever leads next will try it again
+                folder.mkdir(mode=0o700, exist_ok=True)
                 (self._reader.path / CHUNKS / file).rename(folder / f"{file}.{stamp}")
                 self._on_problem("S113", f"{error}; set aside in {folder}")
 
@@ -563,14 +575,19 @@ class RecordWriter:
         if now < self._retry_at and not flush:
             return False
         try:
+            if self._writer is not None and not _leads_to(self._reader.path / CHUNKS, self._directory):
+                self.close()
             if self._writer is None:
                 self.take_over()
+            if self._writer is None:
+                return False  # another one has taken over in the meantime
             if runs:
                 self._import(runs)
             self._roll_over()
-        except (OSError, StoreFileError) as error:
+        except OSError as error:
             self._retry_at = now + RETRY_SECONDS
-            self._say(error)
+            if error.errno not in _TAKEN_BY_ANOTHER:
+                self._say(error)
             return False
         self._since = None
         self._said = ""
@@ -581,19 +598,19 @@ class RecordWriter:
         own = [writer.reader for writer in (*self._left, self._writer)]
         rest = without(_joined(runs), [*self._reader.sealed(), *own])
         size = sum(run.end - run.offsets[0] for run in rest)
-        status = os.fstatvfs(self._reader.directory())
+        status = os.fstatvfs(self._directory)
         if status.f_bavail * status.f_frsize < size // 8:  # spares packing it again and again
             raise OSError(ENOSPC, os.strerror(ENOSPC))
         if self._writer.failed:
-            self._replace()
+            self._begin()
         writer = self._writer
         try:
             self._add(rest)
-        except OSError as error:
-            if not writer.failed or error.errno in _TAKEN_BY_ANOTHER:
+        except OSError:
+            if self._directory < 0 or not writer.failed:
                 raise
             # Nobody knows what of it is on the disk, and that descriptor will not tell any more.
-            self._replace()
+            self._begin()
             self._add(rest)
 
     def _add(self, runs: list[Run]) -> None:
@@ -602,56 +619,45 @@ class RecordWriter:
             self._writer.add(runs)
             self._writer.sync()
         except OSError as error:
-            if self._writer.failed and error.errno in _TAKEN_BY_ANOTHER:
-                self.close()
+            self._let_go_if_taken(error)
             raise
 
-    def _replace(self) -> None:
-        """Go on in a new chunk, if nobody has taken this one: else nobody would take the new one either."""
-        failed = self._writer
-        assert failed is not None  # noqa: S101 - the callers have made sure
-        self._begin()
-        try:
-            failed.must_be_ours()
-        except OSError:
+    def _let_go_if_taken(self, error: OSError) -> None:
+        if error.errno in _TAKEN_BY_ANOTHER:
             self.close()
-            raise
-        self._left.append(failed)
 
     def _roll_over(self) -> None:
-        writer = self._writer
-        assert writer is not None  # noqa: S101 - the caller has made sure
-        if writer.reader.frames and (
-            writer.size >= SEAL_BYTES or writer.is_full or self._monotonic() - self._began_at >= SEAL_SECONDS
-        ):
+        assert self._writer is not None  # noqa: S101 - the caller has made sure
+        if self._is_to_be_sealed(self._writer, self._monotonic() - self._began_at):
             with suppress(OSError):  # then it goes on in this one
                 self._begin()
-                self._left.append(writer)
         self._seal_left()
 
     def _seal_left(self) -> None:
         """Seal what nothing more is added to; what cannot be sealed now will be the next time."""
         for writer in tuple(self._left):
-            with suppress(OSError, StoreFileError):
+            try:
                 if writer.failed:
-                    again = self._chunk(writer.name)
-                    self._left[self._left.index(writer)] = again
-                    writer = again  # noqa: PLW2901 - it is the same chunk
-                if writer.reader.frames:
-                    writer.seal()
-                else:
-                    os.unlink(writer.name + OPEN_SUFFIX, dir_fd=self._reader.directory())
+                    writer.must_be_ours()
+                    self._left[self._left.index(writer)] = again = self._chunk(writer.name)
                     writer.close()
-                self._left.remove(writer)
+                    again.seal()
+                    self._left.remove(again)
+                else:
+                    writer.seal()
+                    self._left.remove(writer)
+            except StoreFileError:
+                continue
+            except OSError as error:
+                self._let_go_if_taken(error)
+                if self._directory < 0:
+                    return
 
-    def _say(self, error: OSError | StoreFileError) -> None:
-        if isinstance(error, StoreFileError):
-            code, text = "S113", str(error)
-        else:
-            code, text = _code(error), f"{self._reader.path}: {error.strerror}"
+    def _say(self, error: OSError) -> None:
+        text = f"{self._reader.path}: {error.strerror}"
         if text != self._said:
             self._said = text
-            self._on_problem(code, f"records stay in the live files: {text}")
+            self._on_problem(_code(error), f"records stay in the live files: {text}")
 
 
 def _joined(runs: Sequence[Run]) -> list[Run]:
@@ -668,8 +674,26 @@ def _joined(runs: Sequence[Run]) -> list[Run]:
     return joined
 
 
+def _open_directory(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def _leads_to(path: Path, directory: int) -> bool:
+    """Whether *path* is the directory that has been opened, and nobody has put another one there."""
+    try:
+        named = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    own = os.fstat(directory)
+    return (named.st_dev, named.st_ino) == (own.st_dev, own.st_ino)
+
+
+def _name_of(file: str) -> str:
+    return file.rpartition(".")[0]
+
+
 def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = _open_directory(path)
     try:
         os.fsync(directory)
     finally:
