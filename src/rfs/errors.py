@@ -12,6 +12,7 @@ What RFS raises on purpose.
      ├─ LiveDirectoryError     (OSError)       a live directory that cannot be used
      ├─ StoreFileError         (ValueError)    a file of the store that cannot be used
      ├─ StoreError             (OSError)       a store that cannot be used
+     ├─ ArchiveError           (ValueError)    an archive that cannot be made, read or restored
      ├─ RetentionError         (ValueError)    a limit that nothing can be kept by
      ├─ StaleLeaderError       (RuntimeError)  a process that has lost the lead and still writes
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 __all__ = [
     "AlertRuleError",
+    "ArchiveError",
     "CursorError",
     "DirectoryNotFoundError",
     "LiveDirectoryError",
@@ -209,6 +211,18 @@ class StoreError(RfsError, OSError):
 
     def __reduce__(self) -> tuple[type[StoreError], tuple[str, str, str]]:
         return type(self), (self.path, self.fault, self.code)
+
+
+class ArchiveError(RfsError, ValueError):
+    """The archive at *target* cannot be made, read or restored; *fault* says why and what to do."""
+
+    def __init__(self, target: str, fault: str) -> None:
+        super().__init__(target, fault)
+        self.target = target
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"archive {self.target}: {self.fault}"
 
 
 class RetentionError(RfsError, ValueError):

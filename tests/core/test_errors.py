@@ -9,6 +9,7 @@ import pytest
 from rfs.core.result import error_code
 from rfs.errors import (
     AlertRuleError,
+    ArchiveError,
     DirectoryNotFoundError,
     MetricDefinitionError,
     RetentionError,
@@ -41,6 +42,7 @@ CASES = [
     ),
     (StepTimeoutError("charge", 2.5), TimeoutError, "step 'charge' timed out: its timeout of 2.5 s is over"),
     (UnwrapError("unwrap", "x"), ValueError, "unwrap() on Failure('x')"),
+    (ArchiveError("/a", "is damaged"), ValueError, "archive /a: is damaged"),
     (RetentionError("hour", -1), ValueError, "retention: hour must be 0 or more, not -1"),
     (
         DirectoryNotFoundError("/x"),

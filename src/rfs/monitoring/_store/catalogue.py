@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from time import monotonic
+from time import monotonic, sleep
 from urllib.parse import quote
 
 from rfs.errors import StaleLeaderError, StoreError
@@ -30,6 +30,7 @@ APPLICATION_ID = 0x52465331  # "RFS1"
 _ENGINE = (3, 37)  # the first with STRICT tables; RETURNING came before
 _CHECK_SECONDS = 1.0  # spent at most at the start on looking for damage
 _BUSY_SECONDS = 0.2
+_RETRY_SECONDS = 0.005
 _WAL_BYTES = 16 << 20  # from here on the log is also cut
 _MAX_PROCESSES = 1_000  # whose last batch is remembered; the longest silent go first
 _SPARE_PAGES = 1_024  # that stay in the file for what comes next
@@ -74,10 +75,11 @@ class Catalogue:
         epoch: Under which this process leads.
         on_problem: Told the code and the text of what is wrong and was overcome: ``S110``, damaged and set aside.
         now: Unix time in seconds.
+        patience_seconds: How long a turn waits for another process that writes at this moment, such as one that restores an archive.
 
     Raises:
         StoreError: It cannot be opened, is of a newer version (``S112``), lies on a network file system (``S120``), or
-            another process writes at this moment (``S109``).
+            another process went on writing (``S109``).
         StaleLeaderError: A later leader has written.
 
     Safe from any thread; one turn at a time.
@@ -90,17 +92,20 @@ class Catalogue:
         epoch: int,
         on_problem: Callable[[str, str], None],
         now: Callable[[], float],
+        patience_seconds: float = _BUSY_SECONDS,
     ) -> None:
         self.path = path
         self.generation = 0  # rises when what a reader of this object remembers of the database may be wrong
         self._epoch = epoch
         self._on_problem = on_problem
         self._now = now
+        self._patience_seconds = patience_seconds
         self._lock = Lock()
         self._lock_file = -1
         self._connection: sqlite3.Connection | None = None
         self._identity = (0, 0)
         self._committed: list[Callable[[], None]] = []
+        self._data_version = 0  # SQLite's: another one when somebody else has written
         check_place(path)
         with self._lock, self._alone():
             self._open()
@@ -143,6 +148,10 @@ class Catalogue:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 self._check_epoch(connection)
+                (version,) = connection.execute("PRAGMA data_version").fetchone()
+                if version != self._data_version:
+                    self._data_version = version
+                    self.generation += 1
                 yield connection
                 connection.execute("COMMIT")
             except BaseException as error:
@@ -187,7 +196,11 @@ class Catalogue:
                 self._lock_file = -1
             if self._lock_file < 0:
                 self._lock_file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            deadline = monotonic() + self._patience_seconds
+            while not _locked(self._lock_file):
+                if monotonic() > deadline:
+                    raise BlockingIOError
+                sleep(_RETRY_SECONDS)
         except BlockingIOError as error:
             raise StoreError(str(self.path), "another process is writing to it; only the leader may", "S109") from error
         except OSError as error:
@@ -491,6 +504,14 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
             "S112",
         )
     return int(version)
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _rolled_back(connection: sqlite3.Connection) -> bool:

@@ -740,6 +740,8 @@ class WindowWriter:
             return
         for group in (SEEN_GROUP, *self._slots):
             with self._catalogue.turn() as turn:
+                self._remember(turn)
+                cut = self._cuts[width]  # a restored archive lowers it
                 turn.execute("DELETE FROM blocks WHERE width = ? AND grp = ? AND start < ?", (width, group, cut))
             yield
         self._swept[width] = cut
@@ -789,6 +791,130 @@ class WindowWriter:
                 turn.execute(_NAMES_CHANGED)
         if changed:
             self._generation = -1
+
+    # Archives
+
+    def forget_before(self, second: int) -> None:
+        """Let go all windows of before *second*, the beginning of a day; lifetime totals stay. Raises what `maintain` raises."""
+        with self._upkeep:
+            with self._catalogue.turn() as turn:
+                self._remember(turn)
+                self._raise_cut(turn, HOUR, second)
+            for width in WIDTHS:
+                for _ in self._sweep(width):
+                    breathe()
+            self._catalogue.checkpoint()
+
+    def restore(self, archived: sqlite3.Connection, until: int) -> Iterator[None]:
+        """
+        Bring back the windows of before *until*, the beginning of a day, from *archived*, another catalogue that has them in all its tiers.
+
+        Slots of which something is known are left as they are. The coarsest tier comes first, and each tier from its newest block on,
+        so that it is whole from its cut on whenever this ends; called again, it goes on. A tier that does not reach back to *until*
+        any more stays as it is, for a tier has no holes: the next coarser one has those windows. Each step is a turn.
+
+        Raises what `maintain` raises. Lifetime totals know all of it already, or never will.
+        """
+        cuts = dict.fromkeys(WIDTHS, 0)
+        cuts.update(archived.execute("SELECT width, second FROM cuts").fetchall())
+        keys: dict[int, tuple[SeriesKey, int]] = {}
+        for number, name, labels, kind in archived.execute("SELECT id, name, labels, kind FROM series"):
+            with suppress(msgspec.DecodeError):  # it was damaged before
+                keys[number] = SeriesKey(name, decode_labels(labels)), kind
+        for width in WIDTHS[::-1]:
+            span = BLOCK_SPANS[width]
+            starts = archived.execute(
+                "SELECT DISTINCT start - start % ? FROM blocks WHERE width = ? AND start < ? ORDER BY 1 DESC",
+                (span, width, until),
+            ).fetchall()
+            with self._catalogue.turn() as turn:
+                self._remember(turn)  # so that there are cuts
+            for _ in self._sweep(width):  # what is older than the cut, and would count again
+                yield
+            with self._catalogue.turn() as turn:
+                self._remember(turn)
+                if width != HOUR and self._cuts[width] > until:
+                    continue
+                if all(start >= cuts[width] for start in _starts(turn, width)):
+                    self._raise_cut(
+                        turn, width, cuts[width]
+                    )  # nothing is known of before, so it is whole from there on, too
+            for (start,) in starts:
+                with self._upkeep, self._catalogue.turn() as turn:
+                    self._remember(turn)
+                    self._restore_block(turn, archived, keys, width, start)
+                    self._lower_cut(turn, width, start)
+                yield
+            with self._catalogue.turn() as turn:
+                self._remember(turn)
+                self._lower_cut(turn, width, cuts[width])
+
+    def _restore_block(
+        self,
+        turn: sqlite3.Connection,
+        archived: sqlite3.Connection,
+        keys: Mapping[int, tuple[SeriesKey, int]],
+        width: int,
+        start: int,
+    ) -> None:
+        values, sketches = self._read_blocks(archived, width, start, None)
+        known: set[int] = set()
+        if start < self._cuts[width]:  # what is there has been let go
+            turn.execute(
+                "DELETE FROM blocks WHERE width = ? AND start >= ? AND start < ?",
+                (width, start, start + BLOCK_SPANS[width]),
+            )
+        else:
+            for points in self._read_blocks(turn, width, start, SEEN_GROUP)[0].values():
+                known.update(points)
+        new_values: ValuesById = {}
+        new_sketches: SketchesById = {}
+        for number, points in values.items():
+            missing = {time: value for time, value in points.items() if time not in known}
+            if missing and (found := self._own_number(turn, keys, number)) >= 0:
+                new_values[found] = missing
+            breathe()
+        for number, parts in sketches.items():
+            missing_parts = {time: some for time, some in parts.items() if time not in known}
+            if missing_parts and (found := self._own_number(turn, keys, number)) >= 0:
+                new_sketches[found] = missing_parts
+            breathe()
+        turn.executemany(_INSERT_BLOCK, self._blocks(new_values, new_sketches, width, start, BLOCK_SPANS[width]))
+
+    def _own_number(self, turn: sqlite3.Connection, keys: Mapping[int, tuple[SeriesKey, int]], number: int) -> int:
+        """The number that an archived series has here; -1 if it can have none."""
+        if number // GROUP_SLOTS == SEEN_GROUP:
+            return number
+        if number not in keys:
+            return -1
+        key, kind = keys[number]
+        found = self._known[kind].get(key)
+        return self._intern(turn, key, kind) if found is None else found
+
+    def _lower_cut(self, turn: sqlite3.Connection, width: int, second: int) -> None:
+        if second < self._cuts[width]:
+            self._cuts[width] = second
+            turn.execute("INSERT OR REPLACE INTO cuts VALUES (?, ?)", (width, second))
+
+    def _read_blocks(
+        self, connection: sqlite3.Connection, width: int, start: int, group: int | None
+    ) -> tuple[ValuesById, SketchesById]:
+        """All points of a tier, of *group* or of all, within a block's longest span from *start*."""
+        values: ValuesById = {}
+        sketches: SketchesById = {}
+        for number, payload in connection.execute(
+            "SELECT grp, payload FROM blocks WHERE width = ? AND start >= ? AND start < ? AND grp = coalesce(?, grp) ORDER BY id",
+            (width, start, start + BLOCK_SPANS[width], group),
+        ):
+            breathe()
+            try:
+                if number % 4 == HISTOGRAM:
+                    _add_sketches(sketches, SketchBlock(self._codec.unpack(payload), width), number)
+                else:
+                    _add_values(values, ValueBlock(self._codec.unpack(payload), width), number)
+            except BlockError as error:
+                self._leave_out(f"a block of {width} s from {start}", error)
+        return values, sketches
 
 
 def _starts(turn: sqlite3.Connection, width: int) -> list[int]:
