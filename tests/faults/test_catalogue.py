@@ -22,7 +22,7 @@ from rfs.monitoring._store.ranges import WindowReader
 from rfs.monitoring._store.retention import Retention
 from rfs.monitoring._store.windows import WindowWriter
 from tests.faults.processes import Process, eventually, size
-from tests.faults.programs.catalogue import BEGIN, KEPT, RETENTION, VERSION_2, windows
+from tests.faults.programs.catalogue import BEGIN, KEPT, RETENTION, VERSION_2, totals, windows
 from tests.faults.tools import strace_injected, strace_prefix, tmpfs
 
 pytestmark = pytest.mark.fault
@@ -51,16 +51,19 @@ def finish(folder: Path, kept: int) -> None:
     sums = [sum(window.counters[REQUESTS] for window in told[:count]) for count in (kept, kept + 1)]
     assert found in sums
 
-    taken = 0
-    for sequence, window in enumerate(told):  # all again: what is kept is recognised
+    begin = kept + sums.index(found)
+    for number in range(
+        max(0, begin - 1), len(told)
+    ):  # what the live files had when the last window was written: nothing is new
         with catalogue.turn() as turn:
-            if catalogue.take(turn, "p", sequence):
-                writer.put(turn, window)
-                taken += 1
+            window = writer.write(turn, totals()[number], told[number].second)
+            assert window.counters == ({} if number < begin else told[number].counters)
+            assert {key: sketch.count for key, sketch in window.sketches.items()} == (
+                {} if number < begin else {WAITS: 1}
+            )
         while not writer.maintain(60.0):
             pass
 
-    assert taken == len(told) - kept - sums.index(found)
     lives = {life.key: life.value for life in reader.lifetimes()}
     assert lives[REQUESTS] == sum(window.counters[REQUESTS] for window in told)
     assert lives[EARLY] == 5.0

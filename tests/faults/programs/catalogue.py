@@ -19,12 +19,14 @@ from pathlib import Path
 from struct import Struct
 
 from rfs.monitoring._capture.cells import SeriesKey
+from rfs.monitoring._capture.readings import Octave, SketchReading
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Window
 from rfs.monitoring._store import catalogue as module
 from rfs.monitoring._store.catalogue import Catalogue
 from rfs.monitoring._store.retention import Retention
 from rfs.monitoring._store.windows import WindowWriter
+from rfs.monitoring._totals import Totals
 from tests.faults.processes import reply
 
 KEPT = Struct("<II")
@@ -52,6 +54,21 @@ def windows() -> list[Window]:
     return told
 
 
+def totals() -> list[Totals]:
+    """What the live files have at the end of each window of the story; the early series leaves them after a while."""
+    told: list[Totals] = []
+    counters: dict[SeriesKey, float] = {}
+    for number, window in enumerate(windows()):
+        for key, increase in window.counters.items():
+            counters[key] = counters.get(key, 0.0) + increase
+        if number == 12:
+            del counters[SeriesKey("early_total", ())]
+        measured = number + 1.0
+        waits = SketchReading(measured, measured, 0.0, 1.0, 1.0, {0: Octave.of([measured, *[0.0] * 63])}, {})
+        told.append(Totals({}, dict(counters), dict(window.gauges), {SeriesKey("waits", ()): waits}, {}, []))
+    return told
+
+
 def problem(code: str, text: str) -> None:
     raise AssertionError(f"{code}: {text}")
 
@@ -59,10 +76,9 @@ def problem(code: str, text: str) -> None:
 def tell(folder: Path, witness: int, statement: int) -> None:
     catalogue = Catalogue(folder / "catalogue.db", epoch=1, on_problem=problem, now=lambda: BEGIN)
     writer = WindowWriter(catalogue, on_problem=problem, retention=RETENTION)
-    for sequence, window in enumerate(windows()):
+    for sequence, (window, live) in enumerate(zip(windows(), totals(), strict=True)):
         with catalogue.turn() as turn:
-            catalogue.take(turn, "p", sequence)
-            writer.put(turn, window)
+            writer.write(turn, live, window.second)
         os.write(witness, KEPT.pack(statement, sequence))
         writer.maintain(60.0)
     catalogue.close()

@@ -581,6 +581,7 @@ class SketchBlock:
         self._across: dict[int, int] = {}  # slot → index of its point
         self._columns: SketchColumns | None = None
         self._parts: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._read: dict[int, SketchPart] = {}  # by slot what was asked for: whoever keeps a block asks again
         try:
             begin = 1
             if content[:1] == _ACROSS:
@@ -598,15 +599,14 @@ class SketchBlock:
         if at != len(content):
             raise BlockError("has a wrong length")
         if self._time is not None:
-            slots, self._columns, _ = self._part(*self._parts[0], 0, 256)
+            slots, self._columns, _ = self._part(*self._parts[0])
             self._across = {slot: index for index, slot in enumerate(slots)}
 
-    def _part(self, at: int, head: tuple[int, ...], start: int, until: int) -> SketchPart:
+    def _part(self, at: int, head: tuple[int, ...]) -> SketchPart:
         points, entries, minima, maxima, first_time, middle, time_code, sum_code, rank_code, count_code = head
         content = self._content
         end = at + _times_bytes(points, time_code)
         times = _unpack_times(content[at:end], points, time_code, first_time, self._width)
-        first, last = _within(times, start, until)
         at, end = end, end + points * _width(sum_code)
         sums = _unpack_column(sum_code, content[at:end])
         at, end = end, end + 10 * minima
@@ -619,7 +619,7 @@ class SketchBlock:
         ranks = _unpack_array(rank_code, content[at:end])
         counts = _unpack_array(count_code, content[end : end + entries * _width(count_code)])
         columns = SketchColumns(sums, ends, middle, ranks, counts, low, high)
-        return SketchPart(times[first:last], columns, first)
+        return SketchPart(times, columns, 0)
 
     def __iter__(self) -> Iterator[int]:
         """The slots of the series in it."""
@@ -634,9 +634,13 @@ class SketchBlock:
                 if index is None or not start <= self._time < until
                 else SketchPart((self._time,), self._columns, index)
             )
-        part = self._parts.get(slot)
-        found = None if part is None else self._part(*part, start, until)
-        return found if found is not None and found.times else None
+        part = self._read.get(slot)
+        if part is None:
+            if slot not in self._parts:
+                return None
+            part = self._read[slot] = self._part(*self._parts[slot])
+        first, last = _within(part.times, start, until)
+        return SketchPart(part.times[first:last], part.columns, first) if first < last else None
 
 
 def _unpack_given(content: bytes, count: int) -> dict[int, float]:
