@@ -21,14 +21,16 @@ from rfs.errors import ArchiveError, StoreError
 from rfs.monitoring import archives as module
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.segments import Frame
-from rfs.monitoring._store import Window
+from rfs.monitoring._store import EVERYTHING, Reader, Wanted, Window
+from rfs.monitoring._store import catalogue as catalogue_module
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkWriter
 from rfs.monitoring._store.ranges import WindowReader, WindowsAt
 from rfs.monitoring._store.retention import CHUNKS, Retention
 from rfs.monitoring._store.windows import WindowWriter
-from rfs.monitoring.archives import CATALOGUE, MANIFEST, Manifest, archive, restore, verify
+from rfs.monitoring.archives import CATALOGUE, MANIFEST, ArchiveReader, Manifest, archive, restore, verify
 from tests.faults.processes import Process, names_in
+from tests.faults.programs.catalogue import VERSION_2
 from tests.monitoring.chunks import by_time, contents, opened, record, run_of, sealed
 from tests.monitoring.test_windows import in_memory, sketch
 
@@ -95,7 +97,7 @@ def window(second: int, number: int) -> Window:
     )
 
 
-def answers(reader: WindowsAt, start: int, end: int, step: int) -> list[Any]:
+def answers(reader: WindowsAt | Reader, start: int, end: int, step: int) -> list[Any]:
     """All that can be asked about a range."""
     sketches = reader.sketches([WAITS], start, end)
     return [
@@ -426,6 +428,123 @@ class TestEquality:
 
         assert all_answers(store.reader) == before
         store.close()
+
+
+def told(reader: Reader, wanted: Wanted = EVERYTHING, limit: int = 1_000) -> list[Frame]:
+    """All records that are wanted, page by page."""
+    found: list[Frame] = []
+    cursor: str | None = None
+    while page := reader.records(wanted, limit=limit, before=cursor):
+        found += [one.frame for one in page]
+        cursor = page[-1].cursor
+    return found
+
+
+@pytest.fixture(params=["folder", "memory"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "a")
+    return f"memory://{tmp_path.name}/a"
+
+
+class TestReading:
+    def test_equals_the_store(self, store: Kept, target: str) -> None:
+        """
+        What is asked of an archive has the answers that the store had, without anything being restored.
+        """
+        ranges = [each for each in RANGES if each[1] <= BEGIN + 3 * DAY]
+        expected = [answers(store.reader, *each) for each in ranges], store.records()
+        known = [store.reader.kinds(), store.reader.series("orders_total")]
+        archive(store.path, target, before=at(BEGIN + 3 * DAY), delete=True)
+
+        with ArchiveReader(target, on_problem=no_problem, now=lambda: BEGIN) as reader:
+            assert [answers(reader, *each) for each in ranges] == expected[0]
+            assert [reader.kinds(), reader.series("orders_total")] == known
+            for limit in (7, 1_000):
+                assert by_time(told(reader, limit=limit)) == [
+                    one for one in expected[1] if one.time_ns < (BEGIN + 3 * DAY) * 10**9
+                ]
+            assert reader.statistics()["records"] == 60
+            (middle,) = reader.distributions([WAITS], BEGIN, BEGIN + DAY, DAY)
+            assert middle is not None
+            reader.close()
+        assert names_in(store.path / CHUNKS) == [f"{day}{SEALED_SUFFIX}" for day in (3, 4)]
+
+    def test_only_what_is_asked_for_is_fetched(
+        self, store: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Of an archive elsewhere a page of records fetches the chunks that it needs, each once, and keeps none of them afterwards.
+        """
+        url = f"memory://{tmp_path.name}/b"
+        archive(store.path, url, before=at(BEGIN + 4 * DAY))
+        fetched: list[str] = []
+        fetch = module._fetched
+
+        def noted(place: Any, file: Any, *more: Any) -> bool:
+            fetched.append(file.name)
+            return fetch(place, file, *more)
+
+        monkeypatch.setattr(module, "_fetched", noted)
+        with ArchiveReader(url, on_problem=no_problem) as reader:
+            place = reader._path
+            assert len(reader.records(EVERYTHING, limit=5)) == 5
+            day = Wanted(since_ns=(BEGIN + DAY) * 10**9, until_ns=(BEGIN + 2 * DAY) * 10**9)
+            assert len(told(reader, day)) == 20
+            assert len(told(reader, day)) == 20
+
+        assert fetched == [CATALOGUE, f"{CHUNKS}/3{SEALED_SUFFIX}", f"{CHUNKS}/1{SEALED_SUFFIX}"]
+        assert not place.exists()
+
+    def test_what_is_damaged_is_left_out(self, store: Kept, tmp_path: Path) -> None:
+        """
+        A chunk that is not as it was archived is left out, and said; windows that are not are refused.
+        """
+        fsspec = pytest.importorskip("fsspec")
+        url = f"memory://{tmp_path.name}/c"
+        archive(store.path, url, before=at(BEGIN + 3 * DAY))
+        files = fsspec.filesystem("memory")
+        files.pipe_file(f"{url}/{CHUNKS}/1{SEALED_SUFFIX}", b"nothing")
+        said: list[str] = []
+
+        with ArchiveReader(url, on_problem=lambda code, text: said.append(f"{code} {text}")) as reader:
+            assert len(told(reader)) == 40
+
+        assert said == [f"S113 {CHUNKS}/1{SEALED_SUFFIX} of the archive is missing, or not as when archived; left out"]
+        files.pipe_file(f"{url}/{CATALOGUE}", b"nothing")
+        with pytest.raises(ArchiveError, match=CATALOGUE):
+            ArchiveReader(url)
+
+    def test_one_of_an_older_version(self, store: Kept, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Windows of an older version are read from a copy that is made a new one, and restored; the archive stays as it is.
+        """
+        before = all_answers(store.reader)
+        manifest = archive(store.path, target, before=at(BEGIN + 3 * DAY), delete=True)
+        monkeypatch.setattr(catalogue_module, "_SCHEMA", (*catalogue_module._SCHEMA, VERSION_2))
+        store.close()
+        newer = Kept(store.path, epoch=4)
+
+        with ArchiveReader(target, on_problem=no_problem) as reader:
+            assert reader.increases([ORDERS], BEGIN, BEGIN + 3 * DAY) != [None]
+            assert len(told(reader)) == 60
+        restore(target, newer.path)
+
+        assert all_answers(newer.reader) == before
+        assert verify(target) == manifest
+        newer.close()
+
+    def test_without_any_windows(self, tmp_path: Path) -> None:
+        """
+        An archive of nothing answers that nothing is known.
+        """
+        (tmp_path / "store").mkdir()
+        archive(tmp_path / "store", tmp_path / "a", before=at(BEGIN))
+
+        with ArchiveReader(tmp_path / "a", on_problem=no_problem) as reader:
+            assert told(reader) == []
+            assert reader.increases([ORDERS], 0, BEGIN) == [None]
+            assert reader.kinds() == {}
 
 
 class TestBesideALeader:

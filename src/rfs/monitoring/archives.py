@@ -19,25 +19,32 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+from time import monotonic as monotonic_time
 from time import time
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, Self, cast
 
 import msgspec
 
 from rfs.errors import ArchiveError, StaleLeaderError, StoreError, StoreFileError
 from rfs.monitoring._capture.pace import breathe
+from rfs.monitoring._store import StoredRecord, Wanted
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, connect
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader
+from rfs.monitoring._store.keys import KeyRing
+from rfs.monitoring._store.ranges import WindowReader
+from rfs.monitoring._store.records import RecordReader
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.windows import DAY, WindowWriter
 
-__all__ = ["ArchivedFile", "Manifest", "Progress", "archive", "restore", "verify"]
+__all__ = ["ArchiveReader", "ArchivedFile", "Manifest", "Progress", "archive", "restore", "verify"]
 
 VERSION = 1
 CATALOGUE = "catalogue.sqlite"
@@ -104,14 +111,14 @@ class _Place(Protocol):
 
 class _Folder:
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def reading(self, name: str) -> BinaryIO:
-        return (self._path / name).open("rb")
+        return (self.path / name).open("rb")
 
     @contextmanager
     def writing(self, name: str) -> Generator[BinaryIO]:
-        path = self._path / name
+        path = self.path / name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         with _private(part) as file:
@@ -543,3 +550,125 @@ def _restore_windows(writer: WindowWriter, reader: CatalogueReader, until: int) 
         assert archived is not None  # noqa: S101 - it was made, and checked
         for _ in writer.restore(archived, until):
             breathe()
+
+
+# Reading it where it lies
+
+
+class ArchiveReader:
+    """
+    Answers from an archive that is not restored; a `Reader`, of what the archive has.
+
+    One in a folder is read where it is. Of one elsewhere the windows are fetched at once, and the records chunk by chunk as they are
+    asked for, into a temporary folder; what is fetched is checked.
+
+    Args:
+        keys: For records that are encrypted.
+        on_problem: Told the code and the text of what is damaged and left out.
+        now: Unix time in seconds.
+        monotonic: A clock that is never set.
+
+    Raises:
+        ArchiveError: There is none, or its windows are not as when archived.
+        OSError: It cannot be read.
+
+    Safe from any thread. `close` gives everything back; so does the end of a ``with`` block.
+    """
+
+    def __init__(
+        self,
+        target: str | Path,
+        *,
+        keys: KeyRing | None = None,
+        on_problem: Callable[[str, str], None] = _pass_over,
+        now: Callable[[], float] = time,
+        monotonic: Callable[[], float] = monotonic_time,
+    ) -> None:
+        self._place, self.manifest = _found(target)
+        self._on_problem = on_problem
+        self._lock = Lock()
+        self._closing = ExitStack()
+        self._missing: list[ArchivedFile] = []  # the newest first
+        with ExitStack() as stack:
+            path = self._place.path if isinstance(self._place, _Folder) and self._is_of_this_version() else None
+            if path is None:
+                path = Path(stack.enter_context(TemporaryDirectory(prefix="rfs-archive-")))
+                (path / CHUNKS).mkdir()
+                self._missing = sorted(self.manifest.chunks, key=lambda file: -file.until_ns)
+                if self.manifest.windows_until:
+                    windows_file = [file for file in self.manifest.files if file.name == CATALOGUE]
+                    work = _Work(None, "", 0)
+                    if not all(_fetched(self._place, file, path / CATALOGUE, work) for file in windows_file):
+                        raise ArchiveError(str(target), f"is damaged: {CATALOGUE} missing, or not as when archived")
+                    _catalogue(path / CATALOGUE, 0).close()
+            self._path = path
+            snapshots = stack.enter_context(closing(CatalogueReader(path / CATALOGUE)))
+            self._windows = WindowReader(snapshots, on_problem=on_problem)
+            self._records = stack.enter_context(
+                closing(RecordReader(path, monotonic=monotonic, on_problem=on_problem, keys=keys))
+            )
+            self._closing = stack.pop_all()
+        windows = self._windows.at(None, now())
+        self.kinds = windows.kinds
+        self.series = windows.series
+        self.increases = windows.increases
+        self.sketches = windows.sketches
+        self.points = windows.points
+        self.quantiles = windows.quantiles
+        self.distributions = windows.distributions
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all files; twice is once."""
+        self._closing.close()
+
+    def _is_of_this_version(self) -> bool:
+        """Whether the catalogue can be read as it is; one of an older version is made a new one of, in a copy."""
+        assert isinstance(self._place, _Folder)  # noqa: S101 - nobody else asks
+        if not self.manifest.windows_until:
+            return True
+        with closing(CatalogueReader(self._place.path / CATALOGUE)) as reader, reader.snapshot() as found:
+            return found is not None
+
+    def records(self, wanted: Wanted, *, limit: int, before: str | None = None) -> list[StoredRecord]:
+        """As `Reader.records`."""
+        while True:
+            try:
+                found = self._records.records(wanted, limit=limit, before=before).records
+            except OSError as error:
+                raise StoreError(str(self._path), f"cannot be read: {error.strerror}", "S105") from error
+            oldest_ns = found[-1].frame.time_ns if len(found) >= limit > 0 else wanted.since_ns
+            if not self._fetch(max(wanted.since_ns, oldest_ns), wanted.until_ns):
+                return found
+
+    def _fetch(self, since_ns: int, until_ns: int) -> bool:
+        """Fetch the newest chunk that is missing and has records of that time; False if there is none."""
+        with self._lock:
+            for file in self._missing:
+                if file.until_ns < since_ns or file.since_ns >= until_ns:
+                    continue
+                part = self._path / (file.name.rpartition("/")[2] + ".part")
+                if _fetched(self._place, file, part, _Work(None, "", 0)):
+                    part.rename(self._path / _safe(file))
+                else:
+                    self._on_problem(
+                        "S113", f"{file.name} of the archive is missing, or not as when archived; left out"
+                    )
+                self._missing.remove(file)
+                return True
+        return False
+
+    def statistics(self) -> Mapping[str, float]:
+        """As `Reader.statistics`: ``records`` and ``record_bytes`` are those of the manifest."""
+        chunks = self.manifest.chunks
+        return {
+            **self._windows.statistics(),
+            "records": sum(file.records for file in chunks),
+            "record_bytes": sum(file.bytes for file in chunks),
+            "evicted_records": 0,
+        }
