@@ -25,12 +25,12 @@ from rfs.monitoring._store import EVERYTHING, Reader, Wanted, Window
 from rfs.monitoring._store import catalogue as catalogue_module
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkWriter
+from rfs.monitoring._store.local import CATALOGUE
 from rfs.monitoring._store.ranges import WindowReader, WindowsAt
 from rfs.monitoring._store.retention import CHUNKS, Retention
 from rfs.monitoring._store.windows import WindowWriter
-from rfs.monitoring.archives import CATALOGUE, MANIFEST, ArchiveReader, Manifest, archive, restore, verify
+from rfs.monitoring.archives import MANIFEST, ArchiveReader, Manifest, archive, restore, verify
 from tests.faults.processes import Process, names_in
-from tests.faults.programs.catalogue import VERSION_2
 from tests.monitoring.chunks import by_time, contents, opened, record, run_of, sealed
 from tests.monitoring.test_windows import in_memory, sketch
 
@@ -521,7 +521,9 @@ class TestReading:
         """
         before = all_answers(store.reader)
         manifest = archive(store.path, target, before=at(BEGIN + 3 * DAY), delete=True)
-        monkeypatch.setattr(catalogue_module, "_SCHEMA", (*catalogue_module._SCHEMA, VERSION_2))
+        monkeypatch.setattr(
+            catalogue_module, "_SCHEMA", (*catalogue_module._SCHEMA, "CREATE INDEX cuts_by_second ON cuts (second);")
+        )
         store.close()
         newer = Kept(store.path, epoch=4)
 

@@ -39,6 +39,7 @@ from rfs.monitoring._store import StoredRecord, Wanted
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, connect
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader
 from rfs.monitoring._store.keys import KeyRing
+from rfs.monitoring._store.local import CATALOGUE, LocalReader
 from rfs.monitoring._store.ranges import WindowReader
 from rfs.monitoring._store.records import RecordReader
 from rfs.monitoring._store.retention import CHUNKS
@@ -47,7 +48,6 @@ from rfs.monitoring._store.windows import DAY, WindowWriter
 __all__ = ["ArchiveReader", "ArchivedFile", "Manifest", "Progress", "archive", "restore", "verify"]
 
 VERSION = 1
-CATALOGUE = "catalogue.sqlite"
 MANIFEST = "manifest.json"
 
 _PIECE_BYTES = 1 << 20
@@ -555,7 +555,7 @@ def _restore_windows(writer: WindowWriter, reader: CatalogueReader, until: int) 
 # Reading it where it lies
 
 
-class ArchiveReader:
+class ArchiveReader(LocalReader):
     """
     Answers from an archive that is not restored; a `Reader`, of what the archive has.
 
@@ -603,19 +603,11 @@ class ArchiveReader:
                     _catalogue(path / CATALOGUE, 0).close()
             self._path = path
             snapshots = stack.enter_context(closing(CatalogueReader(path / CATALOGUE)))
-            self._windows = WindowReader(snapshots, on_problem=on_problem)
-            self._records = stack.enter_context(
-                closing(RecordReader(path, monotonic=monotonic, on_problem=on_problem, keys=keys))
-            )
+            windows = WindowReader(snapshots, on_problem=on_problem)
+            records = RecordReader(path, monotonic=monotonic, on_problem=on_problem, keys=keys)
+            stack.enter_context(closing(records))
             self._closing = stack.pop_all()
-        windows = self._windows.at(None, now())
-        self.kinds = windows.kinds
-        self.series = windows.series
-        self.increases = windows.increases
-        self.sketches = windows.sketches
-        self.points = windows.points
-        self.quantiles = windows.quantiles
-        self.distributions = windows.distributions
+        super().__init__(windows.at(None, now()), windows.statistics, records, lambda: ())
 
     def __enter__(self) -> Self:
         return self
@@ -636,12 +628,9 @@ class ArchiveReader:
             return found is not None
 
     def records(self, wanted: Wanted, *, limit: int, before: str | None = None) -> list[StoredRecord]:
-        """As `Reader.records`."""
+        """As `Reader.records`; what it needs is fetched first."""
         while True:
-            try:
-                found = self._records.records(wanted, limit=limit, before=before).records
-            except OSError as error:
-                raise StoreError(str(self._path), f"cannot be read: {error.strerror}", "S105") from error
+            found = super().records(wanted, limit=limit, before=before)
             oldest_ns = found[-1].frame.time_ns if len(found) >= limit > 0 else wanted.since_ns
             if not self._fetch(max(wanted.since_ns, oldest_ns), wanted.until_ns):
                 return found
@@ -664,11 +653,7 @@ class ArchiveReader:
         return False
 
     def statistics(self) -> Mapping[str, float]:
-        """As `Reader.statistics`: ``records`` and ``record_bytes`` are those of the manifest."""
+        """As `Reader.statistics`; ``records`` and ``record_bytes`` are those of the manifest."""
         chunks = self.manifest.chunks
-        return {
-            **self._windows.statistics(),
-            "records": sum(file.records for file in chunks),
-            "record_bytes": sum(file.bytes for file in chunks),
-            "evicted_records": 0,
-        }
+        counted = {"records": sum(file.records for file in chunks), "record_bytes": sum(file.bytes for file in chunks)}
+        return {**super().statistics(), **counted}
