@@ -15,6 +15,7 @@ The tables, which anybody may read with SQL (see docs/how-to/clickhouse.md): ``r
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import time
@@ -43,6 +44,7 @@ try:
     import clickhouse_connect
     from clickhouse_connect.driver.client import Client
     from clickhouse_connect.driver.exceptions import ClickHouseError
+    from urllib3.exceptions import HTTPError
 except ImportError as error:
     raise ImportError("the ClickHouse store needs an optional package: pip install 'rfs[clickhouse]'") from error
 
@@ -304,9 +306,10 @@ class ClickHouseStore:
         return cls(address.connect, service=service, name=address.name, on_problem=on_problem, **address.options)
 
     def _begin(self) -> None:
-        self._lock = Lock()
-        self._client: Client | None = None
+        self._lock = Lock()  # of what follows
         self._kept: dict[str, int] = {}  # process → highest sequence accepted
+        self._connecting = Lock()
+        self._client: Client | None = None
 
     def after_fork(self) -> None:
         self._inherited = self._client  # its connections are the parent's: they are neither used nor closed
@@ -339,8 +342,7 @@ class ClickHouseStore:
     def close(self) -> None:
         """Send what was appended, within two seconds; what cannot be sent by then is lost and counted. Twice is once."""
         self._outbox.close(_CLOSE_SECONDS)
-        with self._lock:
-            client, self._client = self._client, None
+        client, self._client = self._client, None
         if client is not None:
             client.close()
 
@@ -350,15 +352,25 @@ class ClickHouseStore:
     def _connected(self) -> Iterator[Client]:
         """A client whose schema is this version's; whatever fails is a StoreError."""
         try:
-            with self._lock:
-                if self._client is None:
-                    client = self._connect()
-                    _migrate(client, self._name)
+            client = self._client
+            if client is None:
+                with self._connecting:
+                    client = self._client or self._prepared()
                     self._client = client
-                client = self._client
             yield client
-        except ClickHouseError as error:
+        except StoreError:
+            raise
+        except (ClickHouseError, HTTPError, OSError) as error:
             raise StoreError(self._name, _fault(error), "S116") from error
+
+    def _prepared(self) -> Client:
+        client = self._connect()
+        try:
+            _migrate(client, self._name)
+        except BaseException:
+            client.close()
+            raise
+        return client
 
     def _ask(self, sql: str, **parameters: object) -> Sequence[Sequence[Any]]:
         self._outbox.flush(_FLUSH_SECONDS)
@@ -811,7 +823,7 @@ class _Address(NamedTuple):
         except ValueError:
             raise fault from None  # its text may have a part of the URL
         database = parts.path.strip("/") or "rfs"
-        if parts.scheme not in {"clickhouse", "clickhouses"} or not host or query or not re.fullmatch(r"\w+", database):
+        if parts.scheme not in {"clickhouse", "clickhouses"} or not host or query or not re.fullmatch(r"[A-Za-z_][A-Za-z_0-9]*", database):
             raise fault
         is_secure = parts.scheme == "clickhouses"
         arguments = {
@@ -824,6 +836,10 @@ class _Address(NamedTuple):
         return cls(f"{parts.scheme}://{host}:{arguments['port']}/{database}", arguments, database, options)
 
     def connect(self) -> Client:
+        """Make a client, and the database if it is not there."""
+        drivers = logging.getLogger("clickhouse_connect")
+        if drivers.level == logging.NOTSET:
+            drivers.setLevel(logging.ERROR)  # what it warns of, at every attempt, is told by a StoreError
         client = clickhouse_connect.get_client(
             **self.arguments,
             compress="zstd",
@@ -832,6 +848,7 @@ class _Address(NamedTuple):
             autogenerate_session_id=False,  # a session answers one question at a time
             form_encode_query_params=True,  # a list of series is too long for a URL
             query_retries=0,
+            dedicated_pool=True,  # a forked child must not find the parent's connections in one that all share
         )
         if not client.command(f"EXISTS DATABASE {self.database}"):  # whoever may not make one may use what is there
             client.command(f"CREATE DATABASE IF NOT EXISTS {self.database}")
@@ -858,6 +875,6 @@ def _migrate(client: Client, name: str) -> None:
         client.command(f"INSERT INTO schema_versions VALUES ({number}, now())")
 
 
-def _fault(error: ClickHouseError) -> str:
+def _fault(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= _LONGEST_FAULT else text[:_LONGEST_FAULT] + "…"

@@ -94,6 +94,9 @@ class Outbox:
 
     def put(self, batch: Batch) -> None:
         """Take *batch*; it goes out with others, soon. Never waits."""
+        if self._closing:
+            self._count_lost([batch], "closed before")
+            return
         size = _size_of(batch)
         lost: list[Batch] = []
         with self._changed:
@@ -102,7 +105,7 @@ class Outbox:
             self._waiting.append((batch, size))
             self._waiting_bytes += size
             self._put += 1
-            while self._waiting_bytes + self._group_bytes > self._max_bytes and self._waiting:
+            while self._waiting and self._waiting_bytes + self._group_bytes > self._max_bytes:
                 dropped, size = self._waiting.popleft()
                 self._waiting_bytes -= size
                 self._gone += 1
@@ -133,8 +136,9 @@ class Outbox:
             thread.join(timeout_seconds)
         with self._changed:
             lost = [*(self._group.batches if self._group else ()), *(batch for batch, _ in self._waiting)]
+            self._group = None
             self._waiting.clear()
-            self._waiting_bytes = 0
+            self._waiting_bytes = self._group_bytes = 0
             self._gone = self._put
             self._changed.notify_all()
         self._count_lost(lost, "closed before they were sent")
@@ -220,8 +224,7 @@ class Outbox:
         with self._changed:
             self._failures += 1
             self._failure = error
-            self._wanted = self._gone  # whoever waits is told
-            self._changed.notify_all()
+            self._changed.notify_all()  # whoever waits is told
             self._changed.wait_for(lambda: self._closing, pause)
             return not self._closing
 
