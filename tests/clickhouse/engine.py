@@ -34,8 +34,8 @@ class Server:
         query = "&".join(f"{name}={value}" for name, value in options.items())
         return f"clickhouse://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{database}?{query}".rstrip("?")
 
-    def faults(self, *faults: str) -> None:
-        """What happens to the next inserts, see server.py."""
+    def faults(self, **faults: list[str]) -> None:
+        """What happens to the next inserts by table, see server.py."""
         urlopen(Request(f"{self._address}/-/faults", json.dumps(faults).encode()), timeout=10).close()
 
     def seen(self) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ A ClickHouse server for tests: the engine itself (chdb, in this process) behind 
 ``python server.py <directory>`` prints its port and serves 127.0.0.1 until its standard input ends. It runs in an environment of its
 own, for the engine is large and may be in a process only once.
 
-``POST /-/faults`` with a JSON list says what happens to the next inserts into RFS' tables, one by one: ``"error"`` is answered with
+``POST /-/faults`` with a JSON object says by table what happens to the next inserts, one by one: ``"error"`` is answered with
 500 and not done, ``"lost"`` is done but not answered, ``"hang"`` is not answered and not done, ``"late"`` is done once the
 client has gone, ``""`` is done. ``GET /-/seen`` tells of the inserts that came, and clears the list.
 """
@@ -57,7 +57,7 @@ class Engine:
     def __init__(self, directory: str) -> None:
         self._session = Session(directory)
         self._lock = threading.Lock()
-        self.faults: list[str] = []
+        self.faults: dict[str, list[str]] = {}
         self.seen: list[dict[str, Any]] = []
 
     def ask(self, query: str, parameters: dict[str, str], body: bytes | None) -> bytes:
@@ -135,9 +135,10 @@ class Handler(BaseHTTPRequestHandler):
         match = _INSERT.match(body)
         fault = ""
         if match:
-            fault = engine.faults.pop(0) if engine.faults else ""
             token = parameters.get("insert_deduplication_token", "")
-            table = match[1].decode().split()[2]
+            table = match[1].decode().split()[2].strip("`")
+            faults = engine.faults.get(table)
+            fault = faults.pop(0) if faults else ""
             engine.seen.append({"table": table, "token": token, "fault": fault, "encoding": self.headers.get("Content-Encoding")})
         if fault == "error":
             self._answer(500, b"Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)", code=241)
