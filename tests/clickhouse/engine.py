@@ -29,10 +29,9 @@ class Server:
         self.port = port
         self._address = f"http://127.0.0.1:{port}"
 
-    def url(self, database: str = "rfs", **options: object) -> str:
+    def url(self, database: str = "rfs") -> str:
         """What `ClickHouseStore.from_url` is given."""
-        query = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"clickhouse://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{database}?{query}".rstrip("?")
+        return f"clickhouse://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{database}"
 
     def faults(self, **faults: list[str]) -> None:
         """What happens to the next inserts by table, see server.py."""
@@ -94,8 +93,8 @@ def make(server: Server, database: str = "rfs") -> None:
     client.close()
 
 
-def store(**options: object) -> Any:
+def store() -> Any:
     """A store of a service of its own."""
     from rfs.monitoring._store.clickhouse import ClickHouseStore
 
-    return ClickHouseStore.from_url(server().url(**options), service=f"service-{next(_SERVICES)}")
+    return ClickHouseStore.from_url(server().url(), service=f"service-{next(_SERVICES)}")

@@ -28,7 +28,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 try:
-    import pyarrow
+    import pyarrow as pa
     from chdb.session import Session
 except ImportError:  # where only the names of this module are wanted
     pass
@@ -62,7 +62,9 @@ class Engine:
 
     def ask(self, query: str, parameters: dict[str, str], body: bytes | None) -> bytes:
         settings = {name: value for name, value in parameters.items() if name not in _INTERFACE}
-        bound = {name.removeprefix("param_"): settings.pop(name) for name in list(settings) if name.startswith("param_")}
+        bound = {
+            name.removeprefix("param_"): settings.pop(name) for name in list(settings) if name.startswith("param_")
+        }
         clause = ", ".join(f"{name} = {_quoted(value)}" for name, value in settings.items())
         with self._lock, tempfile.NamedTemporaryFile() as file:
             self._run(f"USE `{parameters.get('database') or 'default'}`")
@@ -71,7 +73,11 @@ class Engine:
             if body is not None:
                 file.write(body)
                 file.flush()
-                return self._run(f"{query} FROM INFILE {_quoted(file.name)}" + f" SETTINGS {clause}" * bool(clause) + " FORMAT Native")
+                return self._run(
+                    f"{query} FROM INFILE {_quoted(file.name)}"
+                    + f" SETTINGS {clause}" * bool(clause)
+                    + " FORMAT Native"
+                )
             match = _FORMAT.search(query)
             form = match[1] if match else parameters.get("default_format", "TabSeparated")
             query = query[: match.start()] if match else query
@@ -139,7 +145,9 @@ class Handler(BaseHTTPRequestHandler):
             table = match[1].decode().split()[2].strip("`")
             faults = engine.faults.get(table)
             fault = faults.pop(0) if faults else ""
-            engine.seen.append({"table": table, "token": token, "fault": fault, "encoding": self.headers.get("Content-Encoding")})
+            engine.seen.append(
+                {"table": table, "token": token, "fault": fault, "encoding": self.headers.get("Content-Encoding")}
+            )
         if fault == "error":
             self._answer(500, b"Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)", code=241)
             return
@@ -193,19 +201,19 @@ class Server(ThreadingHTTPServer):
 
 
 def _decompressed(body: bytes, encoding: str) -> bytes:
-    return bytes(pyarrow.CompressedInputStream(pyarrow.BufferReader(body), encoding).read())
+    return bytes(pa.CompressedInputStream(pa.BufferReader(body), encoding).read())
 
 
 def _compressed(body: bytes) -> bytes:
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
         stream.write(body)
     return bytes(sink.getvalue())
 
 
 def _form(content_type: str, body: bytes) -> dict[str, str]:
     head = f"Content-Type: {content_type}\r\n\r\n".encode()
-    message: EmailMessage = BytesParser(EmailMessage, policy=HTTP).parsebytes(head + body)  # type: ignore[assignment]
+    message: EmailMessage = BytesParser(EmailMessage, policy=HTTP).parsebytes(head + body)
     found = {}
     for part in message.iter_parts():
         name = part.get_param("name", header="Content-Disposition")
@@ -223,7 +231,7 @@ def main() -> None:
     Path(directory).mkdir(parents=True, exist_ok=True)
     server = Server(Engine(directory))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.server_address[1], flush=True)
+    print(server.server_address[1], flush=True)  # noqa: T201 - whoever started it reads this
     sys.stdin.read()
     os._exit(0)  # the engine's own end takes long, and nothing of it is kept
 

@@ -31,7 +31,7 @@ from rfs.monitoring._store import EVERYTHING, Batch, Wanted, Window
 from rfs.monitoring._store import outbox as outbox_module
 from rfs.monitoring.masking import ErrorInfo
 from tests.clickhouse import engine
-from tests.clickhouse.server import PASSWORD, USER
+from tests.clickhouse.server import USER
 
 if TYPE_CHECKING:
     from rfs.monitoring._store.clickhouse import ClickHouseStore
@@ -171,7 +171,9 @@ class TestRetry:
         """
         What was appended while the server was away arrives when it is there, in order and once.
         """
-        from rfs.monitoring._store.clickhouse import ClickHouseError, ClickHouseStore
+        from clickhouse_connect.driver.exceptions import ClickHouseError
+
+        from rfs.monitoring._store.clickhouse import ClickHouseStore
 
         real = store_at(server.url())
         away = 3
@@ -239,9 +241,7 @@ class TestRetry:
 
 class TestSecrets:
     @pytest.mark.parametrize("where", ["wrong password", "refused"])
-    def test_no_credential_is_told(
-        self, server: engine.Server, where: str, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_no_credential_is_told(self, server: engine.Server, where: str, caplog: pytest.LogCaptureFixture) -> None:
         """
         Neither an error with all that it was caused by, nor what is told or logged, nor the store itself shows a password.
         """
@@ -320,7 +320,9 @@ class TestSchema:
         problems: list[tuple[str, str]] = []
         store = store_at(server.url(database), problems)
 
-        with pytest.raises(StoreError, match=r"has schema version 99, and this RFS knows 1 at most; update RFS") as error:
+        with pytest.raises(
+            StoreError, match=r"has schema version 99, and this RFS knows 1 at most; update RFS"
+        ) as error:
             store.kinds()
         assert store.append(batch())
         assert not store.flush(LONG)
@@ -532,7 +534,12 @@ class TestRanges:
             assert (sketch.min, sketch.max) == (min(within), max(within))
 
     @settings(max_examples=25)
-    @given(start=st.integers(-3, 30), step=st.sampled_from([7, 60, 90, 120, 600]), steps=st.integers(1, 20), whole=st.booleans())
+    @given(
+        start=st.integers(-3, 30),
+        step=st.sampled_from([7, 60, 90, 120, 600]),
+        steps=st.integers(1, 20),
+        whole=st.booleans(),
+    )
     def test_any_steps_are_exact(
         self, written: tuple[ClickHouseStore, dict[int, int]], start: int, step: int, steps: int, whole: bool
     ) -> None:
@@ -635,4 +642,3 @@ class TestProcesses:
             thread.join()
 
         assert faults == []
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, Thread
 from time import monotonic
 
 import pytest
@@ -327,7 +327,7 @@ class TestEnd:
         far = Far()
         with outbox(far) as box:
             with monkeypatch.context() as patched:
-                patched.setattr(module.Thread, "start", lambda _: None)  # a child has none of the parent's threads
+                patched.setattr(Thread, "start", lambda _: None)  # a child has none of the parent's threads
                 box.put(batch(0))
             box.after_fork()
 
@@ -347,12 +347,10 @@ class TestEnd:
 
         with outbox(far) as box:
             with monkeypatch.context() as patched:
-                patched.setattr(module.Thread, "start", refuse)
+                patched.setattr(Thread, "start", refuse)
                 box.put(batch(0))
                 assert not box.flush(LONG)
             box.put(batch(1))
             flushed(box)
 
         assert [one.sequence for one in far.taken] == [0, 1]
-
-

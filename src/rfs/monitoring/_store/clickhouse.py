@@ -19,13 +19,13 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import chain
 from math import ceil
 from threading import Lock
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -42,7 +42,6 @@ from rfs.monitoring.masking import ErrorInfo
 
 try:
     import clickhouse_connect
-    from clickhouse_connect.driver.client import Client
     from clickhouse_connect.driver.exceptions import ClickHouseError
     from urllib3.exceptions import HTTPError
 except ImportError as error:
@@ -244,8 +243,59 @@ _SELECT_SKETCH = "sum(count), sum(value), sum(zero), min(min), max(max), sumMap(
 _STEP = "toInt64(floor((toUnixTimestamp(second) - {start:Float64}) / {step:Float64})) AS step"
 _WHERE = "service = {service:String} AND name IN {names:Array(String)} AND series IN {series:Array(UInt64)}"
 _CURSOR = re.compile(r"(-?[0-9]{1,19})\.([0-9]{1,20})\.([0-9]{1,10})\.(.{1,200})\Z", re.DOTALL)
-_NOTHING_KNOWN: dict[str, Any] = {}
 _NO_SERIES = 0  # the number of the rows that say that a window was closed
+
+
+class _Result(Protocol):
+    @property
+    def result_rows(self) -> Sequence[Sequence[Any]]: ...
+
+
+class Client(Protocol):
+    """What is used of a client of clickhouse-connect."""
+
+    database: str | None
+
+    def command(self, cmd: str, /) -> Any:
+        """Do what has no rows for an answer."""
+        ...
+
+    def query(
+        self,
+        query: str,
+        /,
+        parameters: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        *,
+        column_formats: dict[str, str | dict[str, str]] | None = None,
+    ) -> _Result:
+        """Ask."""
+        ...
+
+    def insert(
+        self,
+        table: str,
+        data: Sequence[Sequence[Any]],
+        /,
+        *,
+        column_names: Sequence[str],
+        column_type_names: Sequence[str],
+        settings: dict[str, Any],
+    ) -> Any:
+        """Insert rows."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        ...
+
+
+_Figures = Mapping[int, Sequence[Any]]  # by step
+_NOTHING: _Figures = {}
+
+
+def _tell_nobody(_code: str, _text: str) -> None:
+    pass
 
 
 class ClickHouseStore:
@@ -277,7 +327,7 @@ class ClickHouseStore:
         max_waiting_bytes: int = 64 << 20,
         delay_seconds: float = 5.0,
         now: Callable[[], float] = time.time,
-        on_problem: Callable[[str, str], None] = lambda code, text: None,
+        on_problem: Callable[[str, str], None] = _tell_nobody,
     ) -> None:
         self._connect = connect
         self._service = service
@@ -291,7 +341,7 @@ class ClickHouseStore:
 
     @classmethod
     def from_url(
-        cls, url: str, *, service: str, on_problem: Callable[[str, str], None] = lambda code, text: None
+        cls, url: str, *, service: str, on_problem: Callable[[str, str], None] = _tell_nobody
     ) -> ClickHouseStore:
         """
         The store at ``clickhouse://user:password@host:port/database`` (HTTP), or ``clickhouses://…`` (HTTPS).
@@ -349,7 +399,7 @@ class ClickHouseStore:
     # To and from the server
 
     @contextmanager
-    def _connected(self) -> Iterator[Client]:
+    def _connected(self) -> Generator[Client]:
         """A client whose schema is this version's; whatever fails is a StoreError."""
         try:
             client = self._client
@@ -372,7 +422,7 @@ class ClickHouseStore:
             raise
         return client
 
-    def _ask(self, sql: str, **parameters: object) -> Sequence[Sequence[Any]]:
+    def _ask(self, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
         self._outbox.flush(_FLUSH_SECONDS)
         with self._connected() as client:
             settings = {"max_execution_time": _QUERY_SECONDS}
@@ -454,7 +504,7 @@ class ClickHouseStore:
         steps = _Steps(start, end, step_seconds)
         known = self._known(keys)
         by_step = self._steps("sum(value), max(last), sum(count)", known, steps)
-        seen = by_step.pop(_NO_SERIES, _NOTHING_KNOWN)
+        seen = by_step.get(_NO_SERIES, _NOTHING)
         gauges = {number: key for number, (key, kind) in known.items() if kind == "gauge"}
         before = self._last_before(gauges, steps.first)
         lines: list[list[float | None]] = []
@@ -462,7 +512,7 @@ class ClickHouseStore:
             if number not in known:
                 lines.append([None] * steps.count)
                 continue
-            own = by_step.get(number, _NOTHING_KNOWN)
+            own = by_step.get(number, _NOTHING)
             line: list[float | None] = []
             value = before.get(number)
             for step in range(steps.count):
@@ -483,7 +533,7 @@ class ClickHouseStore:
         lines: list[list[float | None]] = []
         for number in map(_number_of, keys):
             line: list[float | None] = [None] * steps.count
-            for step, figures in by_step.get(number, _NOTHING_KNOWN).items():
+            for step, figures in by_step.get(number, _NOTHING).items():
                 line[step] = _sketch_of(figures).quantile(q)
                 breathe()
             lines.append(line)
@@ -497,8 +547,8 @@ class ClickHouseStore:
         if not known:
             return [None] * steps.count
         by_step = self._steps(_SELECT_SKETCH, known, steps, series=f"if(series = {_NO_SERIES}, 0, 1)")
-        seen = by_step.get(0, _NOTHING_KNOWN)
-        found = by_step.get(1, _NOTHING_KNOWN)
+        seen = by_step.get(0, _NOTHING)
+        found = by_step.get(1, _NOTHING)
         return [_sketch_of(found.get(step)) if step in seen else None for step in range(steps.count)]
 
     def records(self, wanted: Wanted, *, limit: int, before: str | None = None) -> list[StoredRecord]:
@@ -519,10 +569,10 @@ class ClickHouseStore:
                 parameters[name] = value
         if before is not None:
             at, block, offset, source = _read_cursor(before)
+            at_cursor = "fromUnixTimestamp64Nano({at:Int64})"
             conditions += [
-                "time <= fromUnixTimestamp64Nano({at:Int64})",
-                "(time, source, block, offset) < "
-                "(fromUnixTimestamp64Nano({at:Int64}), {source:String}, {block:UInt64}, {offset:UInt32})",
+                f"time <= {at_cursor}",
+                f"(time, source, block, offset) < ({at_cursor}, {{source:String}}, {{block:UInt64}}, {{offset:UInt32}})",
             ]
             parameters.update(at=at, block=block, offset=offset, source=source)
         sql = (
@@ -684,7 +734,7 @@ def _number_of(key: SeriesKey) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
-_EMPTY = (0, 0, 0.0, 0.0, {}, {})
+_EMPTY: tuple[Any, ...] = (0, 0, 0.0, 0.0, {}, {})
 
 
 def _sketch_of(figures: Sequence[Any] | None) -> Sketch:
@@ -710,54 +760,22 @@ def _row_of(frame: Frame) -> Sequence[Any]:
         fields = _encode_json(data.fields).decode()
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError):
         return (*head, frame.payload, *_UNREADABLE)
-    error = data.error
-    tail = (
-        data.kind,
-        data.logger,
-        data.step,
-        data.message,
-        data.trace_id,
-        data.span_id,
-        data.parent_span_id,
-        data.outcome,
-        data.duration_seconds,
-        fields,
+    one = data.error
+    error = (
+        ("", "", "", None, False, False)
+        if one is None
+        else (one.type, one.code, one.message, one.stack_trace, one.expected, one.is_defect)
     )
-    if error is None:
-        tail += ("", "", "", None, False, False)
-    else:
-        tail += (error.type, error.code, error.message, error.stack_trace, error.expected, error.is_defect)
-    is_all = _payload_of(*head, *tail) == frame.payload
+    ids = (data.trace_id, data.span_id, data.parent_span_id)
+    tail = (data.kind, data.logger, data.step, data.message, *ids, data.outcome, data.duration_seconds, fields, *error)
+    is_all = _payload_of((*head, *tail)) == frame.payload
     return (*head, None if is_all else frame.payload, *tail)
 
 
-def _payload_of(
-    time_ns: int,
-    level: int,
-    _flags: int,
-    correlation_id: str,
-    operation: str,
-    kind: str,
-    logger: str,
-    step: str,
-    message: str,
-    trace_id: str,
-    span_id: str,
-    parent_span_id: str,
-    outcome: str,
-    duration_seconds: float | None,
-    fields: str,
-    error_type: str,
-    error_code: str,
-    error_message: str,
-    error_stack: str | None,
-    error_expected: bool,
-    error_is_defect: bool,
-) -> bytes:
-    """The record that these columns came from."""
-    error = None
-    if error_type:
-        error = ErrorInfo(error_type, error_code, error_message, error_stack, error_expected, error_is_defect)
+def _payload_of(columns: Sequence[Any]) -> bytes:
+    """The record that these columns, all but the payload, came from."""
+    time_ns, level, _flags, correlation_id, operation, kind, logger, step, message, *rest = columns
+    trace_id, span_id, parent_span_id, outcome, duration_seconds, fields, *error = rest
     return encode_record(
         RecordData(
             time_ns,
@@ -774,7 +792,7 @@ def _payload_of(
             outcome,
             duration_seconds,
             _decode_fields(fields),
-            error,
+            ErrorInfo(*error) if error[0] else None,
         )
     )
 
@@ -782,7 +800,7 @@ def _payload_of(
 def _record_of(row: Sequence[Any]) -> StoredRecord:
     source, block, offset, time_ns, level, flags, correlation_id, operation, payload, *tail = row
     if payload is None:
-        payload = _payload_of(time_ns, level, flags, correlation_id, operation, *tail)
+        payload = _payload_of((time_ns, level, flags, correlation_id, operation, *tail))
     cursor = f"{time_ns}.{block}.{offset}.{source}"
     return StoredRecord(cursor, Frame(time_ns, level, flags, correlation_id, operation, payload))
 
@@ -810,7 +828,9 @@ class _Address(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> _Address:
-        fault = ValueError("a ClickHouse store is named clickhouse://user:password@host:port/database, or clickhouses://…")
+        fault = ValueError(
+            "a ClickHouse store is named clickhouse://user:password@host:port/database, or clickhouses://…"
+        )
         try:
             parts = urlsplit(url)
             port, host = parts.port, parts.hostname
@@ -823,7 +843,12 @@ class _Address(NamedTuple):
         except ValueError:
             raise fault from None  # its text may have a part of the URL
         database = parts.path.strip("/") or "rfs"
-        if parts.scheme not in {"clickhouse", "clickhouses"} or not host or query or not re.fullmatch(r"[A-Za-z_][A-Za-z_0-9]*", database):
+        if (
+            parts.scheme not in {"clickhouse", "clickhouses"}
+            or not host
+            or query
+            or not re.fullmatch(r"[A-Za-z_][A-Za-z_0-9]*", database)
+        ):
             raise fault
         is_secure = parts.scheme == "clickhouses"
         arguments = {
@@ -840,7 +865,7 @@ class _Address(NamedTuple):
         drivers = logging.getLogger("clickhouse_connect")
         if drivers.level == logging.NOTSET:
             drivers.setLevel(logging.ERROR)  # what it warns of, at every attempt, is told by a StoreError
-        client = clickhouse_connect.get_client(
+        made: object = clickhouse_connect.get_client(  # pyright: ignore[reportUnknownMemberType] - its **kwargs have no type
             **self.arguments,
             compress="zstd",
             connect_timeout=_CONNECT_SECONDS,
@@ -850,6 +875,7 @@ class _Address(NamedTuple):
             query_retries=0,
             dedicated_pool=True,  # a forked child must not find the parent's connections in one that all share
         )
+        client = cast("Client", made)
         if not client.command(f"EXISTS DATABASE {self.database}"):  # whoever may not make one may use what is there
             client.command(f"CREATE DATABASE IF NOT EXISTS {self.database}")
         client.database = self.database
@@ -872,7 +898,7 @@ def _migrate(client: Client, name: str) -> None:
     for number, statements in enumerate(MIGRATIONS[version:], version + 1):
         for statement in statements:
             client.command(statement)
-        client.command(f"INSERT INTO schema_versions VALUES ({number}, now())")
+        client.command(f"INSERT INTO schema_versions VALUES ({number}, now())")  # noqa: S608 - a number of this module
 
 
 def _fault(error: Exception) -> str:
