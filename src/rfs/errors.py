@@ -15,6 +15,10 @@ What RFS raises on purpose.
      ├─ ArchiveError           (ValueError)    an archive that cannot be made, read or restored
      ├─ RetentionError         (ValueError)    a limit that nothing can be kept by
      ├─ StaleLeaderError       (RuntimeError)  a process that has lost the lead and still writes
+     ├─ QueryError             (ValueError)    a question that cannot be answered as it was asked
+     ├─ QueryTimeoutError      (TimeoutError)  a question that took too long
+     ├─ QueryBusyError         (RuntimeError)  a question too many at once
+     ├─ OperationNotFoundError (LookupError)   an operation that was never measured
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
      └─ UnwrapError            (ValueError)    the other kind of Result was asked for
 
@@ -34,6 +38,10 @@ __all__ = [
     "LiveFileError",
     "MaskingError",
     "MetricDefinitionError",
+    "OperationNotFoundError",
+    "QueryBusyError",
+    "QueryError",
+    "QueryTimeoutError",
     "RetentionError",
     "RfsError",
     "StaleLeaderError",
@@ -96,6 +104,62 @@ class MaskingError(RfsError, ValueError):
 
     def __str__(self) -> str:
         return f"masking: {self.subject}: {self.fault}"
+
+
+class QueryError(RfsError, ValueError):
+    """A question cannot be answered as it was asked: the *argument* that is at fault, and why."""
+
+    def __init__(self, argument: str, fault: str) -> None:
+        super().__init__(argument, fault)
+        self.argument = argument
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"query: {self.argument}: {self.fault}"
+
+
+class QueryTimeoutError(RfsError, TimeoutError):
+    """A question was not answered within its *seconds* and was given up."""
+
+    code = "TIMEOUT"
+
+    def __init__(self, seconds: float) -> None:
+        # One argument: given two, OSError would take them for errno and strerror.
+        super().__init__(
+            f"query: not answered within {seconds:g} s; ask for a shorter range, larger steps, or fewer records or groups"
+        )
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple[type[QueryTimeoutError], tuple[float]]:
+        return type(self), (self.seconds,)
+
+
+class QueryBusyError(RfsError, RuntimeError):
+    """As many questions as may be asked *at_once* were being answered, and none of them ended within *seconds*."""
+
+    code = "SERVICE_UNAVAILABLE"
+
+    def __init__(self, at_once: int, seconds: float) -> None:
+        super().__init__(at_once, seconds)
+        self.at_once = at_once
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"query: {self.at_once} others were being answered for {self.seconds:g} s; ask again in a moment"
+
+
+class OperationNotFoundError(RfsError, LookupError):
+    """No operation of that *name* was ever measured."""
+
+    code = "NOT_FOUND"
+    expected = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no operation {self.name!r} was ever measured"
 
 
 class StepTimeoutError(RfsError, TimeoutError):

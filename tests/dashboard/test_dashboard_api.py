@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
-from rfs.errors import MetricDefinitionError, TimeRangeError
+from rfs.errors import MetricDefinitionError, QueryBusyError, QueryTimeoutError, StoreError, TimeRangeError
 from rfs.monitoring import dashboard_api
 from rfs.monitoring.alerts import Alert, AlertCondition, Rule
 from rfs.monitoring.dashboard_api import SECURITY_HEADERS, Indicator
@@ -512,6 +512,48 @@ class TestRecords:
         more = (await client.get("/api/records", params=next_page)).json()["records"]
         assert [record["correlation_id"] for record in more] == ["table-3"]
         assert {record["correlation_id"] for record in of_table} == {"table-1"}
+
+
+class TestNotNow:
+    @pytest.mark.parametrize(
+        "path", ["/api/overview", "/api/records", "/metrics", "/errors/top", "/health/result-patterns"]
+    )
+    @pytest.mark.parametrize(
+        ("error", "told"),
+        [
+            (QueryBusyError(4, 0.5), "query: 4 others were being answered for 0.5 s; ask again in a moment"),
+            (QueryTimeoutError(2), "query: not answered within 2 s"),
+            (StoreError("/var/lib/secret/store", "cannot be read", "S113"), "the store cannot be read at the moment"),
+        ],
+    )
+    async def test_is_told_to_come_again(
+        self,
+        client: httpx.AsyncClient,
+        monitor: Monitor,
+        monkeypatch: pytest.MonkeyPatch,
+        path: str,
+        error: Exception,
+        told: str,
+    ) -> None:
+        """
+        What cannot be answered now is 503 with the reason and when to ask again; where the store is is nobody's business.
+        """
+
+        def refuse() -> None:
+            raise error
+
+        monkeypatch.setattr(monitor.query, "_collect", refuse)
+
+        response = await client.get(path)
+
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "1"
+        assert response.headers["cache-control"] == "no-store"
+        body = strict(response.text)
+        assert body["code"] == "SERVICE_UNAVAILABLE"
+        assert body["message"].startswith(told)
+        assert "secret" not in response.text
+        assert (await client.get("/health")).status_code == 200
 
 
 class TestBounds:

@@ -200,20 +200,22 @@ class Monitor:
             monotonic=clock.monotonic,
             on_tick=self.tick,
             on_delivered=self._delivered.inc,
-            on_dropped=lambda count: self._dropped.inc(count, signal="records", reason="store_full"),
             on_folded=self._tell_killed,
             on_problem=self._tell_problem,
             on_error=self.internal_error,
         )
         self.in_sink = self._leader.in_sink
-        self.query = Query(
-            collect=self._leader.collect,
-            totals=self._leader.totals,
-            now=self._now_seconds,
-            service_name=lambda: self.service_name,
-            statistics=books_of,
+        self.query, self._rules = (
+            Query(
+                collect=self._leader.collect,
+                totals=self._leader.totals,
+                now=self._now_seconds,
+                service_name=lambda: self.service_name,
+                statistics=books_of,
+            )
+            for _ in range(2)  # one is for the rules alone: however many look at the dashboard, they are evaluated
         )
-        self._rule_query = self.query
+        self._rule_query = self._rules
         self.alerts = AlertManager(
             read=self._read_for_rule,
             clock=clock,
@@ -327,6 +329,8 @@ class Monitor:
         self.capture.after_fork(self._planned)
         self._storms.after_fork()
         self._leader.after_fork()
+        self.query.after_fork()
+        self._rules.after_fork()
         self._foreign.after_fork()
         self._foreign_refused = 0
         if self._planned is not None:
@@ -653,7 +657,7 @@ class Monitor:
             self._foreign.refresh()
         moment = self._leader.sample()
         if moment is not None and self._leader.leads():
-            self._rule_query = self.query.settled(moment)  # all rules see the same one
+            self._rule_query = self._rules.settled(moment)  # all rules see the same one
             self.alerts.evaluate(self.clock.monotonic())
         self._watch_pipeline()
         self._watch_clock()

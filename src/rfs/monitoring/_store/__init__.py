@@ -76,7 +76,7 @@ class Reader(Protocol):
     Answers for ranges of time; all ranges are half-open, in unix seconds.
 
     Every method is safe from any thread, and raises StoreError where the store cannot be read at all; what is damaged in it is
-    left out, and has been said.
+    left out, and has been said. What may take long looks at the clock now and then, see `deadline.check_deadline`.
     """
 
     def kinds(self) -> Mapping[str, Kind]:

@@ -27,6 +27,7 @@ from rfs.monitoring._capture.pace import breathe, pieces
 from rfs.monitoring._capture.segments import Frame, Run
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Batch, Kind, StoredRecord, Wanted
+from rfs.monitoring._store.deadline import check_deadline
 
 MAX_RECORDS = 50_000
 MAX_RECORD_BYTES = 16 << 20
@@ -45,6 +46,7 @@ _COMPACT_EVERY = 64  # appended points at least
 _TIDY_SECONDS = 600
 _EVER = 1 << 63
 _LONGEST_CURSOR = 19  # digits
+_RECORDS_PER_LOOK = 1_024  # at the clock
 _POINTS_WORTH_A_SUM = 8  # of one minute; so the sums that are kept are few beside the points
 
 
@@ -275,26 +277,6 @@ class MemoryStore:
         if len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
             self._evict_oldest()
 
-    def take_newest(self, count: int, max_bytes: int) -> list[Frame]:
-        """Forget the newest *count* records, and return those of them that fit into *max_bytes* of payload, oldest first."""
-        taken: list[Frame] = []
-        with self._lock:
-            for _ in range(min(count, len(self._records))):
-                frame = self._records.pop().frame
-                self._record_bytes -= len(frame.payload)
-                max_bytes -= len(frame.payload)
-                if max_bytes >= 0:
-                    taken.append(frame)
-                same_id = self._by_id.get(frame.correlation_id)
-                if same_id is not None:
-                    same_id.pop()
-                    if not same_id:
-                        del self._by_id[frame.correlation_id]
-            newest = self._records[-1].number if self._records else 0
-            while self._notable and self._notable[-1].number > newest:
-                self._notable.pop()
-        return taken[::-1]
-
     def _evict_oldest(self) -> None:
         # Some more than needed at once, so that an id with very many records is cut seldom.
         records = self._max_records - self._max_records // 64
@@ -387,9 +369,11 @@ class MemoryStore:
                 source = self._by_id.get(wanted.correlation_id, ())
             elif wanted.min_level >= _NOTABLE_LEVEL or wanted.flags:
                 source = self._notable
-            for number, frame in reversed(source):
+            for looked_at, (number, frame) in enumerate(reversed(source)):
                 if len(found) >= limit:
                     break
+                if looked_at % _RECORDS_PER_LOOK == 0:
+                    check_deadline()
                 if (
                     number < first_too_new
                     and frame.level >= wanted.min_level
@@ -417,7 +401,11 @@ class MemoryStore:
 
     def sketches(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[Sketch | None]:
         with self._lock:
-            return [None if series is None else series.sum(start, end) for series in self._measured(keys)]
+            found: list[Sketch | None] = []
+            for series in self._measured(keys):
+                found.append(None if series is None else series.sum(start, end))
+                check_deadline()
+            return found
 
     def points(
         self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float
@@ -433,6 +421,7 @@ class MemoryStore:
             steps = self._steps(start, end, step_seconds)
             lines: list[list[float | None]] = []
             for series in self._measured(keys):
+                check_deadline()
                 parts = [None if series is None else series.sum(at, until) for at, until, _ in steps]
                 lines.append([part.quantile(q) if part is not None and part.count else None for part in parts])
             return lines
@@ -444,6 +433,7 @@ class MemoryStore:
             found = [series for series in self._measured(keys) if series is not None]
             steps: list[Sketch | None] = []
             for at, until, is_seen in self._steps(start, end, step_seconds):
+                check_deadline()
                 together = Sketch() if is_seen and found else None
                 if together is not None:
                     for series in found:
@@ -463,6 +453,7 @@ class MemoryStore:
         return steps
 
     def _line(self, key: SeriesKey, steps: Sequence[_Step]) -> list[float | None]:
+        check_deadline()
         sketches = self._sketches.get(key.name, {}).get(key)
         series = self._values.get(key.name, {}).get(key)
         read: Callable[[float, float], float | None]
