@@ -21,9 +21,10 @@ from typing import NamedTuple
 from benchmarks.corpus import past
 from benchmarks.storing import BATCH, Rfs
 from rfs.monitoring import Monitor
-from rfs.monitoring._store.retention import CHUNKS, RecordRetention, Retention
+from rfs.monitoring._store.retention import CHUNKS, RecordRetention
 from rfs.monitoring.monitor import use_monitor
 from rfs.monitoring.result_logging import info
+from rfs.monitoring.retention import Retention
 
 SECONDS = 1.0  # of a round
 BURST = 100  # calls without a pause

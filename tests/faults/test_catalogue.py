@@ -19,8 +19,8 @@ from rfs.monitoring._store import Window
 from rfs.monitoring._store import catalogue as module
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader
 from rfs.monitoring._store.ranges import WindowReader
-from rfs.monitoring._store.retention import Retention
 from rfs.monitoring._store.windows import WindowWriter
+from rfs.monitoring.retention import Retention
 from tests.faults.processes import Process, eventually, size
 from tests.faults.programs.catalogue import BEGIN, KEPT, RETENTION, VERSION_2, totals, windows
 from tests.faults.tools import strace_injected, strace_prefix, tmpfs

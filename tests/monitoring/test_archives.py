@@ -27,9 +27,10 @@ from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkWriter
 from rfs.monitoring._store.local import CATALOGUE
 from rfs.monitoring._store.ranges import WindowReader, WindowsAt
-from rfs.monitoring._store.retention import CHUNKS, Retention
+from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.windows import WindowWriter
 from rfs.monitoring.archives import MANIFEST, ArchiveReader, Manifest, archive, restore, verify
+from rfs.monitoring.retention import Retention
 from tests.faults.processes import Process, names_in
 from tests.monitoring.chunks import by_time, contents, opened, record, run_of, sealed
 from tests.monitoring.test_windows import in_memory, sketch

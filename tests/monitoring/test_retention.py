@@ -27,9 +27,9 @@ from rfs.monitoring._store.retention import (
     ROOM_BYTES,
     Freed,
     RecordRetention,
-    Retention,
 )
 from rfs.monitoring._store.windows import WindowWriter
+from rfs.monitoring.retention import Retention
 from tests.faults.processes import Process, names_in
 from tests.faults.tools import Tmpfs, tmpfs
 from tests.monitoring.chunks import contents, opened, record, run_of, sealed

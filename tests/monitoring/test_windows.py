@@ -23,8 +23,8 @@ from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Point, Window
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader
 from rfs.monitoring._store.ranges import WindowReader
-from rfs.monitoring._store.retention import Retention
 from rfs.monitoring._store.windows import WindowWriter
+from rfs.monitoring.retention import Retention
 from tests.faults.processes import size
 
 NOW = 1_800_000_000 // 86_400 * 86_400

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rfs.monitoring._store.local import (
         LocalStore,  # imported when a directory is used: it brings SQLite and zstandard
     )
-    from rfs.monitoring._store.retention import Retention
+    from rfs.monitoring.retention import Retention
 
 COLLECT_INTERVAL_SECONDS = 0.1
 TICK_SECONDS = 1.0

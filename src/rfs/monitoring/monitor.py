@@ -51,7 +51,7 @@ from rfs.monitoring.context import RANDOM_IDS, Context, Ids, RandomIds, current
 from rfs.monitoring.masking import ErrorInfo, JsonValue, Masker
 
 if TYPE_CHECKING:
-    from rfs.monitoring._store.retention import Retention
+    from rfs.monitoring.retention import Retention
 
 INFO = 20
 UNNAMED = "rfs"

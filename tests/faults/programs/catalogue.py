@@ -24,9 +24,9 @@ from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import Window
 from rfs.monitoring._store import catalogue as module
 from rfs.monitoring._store.catalogue import Catalogue
-from rfs.monitoring._store.retention import Retention
 from rfs.monitoring._store.windows import WindowWriter
 from rfs.monitoring._totals import Totals
+from rfs.monitoring.retention import Retention
 from tests.faults.processes import reply
 
 KEPT = Struct("<II")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rfs.monitoring._store import retention as module
-from rfs.monitoring._store.retention import CHUNKS, RecordRetention, Retention
+from rfs.monitoring._store.retention import CHUNKS, RecordRetention
+from rfs.monitoring.retention import Retention
 from tests.faults.processes import reply
 from tests.monitoring.chunks import opened, record, sealed
 

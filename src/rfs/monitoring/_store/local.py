@@ -24,9 +24,10 @@ from rfs.monitoring._store import StoredRecord, Wanted
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, check_place
 from rfs.monitoring._store.ranges import WindowReader, WindowsAt
 from rfs.monitoring._store.records import RecordReader, RecordWriter
-from rfs.monitoring._store.retention import CHUNKS, RecordRetention, Retention
+from rfs.monitoring._store.retention import CHUNKS, RecordRetention
 from rfs.monitoring._store.windows import WindowWriter
 from rfs.monitoring._totals import Totals
+from rfs.monitoring.retention import Retention
 
 STORE = "store"
 CATALOGUE = "catalogue.sqlite"
@@ -226,7 +227,10 @@ class _Writing:
         if code == "S102" and now - self._made_room_at >= _ROOM_SECONDS:
             self._made_room_at = now
             try:
-                self._retention.make_room()
+                if not self._retention.make_room().has_room:
+                    self._windows.make_room()
+            except StoreError as error:
+                self._setting.on_problem(error.code, str(error))
             except OSError as error:
                 self._setting.on_problem("S105", f"store {self._setting.path}: {error.strerror}")
 

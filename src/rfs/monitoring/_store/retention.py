@@ -1,7 +1,7 @@
 """
-How long history is kept, and how records are let go.
+How records are let go.
 
-Records go by whole chunks, the oldest first, and a chunk goes by being unlinked: that takes no space, and a kill leaves it there or
+They go by whole chunks, the oldest first, and a chunk goes by being unlinked: that takes no space, and a kill leaves it there or
 gone. The chunk that is being written stays. Sizes are those of the directory's listing at each call and are never kept, so
 they are right whatever happened before. Who reads a chunk that is removed reads it to its end.
 
@@ -17,15 +17,13 @@ import errno
 import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
-from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
-from rfs.errors import RetentionError, StoreFileError
+from rfs.errors import StoreFileError
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._store.chunks import OPEN_SUFFIX, SEALED_SUFFIX, TAKEN_SUFFIX, ChunkReader
+from rfs.monitoring.retention import Retention
 
 CHUNKS = "chunks"  # the directory that they are in
 RESERVE = "reserve"
@@ -36,43 +34,6 @@ _LEAP_SECONDS = (
     3_600  # by which a clock may be ahead of the call before; one that is ahead for a moment must not empty the store
 )
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_HOUR, _DAY = 3_600, 86_400
-
-
-class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    How long a store keeps what.
-
-    Args:
-        records_seconds: How long records are kept; a chunk of them goes when its newest record is older.
-        records_bytes: How large all chunks of records may be together, on the disk.
-        second: How long windows of one second are kept, in seconds; likewise *ten_seconds*, *minute* and *hour*. Those of an hour are
-            kept longest: none of a finer tier is kept without them.
-        windows_bytes: How large the windows of all tiers may be together.
-
-    A limit is kept by the next minute. Lifetime totals are kept for ever, and are few bytes.
-
-    Raises:
-        RetentionError: One of them is negative, or not a number.
-    """
-
-    records_seconds: float = 7 * _DAY
-    records_bytes: int = 2 << 30
-    second: float = _HOUR
-    ten_seconds: float = _DAY
-    minute: float = 30 * _DAY
-    hour: float = 400 * _DAY
-    windows_bytes: int = 512 << 20
-
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if not 0 <= value <= inf:
-                raise RetentionError(name, value)
-
-    def age(self, width: int) -> float:
-        """How long the tier with slots of *width* seconds is kept."""
-        return {1: self.second, 10: self.ten_seconds, 60: self.minute, _HOUR: self.hour}[width]
 
 
 class Freed(NamedTuple):

@@ -53,8 +53,8 @@ from rfs.monitoring._store.blocks import (
     together,
 )
 from rfs.monitoring._store.catalogue import Catalogue
-from rfs.monitoring._store.retention import Retention
 from rfs.monitoring._totals import Totals
+from rfs.monitoring.retention import Retention
 
 COUNTER, GAUGE, HISTOGRAM, SEEN = range(4)  # a group's number says its kind in the lowest two bits
 SEEN_GROUP = SEEN
