@@ -68,6 +68,7 @@ from rfs.monitoring._totals import Totals
 _MAX_KNOWN = 10_000  # runs of quantiles that a reader remembers: mostly of one to sixty numbers
 _MAX_SUMS = 128  # sums of up to 16 histograms that it remembers: about 2 KB for each of them
 _MAX_NAMES = 1_000  # metrics whose series it remembers
+_MAX_SEEN = 64  # ranges of steps: a page asks for one or two
 _MAX_BLOCK_BYTES = 8 << 20  # of blocks that it remembers
 _PARSED_BYTES = 10_000  # of one beside its content
 KINDS: tuple[Kind, ...] = ("counter", "gauge", "histogram")  # by number
@@ -137,6 +138,7 @@ class _Kept:
         self.cuts.update(connection.execute("SELECT width, second FROM cuts").fetchall())
         self._read_journal()
         self.rows: dict[tuple[int, int, int, int], list[_BlockRow]] = {}
+        self.seen: dict[tuple[float, float, int], list[bool]] = {}  # by steps: in which a block has a window
         self._checked: set[int] = set()
         (newest,) = connection.execute(
             "SELECT max(start) FROM blocks WHERE width = 1 AND grp = ?", (SEEN_GROUP,)
@@ -660,6 +662,9 @@ class _Steps:
         self.count = max(1, ceil((end - start) / seconds))
         is_whole = start % 1 == 0 and seconds % 1 == 0
         self._whole = (int(start), int(seconds)) if is_whole else None  # as it mostly is; then reckoning is quicker
+        self.bounds = _to_second(start), _to_second(self.at(self.count))  # from which to which second the steps go
+        # The largest slots of which each step is made up.
+        self.width = max((width for width in WIDTHS if seconds % width == 0 and start % width == 0), default=WIDTHS[0])
 
     def at(self, index: int) -> float:
         return self.start + index * self.seconds
@@ -674,41 +679,39 @@ class _Steps:
             return index + 1
         return index - 1 if time < self.at(index) else index
 
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """From which to which second the steps go."""
-        return _to_second(self.start), _to_second(self.at(self.count))
-
     def segments(self, times: Sequence[int], begin: int, until: int, width: int) -> Iterator[tuple[int, int, int]]:
         """In which step, from which index to before which, those of *times* are that are within the bounds."""
         at, last = bisect_left(times, begin), bisect_left(times, until)
         while at < last:
             time = times[at]
             index = self.index(time - time % width)  # in an hour that is not over yet, there is a point per minute
-            to = bisect_left(times, _to_second(self.at(index + 1)), at + 1, last)
             if width > self.width:
                 to = at + 1
+            elif self._whole is not None:
+                to = bisect_left(times, self._whole[0] + (index + 1) * self._whole[1], at + 1, last)
+            else:
+                to = bisect_left(times, _to_second(self.at(index + 1)), at + 1, last)
             yield index, at, to
             at = to
-
-    @property
-    def width(self) -> int:
-        """The largest slots of which each step is made up."""
-        return max(
-            (width for width in WIDTHS if self.seconds % width == 0 and self.start % width == 0), default=WIDTHS[0]
-        )
 
 
 def _seen(view: _View, steps: _Steps) -> list[bool]:
     """In which steps a window was closed. The present is no gap."""
     start, end = steps.bounds
-    seen = [False] * steps.count
-    for width, begin, until in view.stretches(start, end, steps.width):
-        for block in view.value_blocks(width, SEEN_GROUP, begin, until):
-            part = block.get(0)
-            if part is not None:
-                for index, _, _ in steps.segments(part[0], begin, until, width):
-                    seen[index] = True
+    key = steps.start, steps.seconds, steps.count
+    known = view.kept.seen.get(key)
+    if known is None:  # else another series, or metric, has been asked for in the same steps
+        known = [False] * steps.count
+        for width, begin, until in view.stretches(start, end, steps.width):
+            for block in view.value_blocks(width, SEEN_GROUP, begin, until):
+                part = block.get(0)
+                if part is not None:
+                    for index, _, _ in steps.segments(part[0], begin, until, width):
+                        known[index] = True
+        if len(view.kept.seen) >= _MAX_SEEN:
+            view.kept.seen.clear()
+        view.kept.seen[key] = known
+    seen = list(known)
     for row in view.journal:
         if start <= row.second < end:
             seen[steps.index(row.second)] = True
