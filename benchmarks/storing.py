@@ -186,6 +186,7 @@ class Rfs:
         self.windows_cpu = 0.0
         self._blocks = 0
         self._pages: Any = None
+        self._clock: Any = None
 
     def prepare(self, records: list[Past]) -> Any:
         """Runs of records; the windows are written here, for they are counted apart."""
@@ -257,11 +258,14 @@ class Rfs:
     def page(self) -> dict[str, float]:
         """What the dashboard's queries take, by the clock, in a Monitor on the same directory."""
         if self._pages is None:
-            clock = import_module("benchmarks.history").Clock(END * SECOND_NS)
-            monitor = import_module("rfs.monitoring").Monitor(service_name="bench", clock=clock, directory=self._path)
+            self._clock = import_module("benchmarks.history").Clock(END * SECOND_NS)
+            monitor = import_module("rfs.monitoring").Monitor(
+                service_name="bench", clock=self._clock, directory=self._path
+            )
             newest = self._reader.records(self._wanted(), limit=1).records[0].frame
             pages = import_module("benchmarks.pages").Pages
             self._pages = pages(monitor, newest.operation, newest.correlation_id)
+        self._clock.now_ns += SECOND_NS  # a page is drawn anew each second
         return {name: self._pages.seconds(name) for name in self._pages.paths}
 
 

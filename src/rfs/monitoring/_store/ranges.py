@@ -16,7 +16,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from math import ceil
-from typing import NamedTuple, TypeVar, cast
+from operator import add
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -31,6 +32,7 @@ from rfs.monitoring._store.blocks import (
     Measured,
     SketchBlock,
     ValueBlock,
+    ValuePoints,
     beyond,
     compact,
     count_of,
@@ -66,7 +68,9 @@ from rfs.monitoring._store.windows import (
 from rfs.monitoring._totals import Totals
 
 _MAX_KNOWN = 10_000  # runs of quantiles that a reader remembers: mostly of one to sixty numbers
-_MAX_SUMS = 128  # sums of up to 16 histograms that it remembers: about 2 KB for each of them
+_MAX_SUMS = 1_000  # of a histogram in some blocks, that it remembers: about 2 KB for each of them
+_MAX_VALUE_SUMS = 10_000  # likewise of a counter, which is one number
+_MAX_STEPS = 250_000  # likewise of a counter or histogram in one step
 _MAX_NAMES = 1_000  # metrics whose series it remembers
 _MAX_SEEN = 64  # ranges of steps: a page asks for one or two
 _MAX_BLOCK_BYTES = 8 << 20  # of blocks that it remembers
@@ -95,13 +99,30 @@ class Quantiles(NamedTuple):
 
 
 SumsKey = tuple[int, int, frozenset[int], int, int]  # tier, group, slots in it, bounds
+_Key = TypeVar("_Key")
+_Sums = TypeVar("_Sums")
 
 
-class Sums(NamedTuple):
-    """What some histograms have in these blocks, by slot in the group."""
+class _Memo(Generic[_Key, _Sums]):
+    """Sums over blocks, with the blocks that they are of; of those that were used last as many as *limit* allows."""
 
-    rows: tuple[tuple[int, int, int], ...]
-    parts: dict[int, Measured]
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._known: dict[_Key, tuple[tuple[_BlockRow, ...], _Sums, int]] = {}
+
+    def take(self, key: _Key, rows: Sequence[_BlockRow], empty: _Sums) -> tuple[int, _Sums]:
+        """How many of *rows* are in the sum, and the sum, which is the caller's until it is `put` back; else 0 and *empty*."""
+        before, sums, size = self._known.pop(key, ((), empty, 0))
+        self._size -= size
+        return (len(before), sums) if tuple(rows[: len(before)]) == before else (0, empty)
+
+    def put(self, key: _Key, rows: Sequence[_BlockRow], sums: _Sums, size: int) -> None:
+        """Remember *sums*, which are of *rows*, and of that *size*."""
+        self._known[key] = tuple(rows), sums, size
+        self._size += size
+        while self._size > self._limit:
+            self._size -= self._known.pop(next(iter(self._known)))[2]
 
 
 class _Kept:
@@ -116,7 +137,9 @@ class _Kept:
     def _forget(self) -> None:
         self.journal: dict[int, Journaled] = {}
         self.quantiles: dict[tuple[int, int, float], Quantiles] = {}  # by block, slot in the group, and share
-        self.sums: dict[SumsKey, Sums] = {}
+        self.sums: _Memo[SumsKey, dict[int, Measured]] = _Memo(_MAX_SUMS)
+        self.value_sums: _Memo[SumsKey, dict[int, float]] = _Memo(_MAX_VALUE_SUMS)
+        self.steps: _Memo[tuple[SumsKey, float, float], dict[int, array[float]]] = _Memo(_MAX_STEPS)
         self.beyond: dict[int, tuple[SketchReading, Amount, Measured | None]] = {}  # by series
         self._blocks: dict[int, tuple[int, ValueBlock | SketchBlock | None]] = {}  # the last used ones last
         self._block_bytes = 0
@@ -383,9 +406,8 @@ class _View:
         for width, begin, until in self.runs(first, last):
             for group, slots in groups.items():
                 base = group * GROUP_SLOTS
-                for block in self.value_blocks(width, group, begin, until):
-                    for slot, value in block.sums(begin, until, slots):
-                        sums[base + slot] += value
+                for slot, value in self._value_sums(width, group, frozenset(slots), begin, until).items():
+                    sums[base + slot] += value
         within, is_all = self._within(first, last)
         found: list[float | None] = []
         for key, number in zip(keys, numbers, strict=True):
@@ -405,6 +427,20 @@ class _View:
             found.append(max(0.0, value))
             breathe()
         return found
+
+    def _value_sums(self, width: int, group: int, slots: frozenset[int], begin: int, until: int) -> dict[int, float]:
+        """What blocks have of these counters. Blocks never change, so only those are read that came since the last time."""
+        key = width, group, slots, begin, until
+        rows = self.rows(width, group, begin, until)
+        before, sums = self.kept.value_sums.take(key, rows, {})
+        for row in rows[before:]:
+            block = self.kept.block(row, ValueBlock)
+            if block is not None:
+                for slot, value in block.sums(begin, until, slots):
+                    sums[slot] = sums.get(slot, 0.0) + value
+            breathe()
+        self.kept.value_sums.put(key, rows, sums, len(sums))
+        return sums
 
     def _within(self, first: int, last: int) -> tuple[list[Journaled], bool]:
         """The rows of the journal within the range; and whether it has all of them, and the present."""
@@ -498,23 +534,18 @@ class _View:
         """What blocks have of these histograms. Blocks never change, so only those are read that came since the last time."""
         key = width, group, slots, begin, until
         rows = self.rows(width, group, begin, until)
-        known = self.kept.sums
-        before = known.pop(key, Sums((), {}))
-        if rows[: len(before.rows)] != list(before.rows):
-            before = Sums((), {})
-        parts = {slot: [part] for slot, part in before.parts.items()}
-        for row in rows[len(before.rows) :]:
+        before, sums = self.kept.sums.take(key, rows, {})
+        parts: dict[int, list[Measured]] = {}
+        for row in rows[before:]:
             block = self.kept.block(row, SketchBlock)
             if block is not None:
                 for slot in slots:
                     part = block.get(slot, begin, until)
                     if part is not None:
-                        parts.setdefault(slot, []).append(part.total())
+                        parts.setdefault(slot, [sums[slot]] if slot in sums else []).append(part.total())
                     breathe()
-        sums = {slot: compact(together(found)) for slot, found in parts.items()}
-        if len(known) >= _MAX_SUMS:
-            known.pop(next(iter(known)))
-        known[key] = Sums(tuple(rows), sums)
+        sums.update((slot, compact(together(found))) for slot, found in parts.items())
+        self.kept.sums.put(key, rows, sums, len(sums))
         return sums
 
     def last_before(self, number: int, time: int) -> float | None:
@@ -730,27 +761,17 @@ def _points(view: _View, wanted: Sequence[_Wanted], steps: _Steps) -> list[list[
     for width, begin, until in view.stretches(start, end, steps.width):
         for group, slots in _by_group(numbers).items():
             base = group * GROUP_SLOTS
-            if group % 4 == HISTOGRAM:
-                for histograms in view.sketch_blocks(width, group, begin, until):
-                    for slot in slots:
-                        measured = histograms.get(slot, begin, until)
-                        if measured is not None:
-                            of_series = sums[base + slot]
-                            for index, at, to in steps.segments(measured.times, begin, until, width):
-                                counts = map(measured.columns.count, range(measured.first + at, measured.first + to))
-                                of_series[index] += sum(counts)
-                        breathe()
+            if group % 4 != GAUGE:
+                for slot, by_step in _sums_by_step(view, (width, group, frozenset(slots), begin, until), steps).items():
+                    sums[base + slot] = list(map(add, sums[base + slot], by_step))
                 continue
             for block in view.value_blocks(width, group, begin, until):
                 for slot in slots:
                     part = block.get(slot)
                     if part is not None:
-                        times, values = part
-                        for index, at, to in steps.segments(times, begin, until, width):
-                            if group % 4 == GAUGE:
-                                found[base + slot].append((times[to - 1] - times[to - 1] % width, values[to - 1]))
-                            else:
-                                sums[base + slot][index] += sum(values[at:to])
+                        times, values_of = part
+                        for _, _, to in steps.segments(times, begin, until, width):
+                            found[base + slot].append((times[to - 1] - times[to - 1] % width, values_of[to - 1]))
                     breathe()
     for row in view.journal:
         if start <= row.second < end:
@@ -783,6 +804,36 @@ def _points(view: _View, wanted: Sequence[_Wanted], steps: _Steps) -> list[list[
             answers.append([value if is_seen else None for value, is_seen in zip(values, seen, strict=True)])
         breathe()
     return answers
+
+
+def _sums_by_step(view: _View, key: SumsKey, steps: _Steps) -> dict[int, array[float]]:
+    """Per counter, or the count of a histogram, its sum in each step. Only blocks are read that came since the last time."""
+    width, group, slots, begin, until = key
+    rows = view.rows(width, group, begin, until)
+    before, sums = view.kept.steps.take((key, steps.start, steps.seconds), rows, {})
+    for row in rows[before:]:
+        for slot in slots:
+            part = _counted(view, row, slot, group % 4)
+            if part is not None:
+                times, values = part
+                of_series = sums.setdefault(slot, array("d", bytes(8 * steps.count)))
+                for index, at, to in steps.segments(times, begin, until, width):
+                    of_series[index] += sum(values[at:to])
+            breathe()
+    view.kept.steps.put((key, steps.start, steps.seconds), rows, sums, len(sums) * steps.count)
+    return sums
+
+
+def _counted(view: _View, row: _BlockRow, slot: int, kind: int) -> ValuePoints | None:
+    """What a block has of a counter, or of the count of a histogram."""
+    if kind == COUNTER:
+        block = view.kept.block(row, ValueBlock)
+        return None if block is None else block.get(slot)
+    histograms = view.kept.block(row, SketchBlock)
+    part = None if histograms is None else histograms.get(slot, 0, NEVER)
+    if part is None:
+        return None
+    return part.times, list(map(part.columns.count, range(part.first, part.first + len(part.times))))
 
 
 def _head_of(view: _View, number: int | None, live: float | SketchReading | None) -> float:
