@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -9,8 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from random import Random
+from threading import Event, Lock, Thread
 from typing import Any, Self
 from unittest import mock
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,11 +22,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rfs.errors import CursorError
+from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments
 from rfs.monitoring._store import EVERYTHING, StoredRecord, Wanted
+from rfs.monitoring._store import records as records_module
+from rfs.monitoring._store.chunks import _HEADER as HEADER
+from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader
 from rfs.monitoring._store.records import RecordReader, RecordWriter
-from tests.faults.processes import names_in, size
-from tests.monitoring.chunks import record
+from tests.faults.processes import Process as RealProcess
+from tests.faults.processes import eventually, names_in, size
+from tests.faults.programs.record_writer import KEPT, map_segments
+from tests.monitoring.chunks import opened, record
 from tests.monitoring.conftest import ManualClock
 
 MIB = 1 << 20
@@ -74,6 +84,7 @@ class Seen:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.segments = [process.reader() for process in site.processes]
+        self.made = 0
         self.records = RecordReader(site.path, monotonic=site.clock.monotonic, on_problem=site.told)
         self.writer = RecordWriter(
             self.records, now_ns=site.clock.time_ns, monotonic=site.clock.monotonic, on_problem=site.told
@@ -162,7 +173,7 @@ class TestImport:
 
 
 class TestPaging:
-    @settings(max_examples=size(whole=2_000, small=150), suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=size(whole=2_000, small=150))
     @given(
         st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 2)), max_size=30),
         st.integers(1, 4),
@@ -348,3 +359,318 @@ TestStore.settings = settings(
     suppress_health_check=list(HealthCheck),
     deadline=None,
 )
+
+
+@pytest.mark.fault
+class TestKilledProcess:
+    def test_kill_in_the_middle_of_importing(self, tmp_path: Path) -> None:
+        """
+        B19: ``kill -9`` of a real leader at any moment: any process finds every record once, and the next leader goes on.
+        """
+        chance = Random(3)
+        made = 0
+        rounds = size(whole=100, small=6)
+        for _ in range(rounds):
+            with RealProcess("record_writer", tmp_path, made, "WITNESS") as process:
+                said = b""
+                while len(said) < KEPT.size * chance.randrange(1, 600):
+                    said += eventually(process.witnessed, says=process.errors)
+                for _ in range(chance.randrange(5_000)):
+                    breathe()
+                process.kill()
+                said += process.witnessed()
+            numbers = [number for (number,) in KEPT.iter_unpack(said)]
+            assert numbers == list(range(made, made + len(numbers)))
+            found = self.answer(tmp_path)
+            # The last one may have been kept, and not been told.
+            made = max(found) + 1
+            assert numbers[-1] + 1 <= made <= numbers[-1] + 2
+            assert found == Counter(range(made))
+        assert len([name for name in names_in(tmp_path / "chunks") if name.endswith(SEALED_SUFFIX)]) > rounds
+
+    def answer(self, path: Path) -> Counter[int]:
+        """The times of all records that are found, page by page."""
+        problems: list[tuple[str, str]] = []
+        reader = RecordReader(path, monotonic=lambda: 0.0, on_problem=lambda code, text: problems.append((code, text)))
+        runs = [run for one in map_segments(path) for run in one.unimported(1 << 30)]
+        found: Counter[int] = Counter()
+        before: str | None = None
+        while page := reader.records(EVERYTHING, limit=500, before=before, pending=runs).records:
+            found.update(one.frame.time_ns for one in page)
+            before = page[-1].cursor
+        reader.close()
+        assert not problems
+        return found
+
+
+def failing(number: int) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+class TestFaults:
+    def test_b6_not_synced(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        B6: what could not be synced goes into another chunk, once, and what cannot be synced at all stays in the segments.
+        """
+        leader = site.reader()
+        emit(site, 0, 5)
+        assert leader.lead()
+        emit(site, 5, 5)
+        fdatasync = os.fdatasync
+        synced: list[int] = []
+
+        def once(fd: int) -> None:
+            synced.append(fd)
+            if len(synced) == 1:
+                raise OSError(errno.EIO, "cannot sync")
+            fdatasync(fd)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", once)
+            assert leader.lead()
+        assert len(synced) == 2
+        assert leader.times() == site.reader().times() == list(range(10))[::-1]
+        assert not leader.pending()[0]
+
+        emit(site, 10, 5)
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", failing(errno.EIO))
+            assert not leader.lead()
+            assert not leader.lead()
+        assert len(leader.pending()[0]) == 1
+        assert site.problems == [("S105", f"records stay in the live files: {site.path}: Input/output error")]
+        assert site.reader().times() == list(range(15))[::-1]
+        assert leader.lead()
+        assert site.reader().times() == list(range(15))[::-1]
+        assert len(site.chunks) == 1
+
+    @pytest.mark.parametrize("step", ["pwrite", "fstatvfs"])
+    def test_no_space(self, site: Site, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        B1: on a full disk records stay in the segments, which is said once; a second after there is space again all is kept.
+        """
+        leader = site.reader()
+        emit(site, 0, 5)
+        leader.lead()
+        emit(site, 5, 50, message="x" * 2_000)
+
+        def full(fd: int) -> Any:
+            return os.statvfs_result((4096, 4096, 9, 1, 1, 9, 9, 9, 0, 255))
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, step, full if step == "fstatvfs" else failing(errno.ENOSPC))
+            for _ in range(5):
+                assert not leader.lead(flush=False)
+                site.clock.advance(3)
+        assert site.problems == [("S102", f"records stay in the live files: {site.path}: No space left on device")]
+        assert site.reader().times() == list(range(55))[::-1]
+        assert leader.lead(flush=False)
+        assert not leader.pending()[0]
+        assert site.reader().times() == list(range(55))[::-1]
+
+    @pytest.mark.parametrize("what", ["empty", "foreign", "header", "newer"])
+    @pytest.mark.parametrize("suffix", [".chunk", ".open"])
+    def test_b13_b16_no_chunk(self, site: Site, what: str, suffix: str) -> None:
+        """
+        B13, B16: what is no chunk is said once and set aside by the next leader, never deleted; a newer version's stays (B25).
+        """
+        leader = site.reader()
+        emit(site, 0, 5)
+        leader.lead()
+        whole = (site.path / "chunks" / site.chunks[0]).read_bytes()[:32]
+        magic, version, identity, created_ns, _ = HEADER.unpack(whole)
+        head = HEADER.pack(magic, version + 1, identity, created_ns, 0)[:-4]
+        content = {
+            "empty": b"",
+            "foreign": b"\xff\xd8\xff\xe0" + bytes(5_000),
+            "header": b"\0\0\0\0" + whole[4:],
+            "newer": head + crc32(head).to_bytes(4, "little"),
+        }[what]
+        name = "0000000000000001-00000000" + suffix
+        (site.path / "chunks" / name).write_bytes(content)
+
+        for _ in range(3):
+            assert leader.times() == [4, 3, 2, 1, 0]
+        assert [code for code, _ in site.problems] == ["S112" if what == "newer" else "S113"]
+        successor = site.reader()
+        successor.records = leader.records
+        emit(site, 5, 1)
+        assert successor.lead()
+
+        assert successor.times() == [5, 4, 3, 2, 1, 0]
+        aside = names_in(site.path / "quarantine")
+        if what == "newer":
+            assert (site.path / "chunks" / name).read_bytes() == content
+            assert not aside
+        else:
+            assert [each.startswith(name + ".2027") for each in aside] == [True]
+            assert (site.path / "quarantine" / aside[0]).read_bytes() == content
+            assert name not in site.chunks
+
+    def test_b15_damage_is_said_once(self, site: Site) -> None:
+        """
+        B15: a damaged frame costs its records, which is said once, whichever chunk is asked how often; the rest is there.
+        """
+        leader = site.reader()
+        for first in (0, 5, 10):
+            emit(site, first, 5)
+            leader.lead()
+        site.clock.advance(3_700)
+        leader.lead()
+        (sealed,) = [site.path / "chunks" / name for name in site.chunks if name.endswith(SEALED_SUFFIX)]
+        with opened(sealed.parent) as directory:
+            at = ChunkReader(directory, sealed.name).frames[1].at
+        content = bytearray(sealed.read_bytes())
+        content[at + 60] ^= 1
+        sealed.write_bytes(content)
+
+        late = site.reader()
+        for _ in range(3):
+            assert late.times() == [14, 13, 12, 11, 10, 4, 3, 2, 1, 0]
+        assert [code for code, _ in site.problems] == ["S113"]
+        assert "5 records" in site.problems[0][1]
+
+    def test_b28_a_chunk_is_removed(self, site: Site) -> None:
+        """
+        B28: chunks that retention removes, between pages too, are gone from the answer, and nothing else is.
+        """
+        leader = site.reader()
+        for first in (0, 5, 10):
+            emit(site, first, 5)
+            leader.lead()
+            site.clock.advance(3_700)
+            leader.lead()
+        late = site.reader()
+        page = late.page(limit=7)
+        (site.path / "chunks" / site.chunks[0]).unlink()
+
+        assert [one.frame.time_ns for one in page] == [14, 13, 12, 11, 10, 9, 8]
+        assert late.times(before=page[-1].cursor) == [7, 6, 5]
+        assert not site.problems
+
+    def test_b20_sizes(self, site: Site) -> None:
+        """
+        B20: records, bytes and the oldest time are what the files have, at every moment.
+        """
+        leader = site.reader()
+        assert leader.records.statistics() == (0, 0, None)
+        for first in (100, 5, 300):
+            emit(site, first, 5)
+            leader.lead()
+            site.clock.advance(3_700)
+            leader.lead()
+        (site.path / "chunks" / ".left.17").write_bytes(bytes(1_000))
+
+        found = site.reader().records.statistics()
+
+        assert found == (15, sum((site.path / "chunks" / name).stat().st_size for name in site.chunks), 5)
+
+    def test_b11_the_directory_is_replaced(self, site: Site) -> None:
+        """
+        B11: when somebody removes the chunks, leader and readers go on in the new directory, with what has not been imported.
+        """
+        leader, other = site.reader(), site.reader()
+        emit(site, 0, 5)
+        leader.lead()
+        assert other.times() == [4, 3, 2, 1, 0]
+        (site.path / "chunks").rename(site.path / "moved")
+        emit(site, 5, 2)
+
+        assert other.times() == [6, 5]
+        assert leader.lead()
+        assert leader.times() == other.times() == [6, 5]
+        assert len(names_in(site.path / "moved")) == 1
+
+
+class TestManyChunks:
+    def test_few_are_held_open(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Of many sealed chunks only so many are open, and all are found.
+        """
+        monkeypatch.setattr(records_module, "MAX_READERS", 3)
+        leader = site.reader()
+        for first in range(12):
+            emit(site, first, 1)
+            leader.lead()
+            site.clock.advance(3_700)
+            leader.lead()
+        late = site.reader()
+        before = len(names_in(Path("/proc/self/fd")))
+
+        assert late.times() == list(range(12))[::-1]
+        assert late.times(wanted=Wanted(since_ns=2, until_ns=4)) == [3, 2]
+        assert len(names_in(Path("/proc/self/fd"))) - before <= 5  # the directory, the one that is open, and three
+
+    def test_time_is_up(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        When time is up what has been read is returned, whole down to a time that is told; going on from there gives the rest.
+        """
+        leader = site.reader()
+        for first in range(6):
+            emit(site, 2 * first, 2)
+            leader.lead()
+            site.clock.advance(3_700)
+            leader.lead()
+        emit(site, 12, 1)
+        late = site.reader()
+        found: list[int] = []
+        until_ns = 1 << 62
+        answers = 0
+        while True:
+            looks = iter([0.0, 0.0, 0.0, 0.0])
+            monkeypatch.setattr(late.records, "_monotonic", lambda looks=looks: next(looks, 9.0))
+            answer = late.records.records(Wanted(until_ns=until_ns), limit=100, pending=late.pending()[0], deadline=5.0)
+            answers += 1
+            found += [one.frame.time_ns for one in answer.records]
+            if answer.unread_ns is None:
+                break
+            until_ns = answer.unread_ns + 1
+
+        assert found == list(range(13))[::-1]
+        assert answers > 2
+
+
+class TestThreads:
+    def test_many_ask_while_one_leads(self, site: Site, switching_often: None) -> None:
+        """
+        Threads that share a reader each find every record once, while the leader imports and seals.
+        """
+        leader = site.reader()
+        site.clock.advance(1)
+        made = Event()
+        faults: list[object] = []
+        lock = Lock()
+
+        def ask() -> None:
+            while not made.is_set():
+                with lock:
+                    count, (runs, _) = leader.made, leader.pending()
+                found = leader.records.records(EVERYTHING, limit=10_000, pending=runs).records
+                if sorted(one.frame.time_ns for one in found) != list(range(max(count, len(found)))):
+                    faults.append((count, len(found)))
+
+        leader.made = 0
+        threads = [Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(60):
+                with lock:
+                    emit(site, number, 1)
+                    leader.made = number + 1
+                    runs, marks = leader.pending()
+                assert leader.writer.keep(runs, flush=True)
+                with lock:
+                    leader.segments[0].mark_imported(marks=marks[0])
+                if number % 7 == 0:
+                    site.clock.advance(3_700)
+        finally:
+            made.set()
+            for thread in threads:
+                thread.join()
+
+        assert not faults
+        assert not site.problems

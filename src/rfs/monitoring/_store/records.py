@@ -62,7 +62,7 @@ _NO_SPACE = (ENOSPC, EDQUOT, EFBIG)
 _NO_DESCRIPTOR = (EMFILE, ENFILE)
 _TAKEN_BY_ANOTHER = (ESTALE, ENOENT)
 _NAME = re.compile(r"([0-9a-f]{16})-[0-9a-f]{8}")
-_IN_CHUNK = re.compile(r"c(-?\d{1,19})\.([^./]+)\.(\d{1,19})\.(\d{1,19})")
+_IN_CHUNK = re.compile(r"c(-?\d{1,19})\.([^./]+)\.(\d{1,19})\.(\d{1,19})((?:\.[0-9a-f]{16})*)")
 _NOT_YET = re.compile(r"p(-?\d{1,19})((?:\.[0-9a-f]{16})+)")
 
 Problem = Callable[[str, str], None]
@@ -90,7 +90,10 @@ class Statistics(NamedTuple):
 
 
 class _Cursor(NamedTuple):
-    """Where a page has ended: at *place*, or, if that has no chunk, with the *returned* ones of its time."""
+    """
+    Where a page has ended: at *place*, or, if that has no chunk, among those that no chunk had yet. *returned* are such of its time
+    that have been returned, as far as they have not been seen in a chunk since.
+    """
 
     place: Place
     returned: Counter[str]
@@ -99,10 +102,10 @@ class _Cursor(NamedTuple):
     def parsed(cls, text: object) -> _Cursor:
         if isinstance(text, str):
             if match := _IN_CHUNK.fullmatch(text):
-                time_ns, chunk, at, row = match.groups()
-                return cls(Place(int(time_ns), chunk, int(at), int(row)), Counter())
+                time_ns, chunk, at, row, digests = match.groups()
+                return cls(Place(int(time_ns), chunk, int(at), int(row)), Counter(digests.split(".")[1:]))
             if match := _NOT_YET.fullmatch(text):
-                return cls(Place(int(match[1]), "", 0, 0), Counter(match[2][1:].split(".")))
+                return cls(Place(int(match[1]), "", 0, 0), Counter(match[2].split(".")[1:]))
         raise CursorError(text)
 
 
@@ -316,12 +319,12 @@ class RecordReader:
         """
         cursor = None if before is None else _Cursor.parsed(before)
         chunks = self._chunks()
-        if cursor is not None and not cursor.place.chunk:
-            wanted_until, place, returned = min(wanted.until_ns, cursor.place.time_ns + 1), None, cursor.returned
-        else:
-            wanted_until, place, returned = wanted.until_ns, cursor and cursor.place, Counter[str]()
+        place, returned = (None, Counter[str]()) if cursor is None else cursor
+        wanted_until = wanted.until_ns if place is None else min(wanted.until_ns, place.time_ns + 1)
         most = limit + returned.total()
-        waiting = _matching(without(pending, chunks), wanted, wanted_until if place is None else place.time_ns)[:most]
+        waiting = _matching(without(pending, chunks), wanted, place.time_ns if place and place.chunk else wanted_until)[
+            :most
+        ]
         unread_ns: int | None = None
 
         def stop(next_ns: int) -> bool:
@@ -339,7 +342,7 @@ class RecordReader:
             flags=wanted.flags,
             since_ns=max(wanted.since_ns, waiting[-1].time_ns) if len(waiting) == most > 0 else wanted.since_ns,
             until_ns=wanted_until,
-            before=place,
+            before=place if place and place.chunk else None,
             stop=stop,
         )
         if unread_ns is not None:
@@ -419,7 +422,7 @@ def _page(
             digests.append(_digest(frame))
             text = f"p{time_ns}.{'.'.join(digests)}"
         else:
-            text = f"c{time_ns}.{place.chunk}.{place.at}.{place.row}"
+            text = ".".join((f"c{time_ns}", place.chunk, f"{place.at}", f"{place.row}", *sorted(left.elements())))
         page.append(StoredRecord(text, frame))
     return page
 
@@ -577,16 +580,16 @@ class RecordWriter:
         try:
             if self._writer is not None and not _leads_to(self._reader.path / CHUNKS, self._directory):
                 self.close()
-            if self._writer is None:
+            if self._writer is None or self._writer.failed:
                 self.take_over()
-            if self._writer is None:
-                return False  # another one has taken over in the meantime
             if runs:
                 self._import(runs)
             self._roll_over()
         except OSError as error:
-            self._retry_at = now + RETRY_SECONDS
-            if error.errno not in _TAKEN_BY_ANOTHER:
+            self._retry_at = now + (RETRY_SECONDS if error.errno in _NO_SPACE else FLUSH_SECONDS)
+            if error.errno in _TAKEN_BY_ANOTHER:
+                self.close()
+            else:
                 self._say(error)
             return False
         self._since = None
@@ -594,64 +597,51 @@ class RecordWriter:
         return True
 
     def _import(self, runs: Sequence[Run]) -> None:
-        assert self._writer is not None  # noqa: S101 - the caller has made sure
-        own = [writer.reader for writer in (*self._left, self._writer)]
+        try:
+            self._add(runs)
+        except OSError as error:
+            if error.errno in _TAKEN_BY_ANOTHER or not self._opened().failed:
+                raise
+            # Nobody knows what of it is on the disk, and that descriptor will not tell: what had been synced goes into another file.
+            self.take_over()
+            self._add(runs)
+
+    def _add(self, runs: Sequence[Run]) -> None:
+        writer = self._opened()
+        own = [each.reader for each in (*self._left, writer)]
         rest = without(_joined(runs), [*self._reader.sealed(), *own])
         size = sum(run.end - run.offsets[0] for run in rest)
         status = os.fstatvfs(self._directory)
         if status.f_bavail * status.f_frsize < size // 8:  # spares packing it again and again
             raise OSError(ENOSPC, os.strerror(ENOSPC))
-        if self._writer.failed:
-            self._begin()
-        writer = self._writer
-        try:
-            self._add(rest)
-        except OSError:
-            if self._directory < 0 or not writer.failed:
-                raise
-            # Nobody knows what of it is on the disk, and that descriptor will not tell any more.
-            self._begin()
-            self._add(rest)
+        writer.add(rest)
+        writer.sync()
 
-    def _add(self, runs: list[Run]) -> None:
-        assert self._writer is not None  # noqa: S101 - the callers have made sure
-        try:
-            self._writer.add(runs)
-            self._writer.sync()
-        except OSError as error:
-            self._let_go_if_taken(error)
-            raise
-
-    def _let_go_if_taken(self, error: OSError) -> None:
-        if error.errno in _TAKEN_BY_ANOTHER:
-            self.close()
+    def _opened(self) -> ChunkWriter:
+        if self._writer is None:
+            raise OSError(ESTALE, "another writer has taken the chunk")
+        return self._writer
 
     def _roll_over(self) -> None:
-        assert self._writer is not None  # noqa: S101 - the caller has made sure
-        if self._is_to_be_sealed(self._writer, self._monotonic() - self._began_at):
+        if self._is_to_be_sealed(self._opened(), self._monotonic() - self._began_at):
             with suppress(OSError):  # then it goes on in this one
-                self._begin()
+                if any(writer.failed for writer in self._left):
+                    self.take_over()
+                else:
+                    self._begin()
         self._seal_left()
 
     def _seal_left(self) -> None:
-        """Seal what nothing more is added to; what cannot be sealed now will be the next time."""
+        """Seal what nothing more is added to. What cannot be sealed will be when a chunk is full the next time, or by who follows."""
         for writer in tuple(self._left):
             try:
-                if writer.failed:
-                    writer.must_be_ours()
-                    self._left[self._left.index(writer)] = again = self._chunk(writer.name)
-                    writer.close()
-                    again.seal()
-                    self._left.remove(again)
-                else:
-                    writer.seal()
-                    self._left.remove(writer)
-            except StoreFileError:
-                continue
+                writer.seal()
             except OSError as error:
-                self._let_go_if_taken(error)
-                if self._directory < 0:
+                if error.errno in _TAKEN_BY_ANOTHER:
+                    self.close()
                     return
+            else:
+                self._left.remove(writer)
 
     def _say(self, error: OSError) -> None:
         text = f"{self._reader.path}: {error.strerror}"
