@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from rfs.errors import RetentionError, StoreError
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.segments import Frame
-from rfs.monitoring._store import Window
+from rfs.monitoring._store import EVERYTHING, Window
+from rfs.monitoring._store import records as records_module
 from rfs.monitoring._store import retention as module
 from rfs.monitoring._store.catalogue import Catalogue
 from rfs.monitoring._store.chunks import OPEN_SUFFIX, SEALED_SUFFIX, ChunkReader, ChunkWriter
+from rfs.monitoring._store.local import LocalStore
 from rfs.monitoring._store.retention import (
     CHUNKS,
     RESERVE,
@@ -29,6 +31,7 @@ from rfs.monitoring._store.retention import (
     RecordRetention,
 )
 from rfs.monitoring._store.windows import WindowWriter
+from rfs.monitoring._totals import Totals
 from rfs.monitoring.retention import Retention
 from tests.faults.processes import Process, names_in
 from tests.faults.tools import Tmpfs, tmpfs
@@ -390,6 +393,51 @@ class TestFullDisk:
         (disk.path / "filler").unlink()
         assert kept.retention.keep().has_room
         catalogue.close()
+
+    def test_a_store_goes_on(self, disk: Tmpfs, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        The leader's store on a full disk: the oldest records make room for the newest, nothing else is lost, and when space returns
+        there is a reserve again.
+        """
+        monkeypatch.setattr(records_module, "SEAL_BYTES", 4 << 20)
+        now, said = [float(NOW)], list[str]()
+        store = LocalStore(
+            disk.path,
+            retention=None,
+            now_seconds=lambda: now[0],
+            monotonic=lambda: now[0],
+            on_problem=lambda code, _: said.append(code),
+        )
+        store.lead(1, is_first=True)
+
+        def keep(number: int) -> bool:
+            now[0] += 10
+            return store.keep([run_of(frames_at(NOW + number, 2, 1 << 20), source=f"{number}.segment")], at_once=True)
+
+        def numbers() -> list[int]:
+            reader = store.at(None, list)
+            found = reader.records(EVERYTHING, limit=1_000)
+            return sorted({one.frame.time_ns // SECOND - NOW for one in found})
+
+        store.write(Totals({}, {}, {}, {}, {}, []), is_whole=True)
+        assert (store.path / RESERVE).exists()
+        kept = [number for number in range(30) if keep(number)]
+        assert numbers() == kept == list(range(30))
+        disk.fill()
+
+        for number in range(30, 40):
+            while not keep(number):
+                pass
+
+        left = numbers()
+        assert "S102" in said
+        assert 0 < left[0] < 30
+        assert left == list(range(left[0], 40))
+        (disk.path / "filler").unlink()
+        now[0] += 60
+        store.write(Totals({}, {}, {}, {}, {}, []), is_whole=True)
+        assert (store.path / RESERVE).stat().st_size == RESERVE_BYTES
+        store.close()
 
     def test_no_room_for_files(self, disk: Tmpfs) -> None:
         """
