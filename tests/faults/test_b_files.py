@@ -198,11 +198,11 @@ class TestB8HungDisk:
             disk.mode = Mode.HANG
             with subprocess.Popen(["cat", str(disk.path / "other")], stdout=subprocess.DEVNULL) as other:
                 hung = until(process, "hang", seconds=size(whole=30, small=3))
-                seen = look(process)
+                total = process.ask(do="total")
                 assert other.poll() is None  # the disk does hang
                 disk.mode = Mode.OK
                 assert other.wait(FAR_SECONDS) == 0
-            assert seen["total"] == 100 + hung["calls"]  # and questions are answered meanwhile
+            assert total == 100 + hung["calls"]  # and expositions are answered meanwhile
 
             show(f"B8, live directory in memory: longest call {hung['longest'] * 1e3:.2f} ms of {hung['calls']}")
             assert hung["longest"] < 0.25  # one such call is a busy machine; a hang is seconds

@@ -125,8 +125,8 @@ def found_wrong(reader: Monitor, identity: str, acknowledged: int, *, killed: bo
 
 
 def own_records(reader: Monitor) -> set[str]:
-    """RFS's own records that have lately come in, by cursor: it tells of each process that was killed."""
-    return {record.cursor for record in reader.query.records(limit=1_000, min_level=30)}
+    """RFS's own records that have lately come in: it tells of each process that was killed."""
+    return {f"{record.timestamp} {record.message}" for record in reader.query.records(limit=1_000, min_level=30)}
 
 
 def check_books(reader: Monitor, found: int, own: set[str], killed: int) -> None:
@@ -140,7 +140,7 @@ def check_books(reader: Monitor, found: int, own: set[str], killed: int) -> None
     def quiet() -> bool:
         return reader.query.books()["records"]["in_flight"] == 0
 
-    eventually(quiet, seconds=10, says=lambda: reader.query.books())
+    eventually(quiet, seconds=40, says=lambda: reader.query.books())
     own |= own_records(reader)
     books = reader.query.books()["records"]
     lost = books.get("lost_on_crash", 0.0)

@@ -21,9 +21,14 @@ from rfs.monitoring._capture.segments import HAS_ERROR, Frame, Run
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import EVERYTHING, Batch, Store, StoredRecord, Wanted, Window
 from rfs.monitoring._store.memory import DAY, MemoryStore
+from tests.clickhouse.engine import store as clickhouse_store
 
 # Each makes a store that has nothing yet, in an empty directory of its own.
-STORES: dict[str, Callable[[Path], Store]] = {"memory": lambda _directory: MemoryStore()}
+STORES: dict[str, Callable[[Path], Store]] = {
+    "memory": lambda _directory: MemoryStore(),
+    "clickhouse": lambda _directory: clickhouse_store(),
+}
+NAMES = [pytest.param(name, marks=pytest.mark.clickhouse if name == "clickhouse" else ()) for name in STORES]
 
 ORDERS = SeriesKey("orders_total", (("status", "created"),))
 WAITS = SeriesKey("wait_seconds", ())
@@ -31,7 +36,7 @@ OPEN = SeriesKey("connections", ())
 NOW = 1_800_000_000
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=NAMES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     with closing(STORES[request.param](tmp_path)) as made:
         yield made
@@ -105,7 +110,7 @@ class TestIdempotence:
 
     @settings(max_examples=50)
     @given(st.lists(st.tuples(st.sampled_from("pq"), st.integers(0, 5)), max_size=30))
-    @pytest.mark.parametrize("name", STORES)
+    @pytest.mark.parametrize("name", NAMES)
     def test_any_order_of_repeats(self, name: str, calls: list[tuple[str, int]]) -> None:
         """
         However often and mixed batches are repeated, each is counted at most once.
@@ -172,7 +177,7 @@ class TestRecords:
             until_ns=st.integers(0, 41),
         ),
     )
-    @pytest.mark.parametrize("name", STORES)
+    @pytest.mark.parametrize("name", NAMES)
     def test_any_filter_in_any_pages(
         self, name: str, written: list[tuple[int, str, str]], limit: int, wanted: Wanted
     ) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 COLLECT_INTERVAL_SECONDS = 0.1
 TICK_SECONDS = 1.0
+HOME_BYTES = 7 << 20  # of records from memory, when the directory can be used again: less than half a segment
 NEW_SECONDS = 1.0  # so long a new process leaves the lead to those that know more
 LOST = SeriesKey("rfs_lost_on_crash_total", (("signal", "records"),))
 
@@ -61,6 +62,7 @@ class Leader:
         retention: How long the store in the directory keeps what.
         on_tick: Called once a second by the thread; it calls `sample`.
         on_delivered: Told how many records have newly arrived, by the leader of all processes alone.
+        on_dropped: Told how many records found no room in the directory when it could be used again.
         on_folded: Told by the leader twice a second which processes it has found killed since the last time: mostly none.
         on_problem: Told the code and the text of what is wrong with the store in the directory, as often as it is met.
         on_error: Told about every exception of a tick or a sink; the thread goes on.
@@ -76,6 +78,7 @@ class Leader:
         monotonic: Callable[[], float],
         on_tick: Callable[[], None],
         on_delivered: Callable[[int], None],
+        on_dropped: Callable[[int], None],
         on_folded: Callable[[list[Killed]], None],
         on_problem: Callable[[str, str], None],
         on_error: Callable[[str, BaseException], None],
@@ -88,6 +91,7 @@ class Leader:
         self._monotonic = monotonic
         self._on_tick = on_tick
         self._on_delivered = on_delivered
+        self._on_dropped = on_dropped
         self._on_folded = on_folded
         self._on_problem = on_problem
         self._on_error = on_error
@@ -119,6 +123,7 @@ class Leader:
         self._sequence = 0
         self._sampled = Totals({}, {}, {}, {}, {}, [])
         self._was_local = False
+        self._homeless = 0  # records that were taken into memory while the directory could not be used
         self._own_tail: tuple[object, SegmentReader] | None = None
         self.store_fault = ""  # why the store of the directory is not used
 
@@ -188,8 +193,8 @@ class Leader:
             self._finish()
 
     def _finish(self) -> None:
+        local = self._find_store()
         with self._lock:
-            local = self._find_store()
             if local is None:
                 self._remember()
             else:
@@ -203,10 +208,11 @@ class Leader:
 
     def collect(self) -> Moment:
         """What there is to answer from now, everything included that has been recorded so far."""
+        local = self._find_store()
         with self._lock:
-            local = self._find_store()
             if local is None:
                 return Moment(self._remember(), self._memory)
+            self._bring_home()
             self._feed_sinks([])
             return self._moment(local, self.live.read())
 
@@ -282,6 +288,29 @@ class Leader:
 
     # In memory
 
+    @property
+    def _waits_for_directory(self) -> bool:
+        return not self._is_told_where and self._capture.path is not None and self._capture.directory is None
+
+    def _bring_home(self) -> None:
+        """Record anew what was taken into memory while the directory could not be used; of very many the newest."""
+        homeless, self._homeless = self._homeless, 0
+        if homeless and isinstance(self._memory, MemoryStore):
+            segments = self._capture.segments
+            brought = sum(
+                segments.append(
+                    frame.time_ns,
+                    frame.level,
+                    frame.flags,
+                    frame.correlation_id.encode(),
+                    frame.operation.encode(),
+                    frame.payload,
+                )
+                for frame in self._memory.take_newest(homeless, HOME_BYTES)
+            )
+            if brought < homeless:
+                self._on_dropped(homeless - brought)
+
     def _remember(self) -> Totals:
         self._move_records()
         totals = self.live.read()
@@ -299,7 +328,9 @@ class Leader:
             self._append(frames, None)
         if self._lease.held:
             delivered = self.live.mark_imported()
-            if delivered:
+            if self._waits_for_directory:
+                self._homeless += delivered
+            elif delivered:
                 self._on_delivered(delivered)
         self._feed_sinks(frames)
 
@@ -386,8 +417,8 @@ class Leader:
 
     def _hurry(self) -> None:
         """Between two ticks: sinks wait, or this process' segment is filling up."""
+        local = self._find_store()
         with self._lock:
-            local = self._find_store()
             if local is None:
                 self._move_records()
                 return
@@ -399,9 +430,12 @@ class Leader:
         with self._lock:
             self._capture.mend()
             self.live.refresh()
-            local = self._find_store()
-            may_follow = local is not None or not is_new or self.live.living() == 1
-            led = self._lease.keep(may_follow=may_follow, above=int if local is None else local.epoch)
+        local = self._find_store()
+        if local is not None:
+            with self._lock:
+                self._bring_home()
+        may_follow = local is not None or not is_new or self.live.living() == 1
+        led = self._lease.keep(may_follow=may_follow, above=int if local is None else local.epoch)
         if self._capture.directory is None or not led:
             if local is not None:
                 local.resign()

@@ -200,6 +200,7 @@ class Monitor:
             monotonic=clock.monotonic,
             on_tick=self.tick,
             on_delivered=self._delivered.inc,
+            on_dropped=lambda count: self._dropped.inc(count, signal="records", reason="store_full"),
             on_folded=self._tell_killed,
             on_problem=self._tell_problem,
             on_error=self.internal_error,

@@ -277,6 +277,26 @@ class MemoryStore:
         if len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
             self._evict_oldest()
 
+    def take_newest(self, count: int, max_bytes: int) -> list[Frame]:
+        """Forget the newest *count* records, and return those of them that fit into *max_bytes* of payload, oldest first."""
+        taken: list[Frame] = []
+        with self._lock:
+            for _ in range(min(count, len(self._records))):
+                frame = self._records.pop().frame
+                self._record_bytes -= len(frame.payload)
+                max_bytes -= len(frame.payload)
+                if max_bytes >= 0:
+                    taken.append(frame)
+                same_id = self._by_id.get(frame.correlation_id)
+                if same_id is not None:
+                    same_id.pop()
+                    if not same_id:
+                        del self._by_id[frame.correlation_id]
+            newest = self._records[-1].number if self._records else 0
+            while self._notable and self._notable[-1].number > newest:
+                self._notable.pop()
+        return taken[::-1]
+
     def _evict_oldest(self) -> None:
         # Some more than needed at once, so that an id with very many records is cut seldom.
         records = self._max_records - self._max_records // 64

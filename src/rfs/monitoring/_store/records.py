@@ -497,8 +497,11 @@ class RecordWriter:
         # Again and again: whoever is followed now may just have begun another one.
         while (names := self._open_names() - tried) or self._writer is None:
             for name in sorted(names, reverse=True):
-                tried.add(name)
-                self._take(name)
+                with suppress(
+                    FileExistsError
+                ):  # somebody has sealed it, or taken it just now: then it will be taken from him
+                    self._take(name)
+                    tried.add(name)
             if self._writer is None:
                 tried.add(self._begin().name)
         self._set_aside()
@@ -510,8 +513,8 @@ class RecordWriter:
     def _take(self, name: str) -> None:
         try:
             writer = self._chunk(name)
-        except (StoreFileError, FileExistsError):
-            return  # the reader refuses it, too; or somebody has sealed it
+        except StoreFileError:
+            return  # the reader refuses it, too
         age = max(0.0, (self._now_ns() - writer.reader.created_ns) / 1e9) if writer.reader.frames else 0.0
         is_newest = all(_name_of(file) <= name for file in self._reader.files())
         if self._writer is None and is_newest and not self._is_to_be_sealed(writer, age):
