@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
-from math import inf, nan
+from math import ceil, inf, log2, nan
 from threading import Thread
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,8 +31,10 @@ from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import EVERYTHING, Batch, Wanted, Window
 from rfs.monitoring._store import outbox as outbox_module
 from rfs.monitoring.masking import ErrorInfo
+from rfs.monitoring.monitor import Monitor
 from tests.clickhouse import engine
 from tests.clickhouse.server import USER
+from tests.docs.snippets import ROOT, Snippet, snippets
 
 if TYPE_CHECKING:
     from rfs.monitoring._store.clickhouse import ClickHouseStore
@@ -595,6 +598,104 @@ class TestRanges:
             assert store.increases([ORDERS], NOW + 1, NOW + 121) == [110.0]
             assert store.increases([ORDERS], NOW + 61, NOW + 62) == [0.0]
             assert store.points([ORDERS], NOW + 1, NOW + 181, 90) == [[10.0, 100.0]]
+
+
+class TestCluster:
+    def test_the_statements_fit_together(self, server: engine.Server) -> None:
+        """
+        The engine can parse each of a cluster's statements; made without replicas, what is inserted on a shard reaches its minutes
+        and series.
+        """
+        from rfs.monitoring.clickhouse import cluster_schema
+
+        client = server.client("default")
+        client.command("CREATE DATABASE cluster")
+        client.database = "cluster"
+        for statement in cluster_schema("main"):
+            if statement.startswith("CREATE"):
+                client.query(f"EXPLAIN AST {statement}")
+                alone = re.sub(r"Replicated(\w+)\('[^']*', '[^']*'\)", r"\1()", statement)
+                alone = re.sub(r"^ *(TTL|SETTINGS) .*$", "", alone.replace("ON CLUSTER main", ""), flags=re.MULTILINE)
+                if "ENGINE = Distributed" not in alone:
+                    client.command(alone)
+            else:
+                client.command(statement)
+        key = ["orders", "waits", "wait_seconds", 7, "histogram", 2, 60]
+        columns = ["service", "process", "name", "series", "kind", "count", "second"]
+        client.insert("windows_local", [key], column_names=columns)
+
+        counts = "SELECT (SELECT sum(count) FROM minutes_local), (SELECT count() FROM series_local)"
+        assert client.query(counts).result_rows == [(2, 1)]
+        assert client.query("SELECT max(version) FROM schema_versions").result_rows == [(1,)]
+        client.command("DROP DATABASE cluster")
+        client.close()
+
+
+class TestDocumentation:
+    @pytest.mark.parametrize(
+        "snippet",
+        [one for one in snippets(ROOT / "docs" / "how-to" / "clickhouse.md") if one.language == "sql"],
+        ids=str,
+    )
+    def test_its_sql_runs(self, server: engine.Server, snippet: Snippet) -> None:
+        """
+        Every statement of the guide runs on the tables that the store makes.
+        """
+        client = server.client("default")
+        client.command("CREATE DATABASE IF NOT EXISTS guide")
+        with closing(store_at(server.url("guide"))) as store:
+            store.kinds()
+        client.database = "guide"
+        if snippet.code.startswith("ALTER"):
+            client.command(snippet.code)
+        else:
+            client.query(snippet.code)
+        client.command("DROP DATABASE guide")
+        client.close()
+
+    def test_its_quantile_is_the_stores(self, server: engine.Server) -> None:
+        """
+        The guide's way to a quantile, and the store's, come to the same within a bucket.
+        """
+        (text,) = [one.code for one in snippets(ROOT / "docs" / "how-to" / "clickhouse.md") if "p95" in one.code]
+        real = store_at(server.url())
+        minute = int(time()) // 60 * 60
+        durations = SeriesKey("result_duration_ms", (("operation", "pay"),))
+        sketch = Sketch(100, 5_050.0, 0, 1.0, 100.0, {}, {})
+        for number in range(1, 101):
+            bucket = ceil(64 * log2(number))
+            sketch.positive[bucket] = sketch.positive.get(bucket, 0) + 1
+        from rfs.monitoring._store.clickhouse import ClickHouseStore
+
+        with closing(ClickHouseStore(real._connect, service="orders")) as store:
+            store.append(Batch("p", 0, [], Window(minute, sketches={durations: sketch})))
+            store.flush(LONG)
+            client = server.client()
+            ((_, operation, _, value),) = client.query(text).result_rows
+            client.close()
+
+            assert operation == "pay"
+            assert value == pytest.approx(store.quantiles([durations], 0.95, minute, minute + 60, 60)[0][0], rel=0.011)
+            assert value == pytest.approx(95, rel=0.011)
+
+
+class TestMonitor:
+    def test_what_is_recorded_is_in_clickhouse(self, server: engine.Server) -> None:
+        """
+        A Monitor with this store records, and another process' Monitor of the same service answers.
+        """
+        first, second = store_at(server.url()), store_at(server.url())
+        first._service = second._service = "monitored"
+        writer, reader = Monitor(service_name="monitored", store=first), Monitor(service_name="monitored", store=second)
+        writer.counter("orders_total").labels(status="created").inc(3)
+        writer.log(20, "stored far away")
+        writer.query.summary()  # collects
+        assert first.flush(LONG)
+
+        assert [one.message for one in reader.query.records(limit=9)] == ["stored far away"]
+        assert second.increases([ORDERS], 0, 2**31) == [3.0]
+        for store in (first, second):
+            store.close()
 
 
 class TestProcesses:

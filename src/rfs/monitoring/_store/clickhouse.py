@@ -64,6 +64,7 @@ _LABELS = "Map(LowCardinality(String), LowCardinality(String))"
 _BUCKETS = "Map(Int32, UInt64)"
 _KIND = "Enum8('window' = 0, 'counter' = 1, 'gauge' = 2, 'histogram' = 3)"
 _TOKENS = "non_replicated_deduplication_window = 10000"
+_REPLICATED_TOKENS = "replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800"
 
 # Per version what leads there from the version before. Each statement may be repeated: two processes may meet here, and one may
 # be killed in between.
@@ -446,7 +447,8 @@ class ClickHouseStore:
                 "insert_deduplication_token": f"{self._service}/{token}/{number}",
                 "insert_deduplicate": 1,
                 "deduplicate_blocks_in_dependent_materialized_views": 1,
-                "async_insert": 0,  # the answer says that it is kept
+                "async_insert": 0,  # the answer says that it is kept ...
+                "distributed_foreground_insert": 1,  # ... by the shards
             }
             with self._connected() as client:
                 client.insert(
@@ -880,6 +882,41 @@ class _Address(NamedTuple):
             client.command(f"CREATE DATABASE IF NOT EXISTS {self.database}")
         client.database = self.database
         return client
+
+
+_SHARD_BY = {"records": "cityHash64(source, block)", "windows": "series", "minutes": "series", "series": "series"}
+_TABLE = re.compile(r"\s*CREATE TABLE IF NOT EXISTS (\w+) (.*)\sENGINE = (\w+)(.*)", re.DOTALL)
+_VIEW = re.compile(r"\s*CREATE MATERIALIZED VIEW IF NOT EXISTS (\w+) TO (\w+) (.*)FROM windows(.*)", re.DOTALL)
+
+
+def cluster_schema(cluster: str) -> list[str]:
+    """
+    The statements that make the tables on *cluster*, as its ``remote_servers`` name it: to be run once, in the store's database.
+
+    Each table is replicated within a shard and has a Distributed one of its name in front, so that a store may talk to any server.
+    The servers' macros must have ``shard`` and ``replica``.
+    """
+    path = "'/clickhouse/tables/{place}/{{database}}/{table}', '{{replica}}'"
+    statements: list[str] = []
+    for statement in (_VERSIONS, *chain.from_iterable(MIGRATIONS)):
+        if match := _TABLE.match(statement):
+            table, columns, kind, rest = match.groups()
+            name = f"{table}_local" if table in _SHARD_BY else table
+            # Every server has to know the version.
+            arguments = path.format(place="{shard}" if table in _SHARD_BY else "all", table=name)
+            rest = rest.replace(_TOKENS, _REPLICATED_TOKENS)
+            statements.append(
+                f"CREATE TABLE {name} ON CLUSTER {cluster} {columns} ENGINE = Replicated{kind}({arguments}){rest}"
+            )
+            if table in _SHARD_BY:
+                engine = f"Distributed({cluster}, currentDatabase(), {name}, {_SHARD_BY[table]})"
+                statements.append(f"CREATE TABLE {table} ON CLUSTER {cluster} AS {name} ENGINE = {engine}")
+        elif match := _VIEW.match(statement):
+            view, target, select, rest = match.groups()
+            statements.append(
+                f"CREATE MATERIALIZED VIEW {view} ON CLUSTER {cluster} TO {target}_local {select}FROM windows_local AS windows{rest}"
+            )
+    return [*statements, f"INSERT INTO schema_versions VALUES ({len(MIGRATIONS)}, now())"]
 
 
 def _migrate(client: Client, name: str) -> None:
