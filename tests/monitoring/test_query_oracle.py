@@ -26,7 +26,7 @@ from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES
 from rfs.monitoring._store import Moment, Store, Window
 from rfs.monitoring._totals import Totals
 from rfs.monitoring.masking import ErrorInfo
-from tests.monitoring.test_store_contract import STORES, batch
+from tests.monitoring.test_store_contract import NAMES, STORES, batch
 
 COUNT = 100_000
 NOW = 1_800_000_000  # a whole minute, 13:20 UTC
@@ -161,7 +161,7 @@ def fill(store: Store) -> None:
             sequences[process] += 1
 
 
-@pytest.fixture(scope="module", params=STORES)
+@pytest.fixture(scope="module", params=NAMES)
 def query(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Query]:
     with closing(STORES[request.param](tmp_path_factory.mktemp("store"))) as store:
         fill(store)
