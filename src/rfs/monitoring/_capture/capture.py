@@ -26,6 +26,7 @@ from rfs.monitoring._capture.instruments import Registry
 from rfs.monitoring._capture.live import (
     ALIVE_SUFFIX,
     CELLS_SUFFIX,
+    SCRUB_REQUEST,
     SEGMENT_SUFFIX,
     LiveDirectory,
     boot_id,
@@ -36,6 +37,7 @@ from rfs.monitoring._capture.segments import SEGMENT_BYTES, SegmentReader, Segme
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_SCRUB_SECONDS = 60
 _LEFTOVER_ROUNDS = 5  # a thread that was just appending is done long before as many rounds of `mend`
 
 
@@ -134,6 +136,10 @@ class Capture:
         if self._planned is None:
             return
         directory = self.directory
+        asked_ns = 0 if directory is None else directory.modified(SCRUB_REQUEST)
+        # A request that is older was left by somebody who was killed.
+        if asked_ns > time.time_ns() - _SCRUB_SECONDS * 1e9 and isinstance(self.segments, Segments):
+            self.segments.scrub()
         if directory is not None and not (directory.intact() and directory.has(self.process + ALIVE_SUFFIX)):
             # Somebody removed the directory or our file. What is mapped is still ours: it goes on in new files.
             self._leave()

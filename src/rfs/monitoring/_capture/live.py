@@ -24,6 +24,7 @@ from rfs.monitoring._capture.files import ALIVE_MAGIC, HEADER_BYTES, read_header
 ALIVE_SUFFIX = ".alive"
 CELLS_SUFFIX = ".cells"
 SEGMENT_SUFFIX = ".segment"
+SCRUB_REQUEST = "scrub.request"  # asks every process to clear what of its records is in the store
 MEMORY = ":memory:"  # as a directory's name: none
 
 _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW

@@ -317,6 +317,34 @@ class Segments:
                     words[_TABLE + self._count + (full.start - _BLOCKS_AT) // BLOCK_BYTES] = full.position - full.start
                 return writer
 
+    def scrub(self) -> None:
+        """
+        Overwrite with zeros what blocks still hold of records that were imported, and of all readers that are held for.
+
+        For one thread at a time. Blocks that are not full count as well: their threads open others.
+        """
+        self._reclaim(closed=False)
+        writers, used, words, view = self._writers, self._used, self._words, self._view
+        for block in range(self._count):
+            dirty = used[block]
+            if not dirty:
+                continue
+            zeros = _ZEROS[:dirty]
+            start = _BLOCKS_AT + block * BLOCK_BYTES
+            entry = _TABLE + block
+            end_entry = entry + self._count
+            progress_entry = end_entry + self._count
+            head = start >> 3
+            # Nothing calls from here on, as in `_next_block`: nobody takes the block meanwhile.
+            if writers[block] is None and used[block] == dirty:
+                words[head] = 0
+                words[entry] = 0
+                words[_REUSED] = words[_REUSED] + (words[progress_entry] >> 15 & 0x1FFF)
+                words[progress_entry] = 0
+                words[end_entry] = 0
+                view[start : start + dirty] = zeros
+                used[block] = 0
+
     def _free_blocks(self) -> int:
         """How many blocks are free, after a look for more if they get few."""
         free = self._writers.count(None)
@@ -520,6 +548,9 @@ class SegmentReader:
         """What `finish` returns, block by block, with the places of the records."""
         runs: list[Run] = []
         table = self._table.tolist()
+        for cursor in self._cursors:
+            if cursor.sequence and not table[cursor.block] and not self._words[cursor.start >> 3]:
+                cursor.begin(0)  # it was scrubbed: the header counts its frames
         last_named = max((block for block, sequence in enumerate(table) if sequence), default=-1)
         for cursor in self._cursors:
             named = table[cursor.block], self._words[cursor.start >> 3]
@@ -555,6 +586,11 @@ class SegmentReader:
     def total_frames(self) -> int:
         """How many frames the process has ever committed, but for damaged ones; of a dead one, after `finish`."""
         return self._words[_REUSED] + sum(cursor.frames for cursor in self._cursors)
+
+    def emptied(self) -> bytes:
+        """How a segment begins that has held as many frames and holds none any more; of a dead process, after `finish`."""
+        table = bytes(_TABLE_BYTES - 8) + self.total_frames.to_bytes(8, "little")
+        return self._view[:HEADER_BYTES].tobytes() + table
 
     @property
     def used_bytes(self) -> int:

@@ -2,7 +2,8 @@
 Chunks: the files that records are kept in for days, written by the leader alone.
 
 A chunk is a header, frames of some hundred to a thousand records, and, once it is sealed, an index and a footer. While it is written
-it is called ``<name>.open``, and ``<name>.chunk`` when it is sealed; a sealed chunk never changes. A frame is
+it is called ``<name>.open``, and ``<name>.chunk`` when it is sealed; a sealed chunk never changes, but another file may take its name
+(see `rewrite`). A frame is
 
     mark 4 · chunk's id u64 · crc32 u32 · format u32 · notes bytes u32 · stored bytes u32 · raw bytes u32 · notes · stored
 
@@ -45,13 +46,15 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from copy import copy
-from errno import EEXIST, EIO, ESTALE
+from errno import EEXIST, EIO, ENOENT, ESTALE
+from fcntl import LOCK_EX, flock
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import accumulate, count
 from operator import attrgetter
+from pathlib import Path
 from struct import Struct
 from typing import NamedTuple, Protocol
 from weakref import finalize
@@ -69,6 +72,7 @@ VERSION = 1
 OPEN_SUFFIX = ".open"
 TAKEN_SUFFIX = ".taken"
 SEALED_SUFFIX = ".chunk"
+_REWRITING_SUFFIX = ".rewriting"
 FRAME_BYTES = 256 << 10  # of records, before they are compressed
 
 _MAGIC = b"RFSCHUNK"
@@ -368,11 +372,11 @@ class ChunkReader:
         """
         Find the frames that have been added to a chunk that is being written.
 
-        Return whether its name still leads to this file. If not, it was sealed, or another writer has taken it, and nothing more comes:
-        a new reader is due. Raises OSError.
+        Return whether its name still leads to this file. If not, it was sealed, another writer has taken it, or it was rewritten or
+        removed, and nothing more comes: a new reader is due. Raises OSError.
         """
         if self.is_sealed:
-            return True
+            return self.is_named()
         status = os.fstat(self._fd)
         size = status.st_size
         last = self.frames[-1] if self.frames else None
@@ -383,19 +387,17 @@ class ChunkReader:
             self._begin()
         elif size > self.end:
             self._walk(max(self.end, _HEADER.size), size)
-        try:
-            named = os.stat(self.file, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
+        return self.is_named()
 
     def extend(self, entries: list[_Entry], end: int) -> None:
         """Know of further frames, the last of which ends at *end*."""
         if entries:
-            first_ns = min(entry.notes.first_ns for entry in entries)
-            last_ns = max(entry.notes.last_ns for entry in entries)
-            self.first_ns = min(self.first_ns, first_ns) if self.frames else first_ns
-            self.last_ns = max(self.last_ns, last_ns) if self.frames else last_ns
+            notes = [entry.notes for entry in entries if entry.notes.records]
+            if notes:
+                has_records = any(entry.notes.records for entry in self.frames)
+                first_ns, last_ns = min(one.first_ns for one in notes), max(one.last_ns for one in notes)
+                self.first_ns = min(self.first_ns, first_ns) if has_records else first_ns
+                self.last_ns = max(self.last_ns, last_ns) if has_records else last_ns
             self.keys_used.update(entry.notes.key for entry in entries)
             self.frames = [*self.frames, *entries]  # a new one: see `still`
         self.end = end
@@ -490,6 +492,19 @@ class ChunkReader:
     def locked(self) -> list[Damage]:
         """What is encrypted with a key that was not at hand when it was needed last; no other damage."""
         return [*self._locked.values()]
+
+    def bytes_at(self, at: int, end: int) -> bytes:
+        """The bytes of the file from *at* to *end*. Raises OSError."""
+        return os.pread(self._fd, end - at, at)
+
+    def is_named(self) -> bool:
+        """Whether the file still has its name. Raises OSError."""
+        try:
+            named = os.stat(self.file, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        own = os.fstat(self._fd)
+        return (named.st_dev, named.st_ino) == (own.st_dev, own.st_ino)
 
     def _key(self, identity: str) -> Key | None:
         """The key of that id; None if it is not at hand, which is reported, once for all frames."""
@@ -870,7 +885,12 @@ class ChunkWriter:
         (see `sync`), it may be tried again or gone on with.
         """
         self.sync()
-        self._write(self._packer.end(self.reader))
+        reader = self.reader
+        for entry in reader.frames:
+            reader.hashes(entry)
+        locked = reader.locked
+        damaged = [(damage.at, damage.end) for damage in reader.damage if damage not in locked]
+        self._write(self._packer.end(reader.created_ns, list(reader.frames), damaged, reader.end))
         self._is_dirty = True  # until it has its name, this is no footer
         try:
             os.fsync(self._fd)
@@ -901,7 +921,11 @@ class Packer:
         self._hashers: dict[str, Hash] = {}
 
     def frame(self, frames: list[Frame], sources: Sources, key: Key | None) -> tuple[bytes, Notes, array[int]]:
-        """A frame of *frames*, which are in order of time, and came from *sources*; its notes; and the hashes of its ids."""
+        """
+        A frame of *frames*, which are in order of time, and came from *sources*; its notes; and the hashes of its ids.
+
+        One that has no frames any more still says that they were imported.
+        """
         hashed: Hash = crc32
         if key is not None:
             hashed = self._hashers.get(key.id) or self._hashers.setdefault(key.id, key.hasher(self._chunk))
@@ -914,8 +938,8 @@ class Packer:
             all_flags |= each
         notes = Notes(
             len(frames),
-            frames[0].time_ns,
-            frames[-1].time_ns,
+            frames[0].time_ns if frames else 0,
+            frames[-1].time_ns if frames else 0,
             bytes(sorted(set(levels))),
             all_flags,
             array(
@@ -933,12 +957,11 @@ class Packer:
         content = b"".join((head[:12], crc.to_bytes(4, "little"), head[16:], packed, stored))
         return content, notes, _hashes_of({frame.correlation_id for frame in frames}, hashed)
 
-    def end(self, reader: ChunkReader) -> bytes:
-        """Index and footer of the chunk, which has the frames that *reader* knows."""
-        frames = list(reader.frames)
+    def end(self, created_ns: int, entries: list[_Entry], damaged: list[tuple[int, int]], at: int) -> bytes:
+        """Index and footer, to be written *at* that place; for entries without ``hashes`` the index cannot answer."""
         buckets: list[list[int]] = [[] for _ in range(_BUCKETS)]
-        for number, entry in enumerate(frames):
-            for one in reader.hashes(entry):
+        for number, entry in enumerate(entries):
+            for one in entry.hashes or ():
                 buckets[one >> 16].append((one & 0xFFFF) << 16 | number)
             breathe()
         index: list[bytes] = []
@@ -947,18 +970,24 @@ class Packer:
             index.append(array("H", (*(one >> 16 for one in bucket), *(one & 0xFFFF for one in bucket))).tobytes())
             breathe()
         footer = _Footer(
-            reader.created_ns,
-            [(entry.at, entry.end, entry.notes) for entry in frames],
-            [(damage.at, damage.end) for damage in reader.damage if damage not in reader.locked],
-            reader.end,
+            created_ns,
+            [(entry.at, entry.end, entry.notes) for entry in entries],
+            damaged,
+            at,
             array("I", map(len, buckets)).tobytes(),
             array("I", map(crc32, index)).tobytes(),
-            [number for number, entry in enumerate(frames) if entry.hashes is None],
+            [number for number, entry in enumerate(entries) if entry.hashes is None],
         )
         raw = _encode(footer)
         body = self._compress(raw)
         tail = _TAIL.pack(0, VERSION, len(body), len(raw), self._chunk, _TAIL_MAGIC)[4:]
         return b"".join((*index, body, crc32(body, crc32(tail)).to_bytes(4, "little"), tail))
+
+
+def _pack_header(identity: int, created_ns: int) -> bytes:
+    """How a chunk begins."""
+    header = _HEADER.pack(_MAGIC, VERSION, identity, created_ns, 0)[:-4]
+    return header + crc32(header).to_bytes(4, "little")
 
 
 def _make(directory: int, name: str, created_ns: int) -> int:
@@ -976,13 +1005,11 @@ def _make(directory: int, name: str, created_ns: int) -> int:
             os.unlink(left, dir_fd=directory)
     before = _take(directory, name, names)
     identity = int.from_bytes(os.urandom(8), "little") if before is None or before.id is None else before.id
-    header = _HEADER.pack(_MAGIC, VERSION, identity, before.created_ns if before and before.frames else created_ns, 0)[
-        :-4
-    ]
+    header = _pack_header(identity, before.created_ns if before and before.frames else created_ns)
     hidden = f".{name}.{os.getpid()}"
     fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
-        _write_all(fd, header + crc32(header).to_bytes(4, "little"), 0)
+        _write_all(fd, header, 0)
         if before is not None and before.frames:
             before.copy_to(fd)
         os.fsync(fd)
@@ -1068,6 +1095,89 @@ def _is_row(payload: bytes) -> bool:
 def _wrapped(frame: Frame) -> bytes:
     fields = frame.time_ns, frame.level, frame.flags, frame.correlation_id, frame.operation, frame.payload
     return _encode(msgspec.msgpack.Ext(_WRAPPED, _encode(fields)))
+
+
+# Rewriting
+
+
+@contextmanager
+def alone_in(path: Path) -> Generator[int]:
+    """
+    A descriptor of the directory *path*, whose lock is held: one process at a time rewrites chunks, or moves them elsewhere.
+
+    Waits for who does so now. Raises OSError.
+    """
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flock(directory, LOCK_EX)
+        for name in os.listdir(path):
+            if name.startswith(".") and name.endswith(_REWRITING_SUFFIX):  # its writer was killed
+                os.unlink(name, dir_fd=directory)
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def rewrite(
+    directory: int, chunk: ChunkReader, key: Key | None, *, numbers: Collection[int], keeps: Callable[[Frame], bool]
+) -> int:
+    """
+    Let another file have the name of a sealed *chunk*, in a directory that `alone_in` has given: of the frames with these *numbers*
+    only the records that this *keeps*, encrypted with *key*, and all else bit by bit, what is damaged and what nobody can read now
+    included. Return how many records were kept of those frames.
+
+    The chunk keeps its id, and says of the same records that they were imported. Whenever it is killed, the chunk is as it was, or
+    rewritten. Who reads the old file reads it to its end; `ChunkReader.refresh` tells that there is another.
+
+    Raises:
+        OSError: It could not be written or read, or was removed meanwhile; it is as it was.
+    """
+    assert chunk.id is not None  # noqa: S101 - it has frames
+    packer = Packer(chunk.id)
+    hidden = f".{chunk.name}{_REWRITING_SUFFIX}"
+    fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        _write_all(fd, _pack_header(chunk.id, chunk.created_ns), 0)
+        at = read = _HEADER.size
+        kept = 0
+        entries: list[_Entry] = []
+        damaged: list[tuple[int, int]] = []
+        for number, entry in enumerate(chunk.frames):
+            if entry.at > read:
+                content = chunk.bytes_at(read, entry.at)
+                _write_all(fd, content, at)
+                damaged.append((at, at + len(content)))
+                at += len(content)
+            read = entry.end
+            if number in numbers:
+                rows = chunk.rows(entry)
+                if rows is None:
+                    raise OSError(EIO, "could be read before, and cannot now", chunk.file)
+                every = (rows.frame(row, entry.notes.first_ns) for row in range(entry.notes.records))
+                frames = [frame for frame in every if keeps(frame)]
+                content, notes, hashes = packer.frame(frames, entry.notes.sources, key)
+                entries.append(_Entry(at, at + len(content), notes, hashes))
+                kept += len(frames)
+            else:
+                content = chunk.bytes_at(entry.at, entry.end)
+                chunk.hashes(entry)
+                entries.append(_Entry(at, at + len(content), entry.notes, entry.hashes))
+            _write_all(fd, content, at)
+            at += len(content)
+            breathe()
+        _write_all(fd, packer.end(chunk.created_ns, entries, damaged, at), at)
+        os.fsync(fd)
+        if not chunk.is_named():
+            raise FileNotFoundError(ENOENT, "was removed while it was rewritten", chunk.file)
+        os.rename(hidden, chunk.file, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(hidden, dir_fd=directory)
+        raise
+    finally:
+        os.close(fd)
+    os.fsync(directory)
+    return kept
 
 
 # Importing

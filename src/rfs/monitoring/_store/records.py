@@ -116,8 +116,9 @@ def _digest(frame: Frame) -> str:
 class _Sealed:
     """What is known of a sealed chunk while it is closed."""
 
-    def __init__(self, owner: RecordReader, reader: ChunkReader) -> None:
+    def __init__(self, owner: RecordReader, reader: ChunkReader, number: int) -> None:
         self._owner = owner
+        self.number = number  # of the file, as the directory says
         self.file = reader.file
         self.records = reader.records
         self.first_ns, self.last_ns = reader.first_ns, reader.last_ns
@@ -148,6 +149,7 @@ class RecordReader:
         self._on_problem = on_problem
         self._lock = Lock()
         self._directory = -1
+        self._listed: dict[str, int] = {}  # what is in the directory; another number is another file
         self._sealed: dict[str, _Sealed] = {}
         self._open: dict[str, ChunkReader] = {}
         self._readers: OrderedDict[str, ChunkReader] = OrderedDict()  # of sealed ones, the one used last at the end
@@ -182,9 +184,10 @@ class RecordReader:
         """The chunks' files, one of each chunk, in order of their names; none if there is no directory. Raises OSError."""
         try:
             with os.scandir(self.path / CHUNKS) as entries:
-                return chunk_files([entry.name for entry in entries])
+                self._listed = {entry.name: entry.inode() for entry in entries}
         except FileNotFoundError:
-            return []
+            self._listed = {}
+        return chunk_files(self._listed)
 
     def sealed(self) -> list[_Sealed]:
         """The sealed chunks as they are now."""
@@ -229,6 +232,10 @@ class RecordReader:
         for known in (self._sealed, self._open, self._readers, self._refused):
             for file in known.keys() - there:
                 del known[file]
+        listed = self._listed
+        for file in [file for file, chunk in self._sealed.items() if listed.get(file) != chunk.number]:
+            del self._sealed[file]  # it was rewritten
+            self._readers.pop(file, None)
         is_whole = True
         for file in files:
             if file in self._sealed or file in self._refused:
@@ -248,7 +255,7 @@ class RecordReader:
                 )
             else:
                 if reader.is_sealed:
-                    self._sealed[file] = _Sealed(self, reader)
+                    self._sealed[file] = _Sealed(self, reader, listed.get(file, 0))
                     self._keep(reader)
                 else:
                     self._open[file] = reader
@@ -633,6 +640,21 @@ class RecordWriter:
                 else:
                     self._begin()
         self._seal_left()
+
+    def seal(self) -> bool:
+        """Seal all that has been kept; what follows goes into another chunk. False: it could not be done now. Never raises OSError."""
+        try:
+            if self._writer is None:
+                self.take_over()
+            writer = self._writer
+            if writer is not None and writer.reader.frames:
+                self._begin()
+                self._left.append(writer)
+            self._seal_left()
+        except (OSError, StoreFileError) as error:
+            self._say(error)
+            return False
+        return not self._left
 
     def _seal_left(self) -> None:
         """Seal what nothing more is added to. What cannot be sealed will be when a chunk is full the next time, or by who follows."""

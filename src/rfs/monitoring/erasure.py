@@ -1,0 +1,277 @@
+"""
+Erasing what is known of a person: every record of a subject, out of every file of a service's directory.
+
+A record is of a subject if its correlation id is the subject's id, or if one of its fields with a name like ``user_id`` has it as value,
+however deep. Afterwards no byte search in the directory finds the record. What was on a disk before can be found on it until the file
+system uses the place again; who must exclude that encrypts the records (see `encryption`).
+
+Not touched are the names of series: an id does not belong into a label.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing, suppress
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from rfs.errors import LiveFileError, StoreFileError
+from rfs.monitoring._capture.live import SCRUB_REQUEST, live_path, process_of
+from rfs.monitoring._capture.record import decode_record
+from rfs.monitoring._capture.segments import Frame, SegmentReader
+from rfs.monitoring._store.chunks import OPEN_SUFFIX, SEALED_SUFFIX, ChunkReader, alone_in, chunk_files, rewrite
+from rfs.monitoring._store.keys import KeyRing
+from rfs.monitoring._store.records import QUARANTINE
+from rfs.monitoring._store.retention import CHUNKS
+from rfs.monitoring._store.sealing import POLL_SECONDS, STORE, is_alive, seal_open, segment_files
+
+__all__ = ["SUBJECT_FIELDS", "Erased", "erase"]
+
+SUBJECT_FIELDS = ("user_id", "subject_id")
+
+
+class Erased(msgspec.Struct):
+    """
+    The receipt.
+
+    Args:
+        records: How many records were erased, by file.
+        removed: Files of what had been set aside as damaged that held the id, and are gone.
+        mentions: How many records hold the id elsewhere, in a message for example, and were kept. ``anywhere`` erases them, too.
+        left: Where the subject still is, and why, a line each; empty if it is nowhere.
+        unsearched: What nobody could read, damaged or encrypted with a key that is not at hand, a line each.
+    """
+
+    records: dict[str, int] = {}
+    removed: list[str] = []
+    mentions: int = 0
+    left: list[str] = []
+    unsearched: list[str] = []
+
+    def __str__(self) -> str:
+        lines = [f"{sum(self.records.values())} records erased"]
+        lines += (f"  {count} from {file}" for file, count in self.records.items())
+        lines += (f"  removed {file}" for file in self.removed)
+        if self.mentions:
+            lines.append(f"{self.mentions} records that mention the id elsewhere were kept")
+        lines += (f"LEFT {where}" for where in self.left)
+        lines += (f"NOT SEARCHED {what}" for what in self.unsearched)
+        return "\n".join(lines)
+
+
+class _Subject:
+    """Tells whose a record is."""
+
+    def __init__(self, identity: str, fields: Collection[str], *, anywhere: bool) -> None:
+        self.identity = identity
+        self.needle = identity.encode("utf-8", "surrogatepass")
+        self._fields = frozenset(fields)
+        self._anywhere = anywhere
+
+    def owns(self, frame: Frame) -> bool:
+        """Whether the record is the subject's; one that cannot be decoded is if it has the id anywhere."""
+        if frame.correlation_id == self.identity:
+            return True
+        if self._anywhere and self.needle in frame.payload:
+            return True
+        try:
+            data = decode_record(frame.payload)
+        except msgspec.DecodeError:
+            return self.needle in frame.payload
+        return data.correlation_id == self.identity or self._is_in(data.fields, is_named=False)
+
+    def _is_in(self, value: object, *, is_named: bool) -> bool:
+        if isinstance(value, dict):
+            named = cast("dict[object, object]", value)
+            return any(self._is_in(each, is_named=is_named or name in self._fields) for name, each in named.items())
+        if isinstance(value, list):
+            return any(self._is_in(each, is_named=is_named) for each in cast("list[object]", value))
+        return is_named and not isinstance(value, bool) and str(value) == self.identity
+
+
+def erase(
+    directory: Path,
+    subject: str,
+    *,
+    fields: Collection[str] = SUBJECT_FIELDS,
+    anywhere: bool = False,
+    keys: KeyRing | None = None,
+    wait_seconds: float = 10.0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Erased:
+    """
+    Erase every record of *subject* from a service's *directory*: from chunks, from what was set aside, and from live files.
+
+    The service may run meanwhile: its processes are asked to finish the file that they are writing and to clear their live files, for
+    which they have *wait_seconds*. What they record of the subject from then on is not erased. Killed at any step, nothing else is lost,
+    and the next call goes on.
+
+    Args:
+        fields: The fields whose value is a subject's id.
+        anywhere: Whether a record that holds the id anywhere, in a message or an address, is the subject's, too.
+        keys: For what is encrypted.
+        on_progress: Told after each chunk how many are done, and how many there are.
+
+    Raises:
+        ValueError: *subject* is empty.
+        OSError: There is no store, or its directory cannot be read.
+    """
+    if not subject:
+        raise ValueError("a subject's id cannot be empty")
+    whose = _Subject(subject, fields, anywhere=anywhere)
+    done = Erased()
+    deadline = time.monotonic() + wait_seconds
+    is_settled = seal_open(directory, keys, deadline)
+    with alone_in(directory / STORE / CHUNKS) as chunks:
+        _erase_chunks(directory / STORE / CHUNKS, chunks, whose, keys, done, on_progress)
+    _erase_quarantine(directory / STORE / QUARANTINE, whose, keys, done)
+    _scrub(directory, whose, done, deadline)
+    if not is_settled:
+        done.left.append(
+            f"{directory / STORE / CHUNKS}: the file that the service is writing, if it has records of the subject"
+        )
+    return done
+
+
+def _erase_chunks(
+    path: Path,
+    chunks: int,
+    whose: _Subject,
+    keys: KeyRing | None,
+    done: Erased,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Erase from the sealed chunks of a directory that `alone_in` has given."""
+    files = [file for file in chunk_files([each.name for each in path.iterdir()]) if file.endswith(SEALED_SUFFIX)]
+    for number, file in enumerate(files, 1):
+        try:
+            chunk = ChunkReader(chunks, file, keys)
+        except (OSError, StoreFileError) as error:
+            done.unsearched.append(f"{path / file}: {error}")
+            continue
+        try:
+            found, mentions = _frames_of(chunk, whose)
+            done.mentions += mentions
+            done.unsearched += (f"{path}: {damage}" for damage in chunk.damage)
+            if found:
+                first = None if keys is None else keys.first
+                rewrite(chunks, chunk, first, numbers=found, keeps=lambda frame: not whose.owns(frame))
+                done.records[file] = sum(found.values())
+        except OSError as error:
+            done.left.append(f"{path / file}: cannot be rewritten: {error}")
+        finally:
+            chunk.close()
+        if on_progress is not None:
+            on_progress(number, len(files))
+
+
+def _frames_of(chunk: ChunkReader, whose: _Subject) -> tuple[dict[int, int], int]:
+    """The numbers of the frames with records of the subject, how many there are in each, and how many others mention it."""
+    found: dict[int, int] = {}
+    mentions = 0
+    for number, entry in enumerate(chunk.frames):
+        rows = chunk.rows(entry)
+        if rows is None:
+            continue
+        # A number has another form in a record than in a text.
+        candidates = range(entry.notes.records) if whose.identity.isdecimal() else rows.numbers_with(whose.identity)
+        for row in candidates:
+            frame = rows.frame(row, entry.notes.first_ns)
+            if whose.owns(frame):
+                found[number] = found.get(number, 0) + 1
+            else:
+                mentions += whose.needle in frame.payload
+    return found, mentions
+
+
+def _erase_quarantine(path: Path, whose: _Subject, keys: KeyRing | None, done: Erased) -> None:
+    """Remove what was set aside and holds the subject's id; nobody reads it but a person."""
+    if not path.is_dir():
+        return
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for file in sorted(each.name for each in path.iterdir() if each.is_file()):
+            try:
+                holds = _has_bytes(path / file, whose.needle)
+                if not holds and SEALED_SUFFIX not in file and OPEN_SUFFIX not in file:
+                    continue
+                holds = holds or _holds_records(ChunkReader(folder, file, keys), whose, path, done)
+            except (OSError, StoreFileError) as error:
+                done.unsearched.append(f"{path / file}: {error}")
+                continue
+            if holds:
+                (path / file).unlink()
+                done.removed.append(f"{QUARANTINE}/{file}")
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _holds_records(chunk: ChunkReader, whose: _Subject, path: Path, done: Erased) -> bool:
+    with closing(chunk):
+        found, mentions = _frames_of(chunk, whose)
+        if not found and not mentions:
+            done.unsearched += (f"{path}: {damage}" for damage in chunk.damage)
+            if chunk.torn_bytes:
+                done.unsearched.append(f"{path / chunk.file}: {chunk.torn_bytes} bytes at its end cannot be read")
+        return bool(found or mentions)
+
+
+def _has_bytes(path: Path, needle: bytes) -> bool:
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        with closing(mmap(file.fileno(), 0, access=ACCESS_READ)) as memory:
+            return memory.find(needle) >= 0
+
+
+def _scrub(directory: Path, whose: _Subject, done: Erased, deadline: float) -> None:
+    """Clear the live files, or have them cleared by the processes that write into them."""
+    live = live_path(directory)
+    request = live / SCRUB_REQUEST
+    try:
+        while left := list(_uncleared(live, segment_files(directory), whose)):
+            if time.monotonic() > deadline:
+                done.left += left
+                break
+            request.touch(0o600)
+            time.sleep(POLL_SECONDS)
+    finally:
+        request.unlink(missing_ok=True)
+
+
+def _uncleared(live: Path, files: Iterable[Path], whose: _Subject) -> Iterator[str]:
+    """Where records of the subject still are; the files of dead processes are cleared here, when all of them is in chunks."""
+    for path in files:
+        with suppress(FileNotFoundError, LiveFileError), path.open("rb") as file:
+            with closing(mmap(file.fileno(), 0, access=ACCESS_READ)) as memory:
+                reader = SegmentReader(memory, name=path.name)
+                try:
+                    is_clear = not any(map(whose.owns, reader.finish()))
+                    if is_clear:
+                        continue
+                    if is_alive(live, process_of(path.name)):
+                        yield f"{path}: a process that runs has not cleared it"
+                        continue
+                    emptied = reader.emptied()
+                    reader.resume()
+                    if reader.finish():
+                        yield f"{path}: records that no leader has imported"
+                        continue
+                finally:
+                    reader.close()
+                size = len(memory)
+            hidden = path.with_name(f".{path.name}.{os.getpid()}")
+            with open(hidden, "xb", opener=_private) as new:
+                new.write(emptied)
+                new.truncate(size)
+            hidden.rename(path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -1,0 +1,665 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from mmap import mmap
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rfs.monitoring._capture.files import SEGMENT_MAGIC, Header, pack_header
+from rfs.monitoring._capture.live import SCRUB_REQUEST, SEGMENT_SUFFIX, live_path
+from rfs.monitoring._capture.record import RecordData, decode_record, encode_record
+from rfs.monitoring._capture.segments import SEGMENT_BYTES, Frame, SegmentReader, Segments, segment_layout
+from rfs.monitoring._store import EVERYTHING, Wanted
+from rfs.monitoring._store import chunks as module
+from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader, ChunkWriter, Imported, chunk_files, newest
+from rfs.monitoring._store.keys import KEY_BYTES, KeyRing
+from rfs.monitoring._store.records import QUARANTINE, RecordReader
+from rfs.monitoring._store.retention import CHUNKS
+from rfs.monitoring._store.sealing import SEAL_REQUEST, STORE
+from rfs.monitoring.encryption import rotate
+from rfs.monitoring.erasure import Erased, erase
+from tests.faults.hosts import host
+from tests.faults.processes import eventually, names_in, size
+from tests.monitoring.chunks import SOURCE, by_time, opened, run_of
+
+SUBJECT = "person-7f3a"
+OLD, NEW = ("old", b"o" * KEY_BYTES), ("new", b"n" * KEY_BYTES)
+
+
+def made(time_ns: int, *, identity: str = "id", message: str = "", **fields: Any) -> Frame:
+    data = RecordData(
+        time_ns,
+        20,
+        "log",
+        "shop",
+        "op",
+        "",
+        message,
+        identity,
+        "",
+        "",
+        "",
+        "",
+        None,
+        {"number": time_ns, **fields},
+        None,
+    )
+    return Frame(time_ns, 20, 0, identity, "op", encode_record(data))
+
+
+class Site:
+    """A service's directory with a store."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.chunks = path / STORE / CHUNKS
+        self.chunks.mkdir(parents=True)
+        live_path(path).mkdir(0o700)
+        self._first = 0
+
+    def add(self, name: str, *parts: Sequence[Frame], keys: KeyRing | None = None, seal: bool = True) -> list[Frame]:
+        """A chunk, with a frame of each of *parts*."""
+        with opened(self.chunks) as directory:
+            writer = ChunkWriter(directory, name, 5, keys)
+            for part in parts:
+                writer.add([run_of(part, first=self._first)])
+                self._first += len(part)
+            if seal:
+                writer.seal()
+            writer.close()
+        return [frame for part in parts for frame in part]
+
+    def read(self, keys: KeyRing | None = None) -> list[Frame]:
+        """All records of all chunks; each file must be whole."""
+        with opened(self.chunks) as directory:
+            found: list[Frame] = []
+            for name in chunk_files(names_in(self.chunks)):
+                reader = ChunkReader(directory, name, keys)
+                found += reader.read()
+                assert not reader.damage
+            return by_time(found)
+
+    def files_with(self, text: str) -> list[str]:
+        """The files of the whole directory in which the bytes are."""
+        return [
+            str(path.relative_to(self.path))
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file() and text.encode() in path.read_bytes()
+        ]
+
+    def segment(self, process: str) -> Segments:
+        """A segment as a process of that name has it."""
+        header = pack_header(SEGMENT_MAGIC, Header(process, 1, "", "", 0, 0, segment_layout()))
+        path = live_path(self.path) / f"{process}.0{SEGMENT_SUFFIX}"
+        with path.open("w+b") as file:
+            file.truncate(SEGMENT_BYTES)
+            memory = mmap(file.fileno(), SEGMENT_BYTES)
+        memory[: len(header)] = header
+        return Segments(memory)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "service")
+
+
+def put(segments: Segments, frame: Frame) -> None:
+    identity = frame.correlation_id.encode()
+    assert segments.append(frame.time_ns, frame.level, frame.flags, identity, b"op", frame.payload)
+
+
+texts = st.sampled_from([SUBJECT, f"not {SUBJECT}", "7", "", "other"])
+values = st.recursive(
+    st.one_of(texts, st.integers(6, 8), st.booleans(), st.none()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(st.sampled_from(["user_id", "subject_id", "name"]), inner, max_size=2),
+    ),
+    max_leaves=5,
+)
+frames = st.builds(
+    made,
+    st.integers(0, 99),
+    identity=texts,
+    message=texts,
+    user_id=values,
+    name=values,
+)
+
+
+def holds(value: object, subject: str, *, named: bool = False) -> bool:
+    """The brute answer."""
+    match value:
+        case dict():
+            return any(
+                holds(each, subject, named=named or name in {"user_id", "subject_id"}) for name, each in value.items()
+            )
+        case list():
+            return any(holds(each, subject, named=named) for each in value)
+        case bool() | None:
+            return named and value is None and subject == "None"
+        case _:
+            return named and str(value) == subject
+
+
+class TestErase:
+    @settings(max_examples=size(whole=1_000, small=30))
+    @given(st.lists(st.lists(frames, min_size=1, max_size=4), max_size=4), st.sampled_from([SUBJECT, "7"]), st.data())
+    def test_equals_brute_force(
+        self, tmp_path_factory: pytest.TempPathFactory, parts: list[list[Frame]], subject: str, data: st.DataObject
+    ) -> None:
+        """
+        What is left is exactly what does not belong to the subject, whichever chunk, frame and key it is in.
+        """
+        site = Site(tmp_path_factory.mktemp("s"))
+        ring = KeyRing([OLD])
+        every = [
+            frame
+            for number, part in enumerate(parts)
+            for frame in site.add(f"{number}", part, part[:1], keys=data.draw(st.sampled_from([None, ring])))
+        ]
+
+        receipt = erase(site.path, subject, keys=ring)
+
+        kept = [
+            frame
+            for frame in every
+            if frame.correlation_id != subject and not holds(decode_record(frame.payload).fields, subject)
+        ]
+        assert Counter(map(repr, site.read(ring))) == Counter(map(repr, kept))
+        assert sum(receipt.records.values()) == len(every) - len(kept)
+        assert receipt.mentions == sum(subject.encode() in frame.payload for frame in kept)
+        assert not receipt.left
+        assert not receipt.unsearched
+
+    def test_by_its_id_nothing_is_found(self, site: Site) -> None:
+        """
+        After erasing, the index has the others and not the subject, and nothing of it is imported again.
+        """
+        site.add("1", [made(1, identity=SUBJECT), made(2)], [made(3, identity=SUBJECT)], [made(4)])
+        runs = run_of([made(1, identity=SUBJECT), made(2), made(3, identity=SUBJECT), made(4), made(5)])
+
+        receipt = erase(site.path, SUBJECT)
+
+        with opened(site.chunks) as directory:
+            reader = ChunkReader(directory, "1" + SEALED_SUFFIX)
+            assert receipt.records == {"1.chunk": 2}
+            assert newest([reader], limit=9, correlation_id=SUBJECT) == []
+            assert [one.frame.time_ns for one in newest([reader], limit=9, correlation_id="id")] == [4, 2]
+            assert reader.with_id(SUBJECT) == []
+            assert (reader.first_ns, reader.last_ns, reader.records) == (2, 4, 2)
+            assert [frame.time_ns for frame in Imported([reader], {SOURCE}).rest(runs).frames] == [5]
+
+    def test_anywhere(self, site: Site) -> None:
+        """
+        A message that mentions the subject is kept, which the receipt says; with ``anywhere`` it goes, too.
+        """
+        site.add("1", [made(1, message=f"hello {SUBJECT}!"), made(2)])
+
+        first = erase(site.path, SUBJECT)
+        kept = len(site.read())
+        second = erase(site.path, SUBJECT, anywhere=True)
+
+        assert (first.records, first.mentions, kept) == ({}, 1, 2)
+        assert str(first) == "0 records erased\n1 records that mention the id elsewhere were kept"
+        assert (second.records, second.mentions) == ({"1.chunk": 1}, 0)
+        assert str(second) == "1 records erased\n  1 from 1.chunk"
+        assert [frame.time_ns for frame in site.read()] == [2]
+
+    def test_other_fields(self, site: Site) -> None:
+        """
+        Which fields name a subject is said by the caller.
+        """
+        site.add("1", [made(1, customer=SUBJECT), made(2, user_id=SUBJECT)])
+
+        erase(site.path, SUBJECT, fields=("customer",))
+
+        assert [frame.time_ns for frame in site.read()] == [2]
+
+    def test_nothing_else_is_touched(self, site: Site) -> None:
+        """
+        A chunk without the subject is the same file as before; in one with it, other frames are the same bytes.
+        """
+        site.add("1", [made(1)])
+        site.add("2", [made(2, message="as it was")], [made(3, identity=SUBJECT)])
+        before = (site.chunks / "1.chunk").stat()
+        content = (site.chunks / "2.chunk").read_bytes()
+        progress: list[tuple[int, int]] = []
+
+        erase(site.path, SUBJECT, on_progress=lambda done, of: progress.append((done, of)))
+
+        after = (site.chunks / "1.chunk").stat()
+        with opened(site.chunks) as directory:
+            entry = ChunkReader(directory, "2.chunk").frames[0]
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+        assert (site.chunks / "2.chunk").read_bytes()[: entry.end] == content[: entry.end]
+        assert (site.chunks / "2.chunk").stat().st_mode & 0o777 == 0o600
+        assert progress == [(1, 2), (2, 2)]
+
+    def test_without_the_key(self, site: Site) -> None:
+        """
+        What cannot be read is kept, and the receipt says that it was not searched.
+        """
+        site.add("1", [made(1, identity=SUBJECT), made(2)], keys=KeyRing([OLD]))
+
+        receipt = erase(site.path, SUBJECT)
+
+        assert receipt.records == {}
+        assert len(receipt.unsearched) == 1
+        assert "(2 records) are encrypted with key 'old', which is not at hand" in receipt.unsearched[0]
+        assert len(site.read(KeyRing([OLD]))) == 2
+
+    def test_damaged(self, site: Site) -> None:
+        """
+        A damaged frame is kept as it is, beside what is erased, and the receipt says where it is; so is a file that is no chunk.
+        """
+        site.add("1", [made(1, identity=SUBJECT)], [made(2)], [made(3)])
+        with opened(site.chunks) as directory:
+            entry = ChunkReader(directory, "1.chunk").frames[1]
+        content = bytearray((site.chunks / "1.chunk").read_bytes())
+        content[entry.end - 1] ^= 1
+        (site.chunks / "1.chunk").write_bytes(content)
+        (site.chunks / "2.chunk").write_bytes(b"something else" * 9)
+
+        receipt = erase(site.path, SUBJECT)
+        again = erase(site.path, SUBJECT)
+
+        assert receipt.records == {"1.chunk": 1}
+        assert ["are damaged" in receipt.unsearched[0], "begins with" in receipt.unsearched[1]] == [True, True]
+        assert [each.split(":")[0] for each in again.unsearched] == [each.split(":")[0] for each in receipt.unsearched]
+        assert bytes(content[entry.at : entry.end]) in (site.chunks / "1.chunk").read_bytes()
+
+    def test_what_was_set_aside(self, site: Site) -> None:
+        """
+        A file in quarantine that holds the subject, compressed or not, goes; what does not stays; what nobody can read is said.
+        """
+        quarantine = site.path / STORE / QUARANTINE
+        quarantine.mkdir()
+        site.add("1", [made(1, identity=SUBJECT)])
+        (site.chunks / "1.chunk").rename(quarantine / "1.chunk.20261122T000000.0Z")
+        site.add("2", [made(2)])
+        (site.chunks / "2.chunk").rename(quarantine / "2.chunk.20261122T000000.0Z")
+        (quarantine / "3.chunk.20261122T000000.0Z").write_bytes(b"x" * 99)
+        (quarantine / "catalogue.sqlite.20261122").write_bytes(b"..." + SUBJECT.encode())
+        (quarantine / "empty").touch()
+
+        receipt = erase(site.path, SUBJECT)
+
+        assert receipt.removed == [
+            "quarantine/1.chunk.20261122T000000.0Z",
+            "quarantine/catalogue.sqlite.20261122",
+        ]
+        assert "  removed quarantine/catalogue.sqlite.20261122" in str(receipt)
+        assert names_in(quarantine) == ["2.chunk.20261122T000000.0Z", "3.chunk.20261122T000000.0Z", "empty"]
+        assert any("3.chunk" in each and "begins with" in each for each in receipt.unsearched)
+        assert "NOT SEARCHED" in str(receipt)
+
+    def test_not_nobody(self, site: Site) -> None:
+        """
+        An empty id, which very many records have, is refused.
+        """
+        with pytest.raises(ValueError, match="a subject's id cannot be empty"):
+            erase(site.path, "")
+
+    def test_no_store(self, tmp_path: Path) -> None:
+        """
+        Where there is no store, nothing was erased, and nothing is made.
+        """
+        with pytest.raises(FileNotFoundError):
+            erase(tmp_path / "wrong", SUBJECT)
+
+        assert names_in(tmp_path) == []
+
+    def test_who_reads_sees_it(self, site: Site) -> None:
+        """
+        A process that has the chunks open finds nothing of the subject any more with its next question.
+        """
+        site.add("0000000000000001-00000000", [made(1, identity=SUBJECT), made(2)])
+        reader = RecordReader(site.path / STORE, monotonic=time.monotonic, on_problem=lambda *_: None)
+        before = reader.records(EVERYTHING, limit=9).records
+
+        erase(site.path, SUBJECT)
+
+        assert [one.frame.time_ns for one in before] == [2, 1]
+        assert [one.frame.time_ns for one in reader.records(EVERYTHING, limit=9).records] == [2]
+        assert reader.records(Wanted(correlation_id=SUBJECT), limit=9).records == []
+
+
+class TestDeadProcesses:
+    def test_what_nobody_has_imported(self, site: Site) -> None:
+        """
+        Where no service runs, what dead processes have left is imported, the open chunk sealed, and no byte of the subject stays.
+        """
+        segments = site.segment("1-a")
+        for number in range(4):
+            put(segments, made(number, identity=SUBJECT if number % 2 else "id"))
+        reader = SegmentReader(segments.memory, name=f"1-a.0{SEGMENT_SUFFIX}")
+        with opened(site.chunks) as directory:
+            writer = ChunkWriter(directory, "1", 5)
+            writer.add(reader.runs(2))
+            writer.sync()
+            writer.close()
+        assert site.files_with(SUBJECT)
+
+        receipt = erase(site.path, SUBJECT)
+
+        assert [frame.time_ns for frame in site.read()] == [0, 2]
+        assert site.files_with(SUBJECT) == []
+        assert (sum(receipt.records.values()), receipt.left) == (2, [])
+        live = live_path(site.path)
+        after = SegmentReader((live / f"1-a.0{SEGMENT_SUFFIX}").read_bytes(), name="after")
+        assert (after.finish(), after.total_frames) == ([], 4)  # so that nobody thinks that some were lost
+        assert (after.corrupt_frames, after.torn_frames) == (0, 0)
+        assert names_in(live) == [f"1-a.0{SEGMENT_SUFFIX}"]
+
+    def test_an_empty_chunk(self, site: Site) -> None:
+        """
+        An open chunk without records goes; what a segment has then gets one of its own.
+        """
+        site.add("1", seal=False)
+        put(site.segment("1-a"), made(1))
+
+        erase(site.path, SUBJECT)
+
+        assert [frame.time_ns for frame in site.read()] == [1]
+        assert len(names_in(site.chunks)) == 1
+
+
+class TestLiving:
+    def test_a_service_that_runs(self, site: Site) -> None:
+        """
+        Erased while two processes run, no file of the directory has a byte of the subject; what others recorded, and the totals, stay.
+        """
+        with host(site.path) as first, host(site.path) as second:
+            for number, process in enumerate((first, second)):
+                process.ask(do="burst", id=SUBJECT, first=0, count=50)
+                process.ask(do="burst", id="other", first=100 * number, count=50)
+            assert len(site.files_with(SUBJECT)) >= 2
+
+            receipt = answered(site, lambda: erase(site.path, SUBJECT, wait_seconds=30))
+
+            eventually(lambda: not site.files_with(SUBJECT), says=lambda: site.files_with(SUBJECT))
+            assert receipt.left == []
+            assert names_in(live_path(site.path)) == [
+                name for name in names_in(live_path(site.path)) if name != SCRUB_REQUEST
+            ]
+            for process in (first, second):
+                process.ask(do="burst", id="later", first=0, count=10)
+            for process in (first, second):
+                assert process.ask(do="look")["total"] == 220
+                assert sum(process.ask(do="look", id="other")["numbers"]) == sum((*range(50), *range(100, 150)))
+
+    def test_one_that_does_not_answer(self, site: Site) -> None:
+        """
+        A process that is stopped cannot clear its file: the receipt says which that is, and when it goes on, it can be done again.
+        """
+        with host(site.path) as process:
+            process.ask(do="burst", id=SUBJECT, first=0, count=5)
+            os.kill(process.pid, signal.SIGSTOP)
+
+            receipt = erase(site.path, SUBJECT, wait_seconds=0.2)
+
+            os.kill(process.pid, signal.SIGCONT)
+            assert [SEGMENT_SUFFIX in receipt.left[0], "the file that the service is writing" in receipt.left[1]] == [
+                True,
+                True,
+            ]
+            assert "LEFT " in str(receipt)
+            assert names_in(site.path / STORE) == [CHUNKS]
+            assert not answered(site, lambda: erase(site.path, SUBJECT, wait_seconds=30)).left
+            assert site.files_with(SUBJECT) == []
+
+
+def answered(site: Site, work: Callable[[], Erased]) -> Erased:
+    """What *work* returns while somebody seals when asked to: nothing is in an open chunk here."""
+    done = Event()
+
+    def answer() -> None:
+        while not done.wait(0.01):
+            (site.path / STORE / SEAL_REQUEST).unlink(missing_ok=True)
+
+    thread = Thread(target=answer)
+    thread.start()
+    try:
+        return work()
+    finally:
+        done.set()
+        thread.join()
+
+
+class TestScrub:
+    def test_only_what_was_imported(self) -> None:
+        """
+        What was imported is overwritten, what was not is still there to be read, and records go on being kept and counted.
+        """
+        segments = Segments.in_memory(block_count=8)
+        reader = SegmentReader(segments.memory, name="test")
+        put(segments, made(1, message="imported"))
+        reader.read()
+        segments.scrub()
+        kept = b"imported" in bytes(segments.memory)
+        reader.mark_imported()
+
+        segments.scrub()
+        put(segments, made(2, message="waiting"))
+        segments.scrub()
+
+        assert kept
+        assert b"imported" not in bytes(segments.memory)
+        assert [frame.time_ns for frame in reader.read()] == [2]
+        assert [frame.time_ns for frame in SegmentReader(bytes(segments.memory), name="other").finish()] == [2]
+        reader.finish()
+        assert (reader.total_frames, reader.corrupt_frames, reader.torn_frames) == (2, 0, 0)
+
+    def test_all_blocks_are_used_again(self) -> None:
+        """
+        A segment that is scrubbed again and again loses no block and no record.
+        """
+        segments = Segments.in_memory(block_count=4)
+        reader = SegmentReader(segments.memory, name="test")
+        found: list[int] = []
+        for number in range(4_000):
+            put(segments, made(number, message="x" * 500))
+            if number % 150 == 149:
+                found += (frame.time_ns for frame in reader.read())
+                reader.mark_imported()
+                segments.scrub()
+
+        found += (frame.time_ns for frame in reader.finish())
+        assert found == list(range(4_000))
+        assert reader.total_frames == 4_000
+
+    def test_while_threads_record(self) -> None:
+        """
+        Threads that record while blocks are cleared lose nothing.
+        """
+        segments = Segments.in_memory(block_count=16)
+        reader = SegmentReader(segments.memory, name="test")
+        total = 3_000
+
+        def record(first: int) -> None:
+            for number in range(first, first + total):
+                frame = made(number, message="x" * 200)
+                while not segments.append(number, 20, 0, b"id", b"op", frame.payload):
+                    time.sleep(0)  # full, until more was imported
+
+        threads = [Thread(target=record, args=(each * total,)) for each in range(3)]
+        found: list[int] = []
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            found += (frame.time_ns for frame in reader.read())
+            reader.mark_imported()
+            segments.scrub()
+        for thread in threads:
+            thread.join()
+
+        found += (frame.time_ns for frame in reader.finish())
+        assert sorted(found) == list(range(3 * total))
+        assert reader.corrupt_frames == 0
+
+
+class TestRotate:
+    @settings(max_examples=size(whole=1_000, small=30))
+    @given(
+        st.lists(
+            st.tuples(st.lists(frames, min_size=1, max_size=3), st.sampled_from([None, OLD, NEW])),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def test_all_is_encrypted_with_the_first(
+        self, tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[list[Frame], tuple[str, bytes] | None]]
+    ) -> None:
+        """
+        Afterwards the first key alone reads every record, also of the chunk that was open, and a second time there is nothing to do.
+        """
+        site = Site(tmp_path_factory.mktemp("s"))
+        every = [
+            frame
+            for number, (part, pair) in enumerate(parts)
+            for frame in site.add(f"{number}", part, keys=pair and KeyRing([pair]), seal=number < len(parts) - 1)
+        ]
+        ring = KeyRing([NEW, OLD])
+
+        rotated = rotate(site.path, ring)
+        again = rotate(site.path, ring)
+
+        assert Counter(map(repr, site.read(KeyRing([NEW])))) == Counter(map(repr, every))
+        assert rotated.chunks == sum(pair is not NEW for _, pair in parts)
+        assert rotated.records == sum(len(part) for part, pair in parts if pair is not NEW)
+        assert rotated.in_use == {"new": len(every)}
+        assert rotated.failed == []
+        assert again == (0, 0, {"new": len(every)}, [])
+
+    def test_a_key_that_is_lost(self, site: Site) -> None:
+        """
+        What no key at hand reads stays as it is, and is said; all else is encrypted anew.
+        """
+        lost, clear = [made(1)], [made(2)]
+        site.add("1", lost, keys=KeyRing([OLD]))
+        site.add("2", clear)
+        before = (site.chunks / "1.chunk").read_bytes()
+
+        rotated = rotate(site.path, KeyRing([NEW]))
+
+        assert rotated.in_use == {"old": 1, "new": 1}
+        assert len(rotated.failed) == 1
+        assert "(1 records) are encrypted with key 'old', which is not at hand" in rotated.failed[0]
+        assert (site.chunks / "1.chunk").read_bytes() == before
+
+    def test_not_sealed_in_time(self, site: Site) -> None:
+        """
+        Of a service that does not finish its file it is said, the old key is still in use, and the request does not stay.
+        """
+        site.add("1", [made(1)], keys=KeyRing([OLD]), seal=False)
+        with host(site.path):
+            rotated = rotate(site.path, KeyRing([NEW, OLD]), wait_seconds=0.1)
+
+        assert rotated.in_use == {"old": 1}
+        assert "did not finish the file that it is writing within 0.1 s" in rotated.failed[0]
+        assert names_in(site.path / STORE) == [CHUNKS]
+
+
+CALLS = ("open", "pwrite", "fsync", "fdatasync", "rename", "unlink", "link")
+
+
+def killed_at(step: int, work: Callable[[], object]) -> bool:
+    """Do *work* in a child that is killed before its call number *step* that changes files; whether it came that far."""
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in {0, -signal.SIGKILL}
+        return code != 0
+    try:
+        taken = count()
+
+        def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+            def before(*arguments: Any, **more: Any) -> Any:
+                if next(taken) == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*arguments, **more)
+
+            return before
+
+        for name in CALLS:
+            setattr(os, name, watched(getattr(os, name)))
+        work()
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - the child must not go on with the tests
+        os._exit(1)
+
+
+class TestKilledAtEveryStep:
+    def sweep(self, tmp_path: Path, work: Callable[[Path], object]) -> Iterator[Site]:
+        """Sites in which *work* was killed, step by step, and at last one in which it was not."""
+        for step in count():
+            site = Site(tmp_path / f"{step}")
+            for number in range(2):
+                first = 10 * number
+                site.add(
+                    f"{number}",
+                    [made(first, identity=SUBJECT), made(first + 1)],
+                    [made(first + 2)],
+                    keys=KeyRing([OLD]),
+                    seal=number == 0,
+                )
+            was_killed = killed_at(step, lambda: work(site.path))  # noqa: B023 - it is called here
+            yield site
+            if not was_killed:
+                break
+        assert step > 20
+
+    def test_rotate(self, tmp_path: Path) -> None:
+        """
+        Killed at any step, every record is there once; the next call brings all to the first key and leaves nothing behind.
+        """
+        ring = KeyRing([NEW, OLD])
+        for site in self.sweep(tmp_path, lambda path: rotate(path, ring)):
+            assert [frame.time_ns for frame in site.read(ring)] == [0, 1, 2, 10, 11, 12], site.path
+
+            assert rotate(site.path, ring).in_use == {"new": 6}
+            assert names_in(site.chunks) == ["0.chunk", "1.chunk"]
+            assert [frame.time_ns for frame in site.read(KeyRing([NEW]))] == [0, 1, 2, 10, 11, 12]
+
+    def test_erase(self, tmp_path: Path) -> None:
+        """
+        Killed at any step, no other record is lost or there twice; the next call erases what is left of the subject.
+        """
+        ring = KeyRing([OLD])
+        for site in self.sweep(tmp_path, lambda path: erase(path, SUBJECT, keys=ring)):
+            found = [frame.time_ns for frame in site.read(ring)]
+            assert len(found) == len(set(found))
+            assert set(found) - {0, 10} == {1, 2, 11, 12}, site.path
+
+            erase(site.path, SUBJECT, keys=ring)
+            assert names_in(site.chunks) == ["0.chunk", "1.chunk"]
+            assert [frame.time_ns for frame in site.read(ring)] == [1, 2, 11, 12]
+
+    def test_removed_meanwhile(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A chunk that retention removes while it is rewritten does not come back.
+        """
+        site.add("1", [made(1, identity=SUBJECT), made(2)])
+        packed = module.Packer.end
+
+        def remove(self: module.Packer, *arguments: Any) -> bytes:
+            (site.chunks / "1.chunk").unlink()
+            return packed(self, *arguments)
+
+        monkeypatch.setattr(module.Packer, "end", remove)
+
+        receipt = erase(site.path, SUBJECT)
+
+        assert "was removed while it was rewritten" in receipt.left[0]
+        assert names_in(site.chunks) == []
