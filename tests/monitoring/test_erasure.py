@@ -3,12 +3,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from mmap import mmap
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -22,14 +23,14 @@ from rfs.monitoring._capture.segments import SEGMENT_BYTES, Frame, SegmentReader
 from rfs.monitoring._store import EVERYTHING, Wanted
 from rfs.monitoring._store import chunks as module
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader, ChunkWriter, Imported, chunk_files, newest
-from rfs.monitoring._store.keys import KEY_BYTES, KeyRing
+from rfs.monitoring._store.keys import KEY_BYTES, KEYS_VARIABLE, KeyRing
 from rfs.monitoring._store.records import QUARANTINE, RecordReader
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.sealing import SEAL_REQUEST, STORE
 from rfs.monitoring.encryption import rotate
-from rfs.monitoring.erasure import Erased, erase
+from rfs.monitoring.erasure import erase
 from tests.faults.hosts import host
-from tests.faults.processes import eventually, names_in, size
+from tests.faults.processes import names_in, size
 from tests.monitoring.chunks import SOURCE, by_time, opened, run_of
 
 SUBJECT = "person-7f3a"
@@ -376,28 +377,39 @@ class TestDeadProcesses:
 
 
 class TestLiving:
-    def test_a_service_that_runs(self, site: Site) -> None:
+    @pytest.mark.parametrize("encrypted", [False, True])
+    def test_a_service_that_runs(self, site: Site, tmp_path: Path, encrypted: bool) -> None:
         """
-        Erased while two processes run, no file of the directory has a byte of the subject; what others recorded, and the totals, stay.
+        Erased while two processes run and record, no file of the directory has a byte of the subject; what others recorded, and the
+        totals, stay, in both processes.
         """
-        with host(site.path) as first, host(site.path) as second:
+        keys = tmp_path / "keys"
+        keys.touch(0o600)
+        keys.write_text(f"old {b64encode(OLD[1]).decode()}\n")
+        ring = KeyRing(keys) if encrypted else None
+        more = {KEYS_VARIABLE: str(keys)} if encrypted else {}
+        with host(site.path, more=more) as first, host(site.path, more=more) as second:
             for number, process in enumerate((first, second)):
                 process.ask(do="burst", id=SUBJECT, first=0, count=50)
                 process.ask(do="burst", id="other", first=100 * number, count=50)
             assert len(site.files_with(SUBJECT)) >= 2
+            first.tell(do="until", id="busy", seconds=3)  # so that its block always has what was not imported
 
-            receipt = answered(site, lambda: erase(site.path, SUBJECT, wait_seconds=30))
+            receipt = erase(site.path, SUBJECT, keys=ring, wait_seconds=30)
 
-            eventually(lambda: not site.files_with(SUBJECT), says=lambda: site.files_with(SUBJECT))
-            assert receipt.left == []
-            assert names_in(live_path(site.path)) == [
-                name for name in names_in(live_path(site.path)) if name != SCRUB_REQUEST
-            ]
+            assert site.files_with(SUBJECT) == []
+            assert (sum(receipt.records.values()), receipt.left, receipt.unsearched) == (100, [], [])
+            assert SCRUB_REQUEST not in names_in(live_path(site.path))
+            assert SEAL_REQUEST not in names_in(site.path / STORE)
+            busy = first.answer()["calls"]
             for process in (first, second):
-                process.ask(do="burst", id="later", first=0, count=10)
-            for process in (first, second):
-                assert process.ask(do="look")["total"] == 220
-                assert sum(process.ask(do="look", id="other")["numbers"]) == sum((*range(50), *range(100, 150)))
+                said = process.ask(do="look", id="other")
+                assert said["total"] == 200 + busy
+                assert sum(said["numbers"]) == sum((*range(50), *range(100, 150)))
+                assert process.ask(do="look", id=SUBJECT)["numbers"] == []
+                assert sorted(process.ask(do="look", id="busy")["numbers"]) == list(range(busy))
+            # What is live is in clear; nothing of the store is.
+            assert bool([file for file in site.files_with("busy") if file.startswith(STORE)]) is not encrypted
 
     def test_one_that_does_not_answer(self, site: Site) -> None:
         """
@@ -410,31 +422,12 @@ class TestLiving:
             receipt = erase(site.path, SUBJECT, wait_seconds=0.2)
 
             os.kill(process.pid, signal.SIGCONT)
-            assert [SEGMENT_SUFFIX in receipt.left[0], "the file that the service is writing" in receipt.left[1]] == [
-                True,
-                True,
-            ]
+            assert SEGMENT_SUFFIX in receipt.left[0]
+            assert "the file that the service is writing" in receipt.left[1]
             assert "LEFT " in str(receipt)
-            assert names_in(site.path / STORE) == [CHUNKS]
-            assert not answered(site, lambda: erase(site.path, SUBJECT, wait_seconds=30)).left
+            assert SEAL_REQUEST not in names_in(site.path / STORE)
+            assert not erase(site.path, SUBJECT, wait_seconds=30).left
             assert site.files_with(SUBJECT) == []
-
-
-def answered(site: Site, work: Callable[[], Erased]) -> Erased:
-    """What *work* returns while somebody seals when asked to: nothing is in an open chunk here."""
-    done = Event()
-
-    def answer() -> None:
-        while not done.wait(0.01):
-            (site.path / STORE / SEAL_REQUEST).unlink(missing_ok=True)
-
-    thread = Thread(target=answer)
-    thread.start()
-    try:
-        return work()
-    finally:
-        done.set()
-        thread.join()
 
 
 class TestScrub:
@@ -446,13 +439,13 @@ class TestScrub:
         reader = SegmentReader(segments.memory, name="test")
         put(segments, made(1, message="imported"))
         reader.read()
-        segments.scrub()
+        segments.scrub(close=True)
         kept = b"imported" in bytes(segments.memory)
         reader.mark_imported()
 
-        segments.scrub()
+        segments.scrub(close=True)
         put(segments, made(2, message="waiting"))
-        segments.scrub()
+        segments.scrub(close=True)
 
         assert kept
         assert b"imported" not in bytes(segments.memory)
@@ -473,7 +466,7 @@ class TestScrub:
             if number % 150 == 149:
                 found += (frame.time_ns for frame in reader.read())
                 reader.mark_imported()
-                segments.scrub()
+                segments.scrub(close=True)
 
         found += (frame.time_ns for frame in reader.finish())
         assert found == list(range(4_000))
@@ -500,7 +493,7 @@ class TestScrub:
         while any(thread.is_alive() for thread in threads):
             found += (frame.time_ns for frame in reader.read())
             reader.mark_imported()
-            segments.scrub()
+            segments.scrub(close=True)
         for thread in threads:
             thread.join()
 
@@ -568,7 +561,7 @@ class TestRotate:
 
         assert rotated.in_use == {"old": 1}
         assert "did not finish the file that it is writing within 0.1 s" in rotated.failed[0]
-        assert names_in(site.path / STORE) == [CHUNKS]
+        assert SEAL_REQUEST not in names_in(site.path / STORE)
 
 
 CALLS = ("open", "pwrite", "fsync", "fdatasync", "rename", "unlink", "link")

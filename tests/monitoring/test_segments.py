@@ -849,6 +849,7 @@ class TestOneStretch:
             (Segments._next_block, "if writers[block] is None and", "return writer"),
             (Segments._reclaim, "if writers[block] is writer and", "writers[block] = None"),
             (Segments.scrub, "if writers[block] is None and", "used[block] = 0"),
+            (Segments.scrub, "if writer is not None and not writer.closed", "words[_TABLE + self._count + block]"),
         ],
     )
     def test_calls_nothing(self, function: Any, first: str, last: str) -> None:

@@ -275,8 +275,10 @@ class Leader:
             local.resign()
         return totals
 
-    def _import(self, local: LocalStore, *, at_once: bool = False) -> None:
-        """Bring what is in segments into chunks, if it is enough or *at_once*, and let it be overwritten there."""
+    def _import(self, local: LocalStore, *, at_once: bool = False) -> bool:
+        """
+        Bring what is in segments into chunks, if it is enough or *at_once*, and let it be overwritten there; return whether all is.
+        """
         with self._lock:
             self.live.refresh()
             pending = self.live.pending()
@@ -285,6 +287,8 @@ class Leader:
                 delivered = self.live.mark(pending)
             if delivered:
                 self._on_delivered(delivered)
+            return True
+        return False
 
     # In memory
 
@@ -447,7 +451,9 @@ class Leader:
             if local is None:
                 self._move_records()
         if local is not None:
-            self._import(local, at_once=bool(dead))
+            asked = local.is_asked_to_seal
+            if self._import(local, at_once=bool(dead) or asked or self._capture.is_scrubbing) and asked:
+                local.seal()
         with self._lock:
             killed = self.live.fold(dead, self._lease, LOST, self._monotonic(), is_imported=local is not None)
         self._on_folded(killed)

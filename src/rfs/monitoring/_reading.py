@@ -22,7 +22,8 @@ from rfs.monitoring._leader import books_of
 from rfs.monitoring._live import LiveReader
 from rfs.monitoring._query import Query
 from rfs.monitoring._store import Moment
-from rfs.monitoring._store.local import STORE, LocalStore
+from rfs.monitoring._store.local import LocalStore
+from rfs.monitoring._store.sealing import STORE
 from rfs.monitoring._totals import Totals
 
 

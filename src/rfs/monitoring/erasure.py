@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, suppress
+from math import inf
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import cast
@@ -32,6 +33,8 @@ from rfs.monitoring._store.sealing import POLL_SECONDS, STORE, is_alive, seal_op
 
 __all__ = ["SUBJECT_FIELDS", "Erased", "erase"]
 
+_ASK_AGAIN_SECONDS = 30.0
+_DISTINCT_BYTES = 6  # an id of fewer is found in any file by chance
 SUBJECT_FIELDS = ("user_id", "subject_id")
 
 
@@ -234,12 +237,15 @@ def _scrub(directory: Path, whose: _Subject, done: Erased, deadline: float) -> N
     """Clear the live files, or have them cleared by the processes that write into them."""
     live = live_path(directory)
     request = live / SCRUB_REQUEST
+    asked_at = -inf
     try:
         while left := list(_uncleared(live, segment_files(directory), whose)):
             if time.monotonic() > deadline:
                 done.left += left
                 break
-            request.touch(0o600)
+            if time.monotonic() - asked_at > _ASK_AGAIN_SECONDS:
+                asked_at = time.monotonic()
+                request.touch(0o600)
             time.sleep(POLL_SECONDS)
     finally:
         request.unlink(missing_ok=True)
@@ -252,8 +258,8 @@ def _uncleared(live: Path, files: Iterable[Path], whose: _Subject) -> Iterator[s
             with closing(mmap(file.fileno(), 0, access=ACCESS_READ)) as memory:
                 reader = SegmentReader(memory, name=path.name)
                 try:
-                    is_clear = not any(map(whose.owns, reader.finish()))
-                    if is_clear:
+                    frames = reader.finish()
+                    if not any(map(whose.owns, frames)) and not _has_remains(memory, frames, whose.needle):
                         continue
                     if is_alive(live, process_of(path.name)):
                         yield f"{path}: a process that runs has not cleared it"
@@ -271,6 +277,15 @@ def _uncleared(live: Path, files: Iterable[Path], whose: _Subject) -> Iterator[s
                 new.write(emptied)
                 new.truncate(size)
             hidden.rename(path)
+
+
+def _has_remains(memory: mmap, frames: Iterable[Frame], needle: bytes) -> bool:
+    """Whether the id is in *memory*, and in none of its *frames*: a process is just overwriting it, or was killed when it wrote it."""
+    return (
+        len(needle) >= _DISTINCT_BYTES
+        and memory.find(needle) >= 0
+        and not any(needle in frame.payload for frame in frames)
+    )
 
 
 def _private(path: str, flags: int) -> int:

@@ -65,6 +65,8 @@ class Capture:
         self.directory: LiveDirectory | None = None
         self.process = _new_process()
         self.degraded = ""
+        self.is_scrubbing = False  # somebody waits for what was imported to be overwritten
+        self._asked_ns = 0
         self._running = False
         self._said = ("", "")  # why, and how it was said
         self._service = service
@@ -138,8 +140,10 @@ class Capture:
         directory = self.directory
         asked_ns = 0 if directory is None else directory.modified(SCRUB_REQUEST)
         # A request that is older was left by somebody who was killed.
-        if asked_ns > time.time_ns() - _SCRUB_SECONDS * 1e9 and isinstance(self.segments, Segments):
-            self.segments.scrub()
+        self.is_scrubbing = asked_ns > time.time_ns() - _SCRUB_SECONDS * 1e9
+        if self.is_scrubbing and isinstance(self.segments, Segments):
+            self.segments.scrub(close=asked_ns != self._asked_ns)
+        self._asked_ns = asked_ns
         if directory is not None and not (directory.intact() and directory.has(self.process + ALIVE_SUFFIX)):
             # Somebody removed the directory or our file. What is mapped is still ours: it goes on in new files.
             self._leave()

@@ -317,14 +317,23 @@ class Segments:
                     words[_TABLE + self._count + (full.start - _BLOCKS_AT) // BLOCK_BYTES] = full.position - full.start
                 return writer
 
-    def scrub(self) -> None:
+    def scrub(self, *, close: bool) -> None:
         """
-        Overwrite with zeros what blocks still hold of records that were imported, and of all readers that are held for.
+        Overwrite with zeros what blocks still hold of records of which all were imported, and read by who they are held for.
 
-        For one thread at a time. Blocks that are not full count as well: their threads open others.
+        To *close* blocks lets their threads go on in others, so that what is in them now can be overwritten once it was imported. For
+        one thread at a time.
         """
-        self._reclaim(closed=False)
         writers, used, words, view = self._writers, self._used, self._words, self._view
+        if close:
+            for block in range(self._count):
+                writer = writers[block]
+                # Nothing calls in these lines, as in `_reclaim`: its thread has no time to add to it.
+                if writer is not None and not writer.closed:
+                    writer.closed = True
+                    writer.limit = writer.position
+                    words[_TABLE + self._count + block] = writer.position - writer.start
+        self._reclaim(closed=True)
         for block in range(self._count):
             dirty = used[block]
             if not dirty:

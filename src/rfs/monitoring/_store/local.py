@@ -22,14 +22,15 @@ from rfs.errors import StaleLeaderError, StoreError
 from rfs.monitoring._capture.segments import Run
 from rfs.monitoring._store import StoredRecord, Wanted
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, check_place
+from rfs.monitoring._store.keys import KeyRing
 from rfs.monitoring._store.ranges import WindowReader, WindowsAt
 from rfs.monitoring._store.records import RecordReader, RecordWriter
 from rfs.monitoring._store.retention import CHUNKS, RecordRetention
+from rfs.monitoring._store.sealing import SEAL_REQUEST, STORE
 from rfs.monitoring._store.windows import WindowWriter
 from rfs.monitoring._totals import Totals
 from rfs.monitoring.retention import Retention
 
-STORE = "store"
 CATALOGUE = "catalogue.sqlite"
 Found = TypeVar("Found")
 _RETENTION_SECONDS = 60.0
@@ -55,7 +56,7 @@ class LocalStore:
 
     Raises:
         StoreError: It cannot be used here at all: it lies on a network file system (``S120``), is of a newer version (``S112``), or
-            this Python's SQLite is too old (``S105``).
+            this Python's SQLite is too old (``S105``), or the keys that ``RFS_STORE_KEYS`` names cannot be used (``K101`` and following).
 
     `at` and what it returns are safe from any thread; the rest is for the leader's thread.
     """
@@ -77,7 +78,8 @@ class LocalStore:
         with self._snapshots.snapshot():
             pass  # it is of no newer version
         self._windows = WindowReader(self._snapshots, on_problem=on_problem)
-        self._records = RecordReader(self.path, monotonic=monotonic, on_problem=on_problem)
+        self._keys = KeyRing.of_environment()
+        self._records = RecordReader(self.path, monotonic=monotonic, on_problem=on_problem, keys=self._keys)
         self._writing: _Writing | None = None
 
     def after_fork(self) -> None:
@@ -158,12 +160,24 @@ class LocalStore:
         """
         if self._writing is not None:
             self._writing.write(totals, is_whole=is_whole)
+        if self._keys is not None and self._keys.fault is not None:
+            self._setting.on_problem(*self._keys.fault)
 
     def keep(self, runs: Sequence[Run], *, at_once: bool = False) -> bool:
         """
         Keep *runs* in chunks, if they are enough or *at_once*. True: they are on the disk, and may be marked as imported.
         """
         return self._writing is not None and self._writing.records.keep(runs, flush=at_once)
+
+    @property
+    def is_asked_to_seal(self) -> bool:
+        """Whether somebody waits for all that has been recorded to be in sealed chunks; see `sealing`."""
+        return (self.path / SEAL_REQUEST).exists()
+
+    def seal(self) -> None:
+        """Seal what was kept, and say so to who has asked for it. If it cannot be now, that is said."""
+        if self._writing is not None and self._writing.records.seal():
+            (self.path / SEAL_REQUEST).unlink(missing_ok=True)
 
 
 class _Writing:

@@ -646,12 +646,10 @@ class RecordWriter:
         try:
             if self._writer is None:
                 self.take_over()
-            writer = self._writer
-            if writer is not None and writer.reader.frames:
+            if self._writer is not None and self._writer.reader.frames:
                 self._begin()
-                self._left.append(writer)
             self._seal_left()
-        except (OSError, StoreFileError) as error:
+        except OSError as error:
             self._say(error)
             return False
         return not self._left
