@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import subprocess
 import tempfile
@@ -76,6 +77,8 @@ def server() -> Server:
     atexit.register(stop)
     assert process.stdout is not None
     found = Server(int(process.stdout.readline()))
+    clickhouse = importlib.import_module("rfs.monitoring._store.clickhouse")
+    clickhouse._FLUSH_SECONDS = 30.0  # type: ignore[attr-defined]  # on a busy machine, too, a test sees what it has appended
     make(found)
     return found
 

@@ -165,6 +165,7 @@ def fill(store: Store) -> None:
 def query(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Query]:
     with closing(STORES[request.param](tmp_path_factory.mktemp("store"))) as store:
         fill(store)
+        store.statistics()  # a store that sends in the background has sent all then
         yield Query(
             collect=lambda: Moment(NOTHING, store),
             totals=lambda: NOTHING,
