@@ -16,7 +16,7 @@ What RFS raises on purpose.
      ├─ RetentionError         (ValueError)    a limit that nothing can be kept by
      ├─ StaleLeaderError       (RuntimeError)  a process that has lost the lead and still writes
      ├─ QueryError             (ValueError)    a question that cannot be answered as it was asked
-     ├─ QueryTimeoutError      (TimeoutError)  a question that took too long
+     ├─ QueryTimeoutError      (RuntimeError)  a question that took too long
      ├─ QueryBusyError         (RuntimeError)  a question too many at once
      ├─ OperationNotFoundError (LookupError)   an operation that was never measured
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
@@ -118,20 +118,18 @@ class QueryError(RfsError, ValueError):
         return f"query: {self.argument}: {self.fault}"
 
 
-class QueryTimeoutError(RfsError, TimeoutError):
+class QueryTimeoutError(RfsError, RuntimeError):
     """A question was not answered within its *seconds* and was given up."""
 
+    # No TimeoutError: that is an OSError, and what reads a store would take it for a fault of the disk.
     code = "TIMEOUT"
 
     def __init__(self, seconds: float) -> None:
-        # One argument: given two, OSError would take them for errno and strerror.
-        super().__init__(
-            f"query: not answered within {seconds:g} s; ask for a shorter range, larger steps, or fewer records or groups"
-        )
+        super().__init__(seconds)
         self.seconds = seconds
 
-    def __reduce__(self) -> tuple[type[QueryTimeoutError], tuple[float]]:
-        return type(self), (self.seconds,)
+    def __str__(self) -> str:
+        return f"query: not answered within {self.seconds:g} s; ask for a shorter range, larger steps, or fewer records or groups"
 
 
 class QueryBusyError(RfsError, RuntimeError):

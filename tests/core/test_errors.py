@@ -48,7 +48,7 @@ CASES = [
     (QueryError("top", "must be from 1 to 1,000, not 0"), ValueError, "query: top: must be from 1 to 1,000, not 0"),
     (
         QueryTimeoutError(2.0),
-        TimeoutError,
+        RuntimeError,
         "query: not answered within 2 s; ask for a shorter range, larger steps, or fewer records or groups",
     ),
     (

@@ -66,6 +66,7 @@ import zstandard
 from rfs.errors import StoreFileError
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import Frame, Run
+from rfs.monitoring._store.deadline import check_deadline
 from rfs.monitoring._store.keys import SEALED_BYTES, Key, KeyRing
 
 VERSION = 1
@@ -738,6 +739,7 @@ def newest(
             ):
                 (heappush if len(best) < limit else heapreplace)(best, (place, frame))
         breathe()
+        check_deadline()
     best.sort(reverse=True)
     return [Found(*each) for each in best]
 

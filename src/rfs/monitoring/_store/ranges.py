@@ -40,6 +40,7 @@ from rfs.monitoring._store.blocks import (
     together,
 )
 from rfs.monitoring._store.catalogue import CatalogueReader, nothing
+from rfs.monitoring._store.deadline import check_deadline
 from rfs.monitoring._store.windows import (
     BLOCK_SPANS,
     COUNTER,
@@ -262,6 +263,7 @@ class _Kept:
 
     def block(self, row: _BlockRow, make: type[_Block]) -> _Block | None:
         """The block of *row*; None, which has been said, if it is damaged."""
+        check_deadline()
         number, tier, at = row
         known = self._blocks.pop(number, None)
         if known is None:
