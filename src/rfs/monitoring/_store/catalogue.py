@@ -486,6 +486,15 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
         StoreError: It is newer than this library (``S112``).
         sqlite3.DatabaseError: It is no database, or somebody else's.
     """
+    connection.execute("BEGIN")  # all of one moment: the leader may be making it just now
+    try:
+        return _version(connection, path)
+    finally:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
