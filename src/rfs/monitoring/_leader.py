@@ -13,7 +13,7 @@ or its store cannot be used, each process keeps in its own memory what it has se
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,6 +59,7 @@ class Leader:
 
     Args:
         store: Where everything is kept; None: in the directory that is recorded into, or where there is none in memory.
+        forward_to: Handed all that the process which leads has kept, too; it never waits.
         retention: How long the store in the directory keeps what.
         on_tick: Called once a second by the thread; it calls `sample`.
         on_delivered: Told how many records have newly arrived, by the leader of all processes alone.
@@ -73,6 +74,7 @@ class Leader:
         capture: Capture,
         store: Store | None,
         *,
+        forward_to: Store | None,
         retention: Retention | None,
         now_seconds: Callable[[], float],
         monotonic: Callable[[], float],
@@ -86,6 +88,7 @@ class Leader:
         self._capture = capture
         self._memory: Store = store if store is not None else MemoryStore()
         self._is_told_where = store is not None
+        self._forward_to = forward_to
         self._retention = retention
         self._now_seconds = now_seconds
         self._monotonic = monotonic
@@ -107,6 +110,8 @@ class Leader:
     def after_fork(self) -> None:
         """In a forked child: a process of its own, without the parent's thread, locks, lease and stored records."""
         self._memory.after_fork()
+        if self._forward_to is not None:
+            self._forward_to.after_fork()
         if self._local is not None:
             self._local.after_fork()
             self._local = None
@@ -120,7 +125,7 @@ class Leader:
         self._thread: Thread | None = None
         self._stopping = Event()
         self._process = f"{os.getpid()}-{os.urandom(4).hex()}"
-        self._sequence = 0
+        self._sequence = self._forwarded = 0
         self._sampled = Totals({}, {}, {}, {}, {}, [])
         self._was_local = False
         self._homeless = 0  # records that were taken into memory while the directory could not be used
@@ -249,6 +254,8 @@ class Leader:
                     now_seconds=self._now_seconds,
                     monotonic=self._monotonic,
                     on_problem=self._on_problem,
+                    on_window=lambda window: self._pass_on([], window),
+                    on_kept=lambda runs: self._pass_on(runs, None),
                 )
             except StoreError as error:
                 self.store_fault = error.fault
@@ -342,6 +349,17 @@ class Leader:
         runs = [Run(self._process, self._sequence, range(len(frames)), len(frames), frames)] if frames else []
         self._memory.append(Batch(self._process, self._sequence, runs, window))
         self._sequence += 1
+        if self._lease.held:
+            self._pass_on(runs, window)
+
+    def _pass_on(self, runs: Sequence[Run], window: Window | None) -> None:
+        if self._forward_to is None:
+            return
+        try:
+            self._forward_to.append(Batch(self._process, self._forwarded, runs, window))
+        except StoreError as error:
+            self._on_problem(error.code, str(error))
+        self._forwarded += 1
 
     def forget_idle(self, now: float) -> None:
         """Forget the series that nobody has written for an hour, by the monotonic clock, and give their memory back."""

@@ -118,6 +118,7 @@ class Monitor:
         clock: Where time comes from.
         ids: Where trace and span ids come from.
         store: Where collected records and windows are kept; by default in the directory, or without one in memory, bounded.
+        forward_to: A store elsewhere, for many machines, that gets all that is kept here: a `ClickHouseStore`. Closed by ``stop``.
         retention: How long the store in the directory keeps what.
         masker: What no secret gets past; by default the built-in rules.
         level: The lowest level that is recorded, as the standard library numbers them (20 is INFO).
@@ -135,6 +136,7 @@ class Monitor:
         clock: Clock = SYSTEM_CLOCK,
         ids: Ids = RANDOM_IDS,
         store: Store | None = None,
+        forward_to: Store | None = None,
         retention: Retention | None = None,
         masker: Masker | None = None,
         level: int = INFO,
@@ -195,6 +197,7 @@ class Monitor:
         self._leader = Leader(
             self.capture,
             store,
+            forward_to=forward_to,
             retention=retention,
             now_seconds=self._now_seconds,
             monotonic=clock.monotonic,
@@ -223,6 +226,7 @@ class Monitor:
             on_internal_error=self.internal_error,
             on_event=self._record_alert,
         )
+        self._forward_to = forward_to
         self._foreign = ForeignMirror(self._publish_foreign, self.internal_error)
         self._foreign_refused = 0
         self._planned: Path | None = None
@@ -295,7 +299,11 @@ class Monitor:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Stop, deliver what the sinks still hold, within 2 s in all; does nothing if it does not run."""
+        """
+        Stop, deliver what the sinks still hold, within 2 s in all; does nothing if it does not run.
+
+        What is forwarded to another store gets 2 s of its own, and then no more.
+        """
         deadline = time.monotonic() + STOP_SECONDS
         if self.running:
             self._foreign.refresh(_FOREIGN_SECONDS / 2)
@@ -305,6 +313,8 @@ class Monitor:
             sink.close(max(0.1, (deadline - time.monotonic()) / 2))
         self._leader.sinks.clear()
         self.alerts.close(max(0.1, deadline - time.monotonic()))
+        if self._forward_to is not None:
+            self._forward_to.close()
         self._print_diagnostics(at_the_end=True)
         atexit.unregister(self.stop)
 
@@ -765,12 +775,29 @@ def _make_default() -> Monitor:
             made = Monitor(
                 service_name=os.environ.get("RFS_SERVICE_NAME", UNNAMED),
                 directory=None if directory in ("", MEMORY) else directory,
+                forward_to=_forward_to(os.environ.get("RFS_STORE", "")),
             )
             if default is None:
                 default = _made = made
         return default
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _forward_to(url: str) -> Store | None:
+    if not url:
+        return None
+    from rfs.monitoring._store.clickhouse import ClickHouseStore
+
+    def tell(code: str, text: str) -> None:
+        if _made is not None:
+            _made.diagnose(f"RFS-{code} {text}")
+
+    try:
+        return ClickHouseStore.from_url(url, service=os.environ.get("RFS_SERVICE_NAME", UNNAMED), on_problem=tell)
+    except ValueError as error:  # who records must not fail over a setting
+        sys.stderr.write(f"RFS-S116 RFS_STORE: {error}; nothing is forwarded\n")
+        return None
 
 
 def plan_default_directory() -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from rfs.errors import StaleLeaderError, StoreError
 from rfs.monitoring._capture.segments import Run
-from rfs.monitoring._store import StoredRecord, Wanted
+from rfs.monitoring._store import StoredRecord, Wanted, Window
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, check_place
 from rfs.monitoring._store.keys import KeyRing
 from rfs.monitoring._store.ranges import WindowReader, WindowsAt
@@ -37,6 +37,10 @@ _RETENTION_SECONDS = 60.0
 _ROOM_SECONDS = 5.0  # between two attempts to make room on a full disk
 
 
+def _nobody(_written: object) -> None:
+    pass
+
+
 class _Setting(NamedTuple):
     """Where a store is, and what it lives on."""
 
@@ -45,6 +49,8 @@ class _Setting(NamedTuple):
     now_seconds: Callable[[], float]
     monotonic: Callable[[], float]
     on_problem: Callable[[str, str], None]
+    on_window: Callable[[Window], None]
+    on_kept: Callable[[Sequence[Run]], None]
 
 
 class LocalStore:
@@ -53,6 +59,8 @@ class LocalStore:
 
     Args:
         on_problem: Told the code and the text of what is wrong; the same is told again as often as it is met.
+        on_window: Handed each window that this process has written.
+        on_kept: Handed the records that this process has brought onto the disk.
 
     Raises:
         StoreError: It cannot be used here at all: it lies on a network file system (``S120``), is of a newer version (``S112``), or
@@ -69,9 +77,13 @@ class LocalStore:
         now_seconds: Callable[[], float],
         monotonic: Callable[[], float],
         on_problem: Callable[[str, str], None],
+        on_window: Callable[[Window], None] = _nobody,
+        on_kept: Callable[[Sequence[Run]], None] = _nobody,
     ) -> None:
         self.path = directory / STORE
-        self._setting = _Setting(self.path, retention or Retention(), now_seconds, monotonic, on_problem)
+        self._setting = _Setting(
+            self.path, retention or Retention(), now_seconds, monotonic, on_problem, on_window, on_kept
+        )
         self._database = self.path / CATALOGUE
         check_place(self._database)
         self._snapshots = CatalogueReader(self._database)
@@ -200,6 +212,7 @@ class _Writing:
             now_ns=lambda: int(setting.now_seconds() * 1e9),
             monotonic=setting.monotonic,
             on_problem=self._tell,
+            on_kept=setting.on_kept,
         )
         self._setting = setting
         self._windows = WindowWriter(catalogue, on_problem=setting.on_problem, retention=setting.retention)
@@ -220,7 +233,8 @@ class _Writing:
                     self._windows.write(turn, _NOTHING, second)  # whatever has the same name now has begun at zero
                 self._begins_anew = False
             with self.catalogue.turn() as turn:
-                self._windows.write(turn, totals, second, adopt=self._adopts, whole=is_whole)
+                window = self._windows.write(turn, totals, second, adopt=self._adopts, whole=is_whole)
+            self._setting.on_window(window)
             self._windows.maintain()
         except StoreError as error:
             self._tell(error.code, str(error))

@@ -438,6 +438,10 @@ def _code(error: OSError) -> str:
     return "S102" if error.errno in _NO_SPACE else "S107" if error.errno in _NO_DESCRIPTOR else "S105"
 
 
+def _nobody(_runs: Sequence[Run]) -> None:
+    pass
+
+
 class RecordWriter:
     """
     The leader's part: keeps records in chunks. For one thread, of the process that leads.
@@ -448,6 +452,7 @@ class RecordWriter:
         monotonic: The monotonic clock.
         on_problem: Told, once for as long as it lasts, why records stay in the segments: ``S102`` no space, ``S107`` no descriptor,
             ``S105`` anything else; and of what was damaged and set aside (``S113``).
+        on_kept: Handed the records that are newly on the disk.
     """
 
     def __init__(
@@ -457,11 +462,13 @@ class RecordWriter:
         now_ns: Callable[[], int],
         monotonic: Callable[[], float],
         on_problem: Problem,
+        on_kept: Callable[[Sequence[Run]], None] = _nobody,
     ) -> None:
         self._reader = reader
         self._now_ns = now_ns
         self._monotonic = monotonic
         self._on_problem = on_problem
+        self._on_kept = on_kept
         self._directory = -1
         self._writer: ChunkWriter | None = None
         self._began_at = 0.0
@@ -626,6 +633,8 @@ class RecordWriter:
             raise OSError(ENOSPC, os.strerror(ENOSPC))
         writer.add(rest)
         writer.sync()
+        if rest:
+            self._on_kept(rest)
 
     def _opened(self) -> ChunkWriter:
         if self._writer is None:
