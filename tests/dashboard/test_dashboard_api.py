@@ -556,6 +556,34 @@ class TestNotNow:
         assert (await client.get("/health")).status_code == 200
 
 
+class TestHangs:
+    async def test_a_disk_that_hangs_holds_up_no_other_request(
+        self, client: httpx.AsyncClient, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        An answer that never comes is 503 after a while, and what needs none is served meanwhile.
+        """
+        is_over, has_begun = threading.Event(), threading.Event()
+
+        def hang() -> None:
+            has_begun.set()
+            is_over.wait(60)
+
+        monkeypatch.setattr(monitor.query, "_collect", hang)
+        monkeypatch.setattr(dashboard_api, "_PATIENCE_SECONDS", 0.2)
+        try:
+            hung = asyncio.create_task(client.get("/errors/top"))
+            while not has_begun.is_set():
+                await asyncio.sleep(0)
+
+            assert (await client.get("/health")).status_code == 200
+            assert not hung.done() or (await hung).status_code == 503
+            assert (await hung).status_code == 503
+            assert strict((await hung).text)["message"].startswith("query: not answered within 0.2 s")
+        finally:
+            is_over.set()
+
+
 class TestBounds:
     @pytest.mark.parametrize("route", ["/errors/top", "/api/overview", "/api/records"])
     @pytest.mark.parametrize("limit", ["0", "-1", "1001", "1000000000", "NaN", "1;drop", "", "1.5"])

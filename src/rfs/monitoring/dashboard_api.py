@@ -25,7 +25,7 @@ from math import ceil, isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, move_on_after, to_thread
 from anyio.lowlevel import RunVar
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -751,6 +751,7 @@ def _serve(name: str) -> Response:
     return Response(_asset(name), media_type=_ASSETS[name])
 
 
+_PATIENCE_SECONDS = 2.5  # a little more than a query takes by itself at most
 _readings: RunVar[CapacityLimiter] = RunVar("rfs_dashboard_readings")
 
 
@@ -760,7 +761,10 @@ async def _read(reading: Callable[[], _T]) -> _T:
     except LookupError:
         limiter = CapacityLimiter(_READINGS_AT_ONCE)
         _readings.set(limiter)
-    return await to_thread.run_sync(reading, limiter=limiter)
+    # What reads a disk that hangs cannot be stopped. It keeps its place under the limiter, so that not all threads hang some day.
+    with move_on_after(_PATIENCE_SECONDS):
+        return await to_thread.run_sync(reading, limiter=limiter, abandon_on_cancel=True)
+    raise QueryTimeoutError(_PATIENCE_SECONDS)
 
 
 _Limit = Annotated[int, Query(ge=1, le=_MOST_RECORDS)]
