@@ -60,6 +60,7 @@ class Effort:
     storing_rounds: int
     stored_records: tuple[int, ...]
     asking_rounds: int
+    page_rounds: int
     retained_records: int
     retaining_rounds: int
     history_hours: float
@@ -76,6 +77,7 @@ USUAL = Effort(
     storing_rounds=10,
     stored_records=(1_000_000,),
     asking_rounds=30,
+    page_rounds=100,
     retained_records=1_000_000,
     retaining_rounds=8,
     history_hours=1.0,
@@ -92,6 +94,7 @@ QUICK = Effort(
     storing_rounds=2,
     stored_records=(20_000,),
     asking_rounds=2,
+    page_rounds=2,
     retained_records=20_000,
     retaining_rounds=1,
     history_hours=0.02,
@@ -441,9 +444,10 @@ def measure_storing(environments: list[str], effort: Effort, records: int) -> St
                 for name in rotated(names, turn):
                     told = keepers[name].ask(do="ask", question=question)
                     stored.asked.setdefault(question, {}).setdefault(name, []).append(told)
-            for name in rotated(names, turn):
-                if name == OURS or turn < PEERS_PAGES:
-                    stored.pages[name].append(keepers[name].ask(do="page"))
+        say(f"{records:,} records, pages of a day")
+        for turn in range(effort.page_rounds):
+            for name in rotated(names, turn) if turn < PEERS_PAGES else [OURS]:
+                stored.pages[name].append(keepers[name].ask(do="page"))
     check_answers(stored)
     return stored
 
