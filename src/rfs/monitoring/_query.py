@@ -20,6 +20,7 @@ from datetime import UTC, datetime, tzinfo
 from functools import reduce, wraps
 from math import ceil, floor, inf, isfinite, nan
 from threading import BoundedSemaphore, local
+from time import monotonic
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 from rfs.errors import QueryBusyError, QueryError, TimeRangeError
@@ -56,7 +57,9 @@ _TEXT_RANGE = re.compile(r"([0-9]{1,9})([smhdw])\Z")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _WAIT_SECONDS = 0.5  # for one of those that are being answered to end
 _MAX_ERROR_RECORDS = 2_000  # decoded for samples of messages
-_MAX_MESSAGES = 10_000  # records whose messages are counted
+_MAX_MESSAGES = 10_000  # records whose messages are counted,
+_MESSAGES_SECONDS = 0.01  # ... as far as that goes in this time: of a rare operation each is in a frame of its own
+_FIRST_PAGE = 20  # of failures; each further one is twice as long
 _HOUR = 3_600
 _RECORDS_PER_LOOK = 256  # at the clock
 _DIGITS = re.compile(r"\d+")
@@ -127,7 +130,7 @@ class OperationMetrics:
     How one operation did within a range of time, as the plan documents it; what is unknown is NaN.
 
     ``success_rate`` is a share from 0 to 1; ``error_breakdown`` maps error codes to counts, ``top_errors`` pairs messages
-    (masked, digits replaced by N) with counts, from the newest 10,000 records of failures that are still kept;
+    (masked, digits replaced by N) with counts, from as many of the newest failures' records as can be read in 10 ms;
     ``hourly_distribution`` maps the hour of the day in the query's zone to requests.
     """
 
@@ -646,7 +649,7 @@ class Query:
     ) -> dict[str, list[tuple[str, int]]]:
         """Per operation the ten most frequent messages of the newest failures."""
         counts: dict[str, dict[str, int]] = {}
-        for record in self._errors(reader, operation, start, end, _MAX_MESSAGES):
+        for record in self._errors(reader, operation, start, end, _MAX_MESSAGES, _MESSAGES_SECONDS):
             if record.kind == "operation" and record.error is not None:
                 message = _DIGITS.sub("N", record.error.message)
                 of_operation = counts.setdefault(record.operation, {})
@@ -753,11 +756,28 @@ class Query:
         return groups
 
     def _errors(
-        self, reader: Reader, operation: str | None, start: float, end: float, limit: int = _MAX_ERROR_RECORDS
+        self,
+        reader: Reader,
+        operation: str | None,
+        start: float,
+        end: float,
+        limit: int = _MAX_ERROR_RECORDS,
+        seconds: float = inf,
     ) -> Iterable[LogRecord]:
-        """The newest records of failures, newest first."""
+        """
+        The newest records of failures, newest first, *limit* at most; they are read page by page, as they are asked for.
+
+        No further page is begun after *seconds*.
+        """
         wanted = Wanted(operation=operation, flags=HAS_ERROR, since_ns=_to_ns(start), until_ns=_to_ns(end))
-        return self._read(reader.records(wanted, limit=limit))
+        ends = monotonic() + seconds
+        before, page = None, _FIRST_PAGE
+        while limit > 0:
+            found = reader.records(wanted, limit=min(page, limit), before=before)
+            yield from self._read(found)
+            if len(found) < page or monotonic() >= ends:
+                break
+            limit, before, page = limit - page, found[-1].cursor, 2 * page
 
     # Records
 
