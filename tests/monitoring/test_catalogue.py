@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
@@ -86,6 +86,31 @@ def counted(path: Path) -> float | None:
 
 def known(reading: CatalogueReader) -> list[SeriesKey]:
     return WindowReader(reading, on_problem=lambda code, text: None).at(None, NOW).series("others_total")
+
+
+class TestBeingMade:
+    def test_is_seen_whole_or_not_at_all(self, tmp_path: Path) -> None:
+        """
+        A catalogue that comes to be while a reader looks whether it is one: there is nothing yet, and nobody else's.
+        """
+        path = tmp_path / "catalogue.db"
+        path.touch()
+        reader, writer = connect(path, "ro"), connect(path, "rw")
+        writer.execute("PRAGMA busy_timeout = 0")
+        tries: list[str] = []
+
+        def make(statement: str) -> None:
+            if "user_version" in statement and not tries:
+                tries.append(statement)
+                with suppress(sqlite3.OperationalError):  # it has to wait until the reader has looked
+                    writer.execute("CREATE TABLE meta (name, value)")
+
+        reader.set_trace_callback(make)
+
+        assert module.check_version(reader, path) == 0
+        assert tries
+        reader.close()
+        writer.close()
 
 
 class TestTurns:
