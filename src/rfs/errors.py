@@ -13,6 +13,7 @@ What RFS raises on purpose.
      ├─ StoreFileError         (ValueError)    a file of the store that cannot be used
      ├─ StoreError             (OSError)       a store that cannot be used
      ├─ ArchiveError           (ValueError)    an archive that cannot be made, read or restored
+     ├─ BackupError            (ValueError)    a backup that cannot be made or is not as it was made
      ├─ RetentionError         (ValueError)    a limit that nothing can be kept by
      ├─ StaleLeaderError       (RuntimeError)  a process that has lost the lead and still writes
      ├─ QueryError             (ValueError)    a question that cannot be answered as it was asked
@@ -32,6 +33,7 @@ from __future__ import annotations
 __all__ = [
     "AlertRuleError",
     "ArchiveError",
+    "BackupError",
     "CursorError",
     "DirectoryNotFoundError",
     "LiveDirectoryError",
@@ -285,6 +287,18 @@ class ArchiveError(RfsError, ValueError):
 
     def __str__(self) -> str:
         return f"archive {self.target}: {self.fault}"
+
+
+class BackupError(RfsError, ValueError):
+    """A backup cannot be made of or at *path*, or what is there is not what was made; *fault* says why and what to do."""
+
+    def __init__(self, path: str, fault: str) -> None:
+        super().__init__(path, fault)
+        self.path = path
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"backup: {self.path} {self.fault}"
 
 
 class RetentionError(RfsError, ValueError):

@@ -10,6 +10,7 @@ from rfs.core.result import error_code
 from rfs.errors import (
     AlertRuleError,
     ArchiveError,
+    BackupError,
     DirectoryNotFoundError,
     MetricDefinitionError,
     OperationNotFoundError,
@@ -59,6 +60,7 @@ CASES = [
     (OperationNotFoundError("orders.place"), LookupError, "no operation 'orders.place' was ever measured"),
     (UnwrapError("unwrap", "x"), ValueError, "unwrap() on Failure('x')"),
     (ArchiveError("/a", "is damaged"), ValueError, "archive /a: is damaged"),
+    (BackupError("/b", "is not empty"), ValueError, "backup: /b is not empty"),
     (RetentionError("hour", -1), ValueError, "retention: hour must be 0 or more, not -1"),
     (
         DirectoryNotFoundError("/x"),

@@ -62,8 +62,8 @@ PENDING_BYTES = (
     16 << 20
 )  # of records that no chunk has yet, so much is read; what is beyond stays in the segments until then
 CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
-_LEADER = "leader-"
-_TOTALS = "totals-"
+LEADER = "leader-"
+TOTALS = "totals-"
 _HEARTBEAT_AT = 1024
 _EXEMPLAR_TRIES = 3  # it changes once a second
 _WORDS = struct.Struct("=QQ")
@@ -316,10 +316,10 @@ class LiveReader:
         directory = self._capture.directory
         if directory is None:
             return ()
-        epoch = highest_epoch(directory.names(), _TOTALS)
+        epoch = highest_epoch(directory.names(), TOTALS)
         if not epoch:
             return ()
-        return epoch, *directory.identify(f"{_TOTALS}{epoch}")
+        return epoch, *directory.identify(f"{TOTALS}{epoch}")
 
     def _load_folded(self) -> tuple[int, ...]:
         while True:
@@ -330,11 +330,11 @@ class LiveReader:
             directory = self._capture.directory
             if identity and directory is not None:
                 try:
-                    folded = _decode_folded(directory.read(f"{_TOTALS}{identity[0]}"))
+                    folded = _decode_folded(directory.read(f"{TOTALS}{identity[0]}"))
                 except FileNotFoundError:
                     continue  # the next leader has just replaced it
                 except (OSError, msgspec.DecodeError) as error:
-                    self.refused[f"{_TOTALS}{identity[0]}"] = str(error)
+                    self.refused[f"{TOTALS}{identity[0]}"] = str(error)
             self._folded = folded
             self._folded_counters = {SeriesKey(name, labels): value for name, labels, value in folded.counters}
             self._folded_sketches = {SeriesKey(name, labels): value for name, labels, value in folded.sketches}
@@ -523,7 +523,7 @@ class LiveReader:
             files=files,
             left=[(key.name, key.labels, since) for key, since in left.items()],
         )
-        directory.write(f"{_TOTALS}{lease.epoch}", [_encode(folded)])
+        directory.write(f"{TOTALS}{lease.epoch}", [_encode(folded)])
         self._remove(lease, directory, set(folded.processes), files, is_imported=is_imported)
         return killed
 
@@ -582,7 +582,7 @@ class LiveReader:
             if (
                 (process_of(name) in folded and not name.endswith(SEGMENT_SUFFIX))
                 or name in files
-                or (name.startswith((_TOTALS, _LEADER)) and _epoch_of(name) < lease.epoch)
+                or (name.startswith((TOTALS, LEADER)) and _epoch_of(name) < lease.epoch)
             ):
                 directory.unlink(name)
         alive = {process_of(name) for name in names if name.endswith(ALIVE_SUFFIX)} - folded
@@ -642,21 +642,21 @@ class Lease:
             self._seen = _NOBODY
             return True
         names = directory.names()
-        highest = highest_epoch(names, _LEADER)
+        highest = highest_epoch(names, LEADER)
         if self.epoch and highest == self.epoch:
             self._beat()
             return True
         self._step_down()
         if (highest and self._beating(directory, highest)) or not may_follow:
             return False
-        used = max(highest, highest_epoch(names, _TOTALS))
+        used = max(highest, highest_epoch(names, TOTALS))
         epoch = max(used, above()) + 1
         who = _encode((capture.process, os.getpid()))
         content = len(who).to_bytes(2, "little") + who
         content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8)
-        if not directory.claim(f"{_LEADER}{epoch}", content):
+        if not directory.claim(f"{LEADER}{epoch}", content):
             return False
-        self._beats = directory.watch(f"{_LEADER}{epoch}")
+        self._beats = directory.watch(f"{LEADER}{epoch}")
         self.epoch = epoch
         self.is_first = not used
         self._seen = Leadership(epoch, os.getpid(), capture.process, is_self=True)
@@ -665,7 +665,7 @@ class Lease:
 
     def still_highest(self, names: list[str]) -> bool:
         """Whether nobody has followed this leader."""
-        return highest_epoch(names, _LEADER) == self.epoch
+        return highest_epoch(names, LEADER) == self.epoch
 
     def release(self) -> None:
         """Stop leading: another may follow at once."""
@@ -685,13 +685,12 @@ class Lease:
 
     def _beating(self, directory: LiveDirectory, epoch: int) -> bool:
         try:
-            content = directory.read(f"{_LEADER}{epoch}")
-            process, pid = _decode_leader(content[2 : 2 + int.from_bytes(content[:2], "little")])
+            leader = read_heartbeat(directory.read(f"{LEADER}{epoch}"))
         except (OSError, msgspec.DecodeError):
             return False
-        self._seen = Leadership(epoch, pid, process, is_self=False)
+        self._seen = Leadership(epoch, leader.pid, leader.process, is_self=False)
         try:
-            watch = directory.watch(process + ALIVE_SUFFIX)
+            watch = directory.watch(leader.process + ALIVE_SUFFIX)
         except OSError:
             return False
         try:
@@ -699,8 +698,21 @@ class Lease:
                 return False
         finally:
             os.close(watch)
-        age = time.monotonic_ns() - int.from_bytes(content[_HEARTBEAT_AT : _HEARTBEAT_AT + 8], "little")
-        return 0 <= age < LEASE_SECONDS * 1e9
+        return 0 <= time.monotonic_ns() - leader.beat_ns < LEASE_SECONDS * 1e9
+
+
+class Heartbeat(NamedTuple):
+    """What the file of an epoch says: who made it, and when he has last been there, by CLOCK_MONOTONIC."""
+
+    process: str
+    pid: int
+    beat_ns: int
+
+
+def read_heartbeat(content: bytes) -> Heartbeat:
+    """Read the file of an epoch; raises msgspec.DecodeError if it is damaged."""
+    process, pid = _decode_leader(content[2 : 2 + int.from_bytes(content[:2], "little")])
+    return Heartbeat(process, pid, int.from_bytes(content[_HEARTBEAT_AT : _HEARTBEAT_AT + 8], "little"))
 
 
 def highest_epoch(names: list[str], prefix: str) -> int:

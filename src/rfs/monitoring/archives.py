@@ -45,7 +45,7 @@ from rfs.monitoring._store.records import RecordReader
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.windows import DAY, WindowWriter
 
-__all__ = ["ArchiveReader", "ArchivedFile", "Manifest", "Progress", "archive", "restore", "verify"]
+__all__ = ["ArchiveReader", "ArchivedFile", "Manifest", "Progress", "archive", "read_manifest", "restore", "verify"]
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -420,6 +420,17 @@ def _read_manifest(place: _Place, target: str | Path) -> Manifest:
         return msgspec.json.decode(signed.archive, type=Manifest)
     except (msgspec.DecodeError, KeyError, TypeError) as error:
         raise ArchiveError(str(target), f"has a damaged {MANIFEST}: {error}") from error
+
+
+def read_manifest(target: str | Path) -> Manifest:
+    """
+    What the archive at *target* is, without reading more of it.
+
+    Raises:
+        ArchiveError: There is none, or its manifest is damaged.
+        OSError: *target* cannot be read.
+    """
+    return _found(target)[1]
 
 
 def verify(target: str | Path, *, progress: Progress | None = None) -> Manifest:

@@ -27,7 +27,9 @@ from __future__ import annotations
 
 import mmap
 import os
+from array import array
 from collections.abc import Iterable, Sequence
+from errno import EAGAIN
 from itertools import count
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
@@ -70,6 +72,7 @@ _PADDING = tuple(bytes(-length % 8) for length in range(8))
 _SHED_BELOW = ((10, 0.5), (20, 0.25), (30, 0.125))
 _REFUSALS_PER_SCAN = 64  # of a full segment, while nothing seems to have changed
 _FRAMES_PER_BREATH = 100  # read in half a millisecond
+_COPY_TRIES = 100  # each takes some 20 µs, and a block is used anew after some 100 records
 
 
 def segment_bytes(block_count: int = BLOCK_COUNT) -> int:
@@ -608,6 +611,11 @@ class SegmentReader:
         used = (end for sequence, end in zip(self._table.tolist(), ends, strict=True) if sequence)
         return sum(min(end or self._block_bytes, self._block_bytes) for end in used)
 
+    @property
+    def imports(self) -> int:
+        """Another number whenever progress has been published."""
+        return self._words[_IMPORTS]
+
     def resume(self) -> None:
         """Begin where the last `mark_imported`, of any process, has left."""
         progresses = self._words[_TABLE + 2 * self._count : _TABLE + 3 * self._count].tolist()
@@ -645,6 +653,49 @@ class SegmentReader:
             return self._mark(self._words, marks)
         with memoryview(table) as view, view[:_BLOCKS_AT] as beginning, beginning.cast("Q") as words:
             return self._mark(words, marks)
+
+    def copy_to(self, fd: int) -> None:
+        """
+        Write into the empty file *fd* what is here now, as if the process had been killed at this moment, between two records.
+
+        The process may go on meanwhile: of what a thread writes then there is nothing, or the beginning. Raises OSError.
+        """
+        words, count, size = self._words, self._count, self._block_bytes
+        table = words[: _BLOCKS_AT >> 3].tolist()
+        newest = max(table[_TABLE : _TABLE + count])
+        for block in range(count):
+            start = _BLOCKS_AT + block * size
+            for _ in range(_COPY_TRIES):
+                entry = [_TABLE + column * count + block for column in range(3)]
+                sequence, end, progress = (words[at] for at in entry)
+                content = self._view[start : start + size].tobytes() if sequence else b""
+                if words[entry[0]] == sequence:
+                    break
+            else:
+                raise OSError(EAGAIN, "is written too quickly to be copied; try again", self.name)
+            if sequence > newest:  # begun since: what is in front of it may have been written behind us
+                sequence = end = progress = 0
+            for at, word in zip(entry, (sequence, end, progress), strict=True):
+                table[at] = word
+            if sequence:
+                os.pwrite(fd, content[: end or self._end_of_frames(content)], start)
+            breathe()
+        # Of a block that was used anew after it was copied the frames count twice here: none of them is thought to be lost.
+        table[_REUSED] = words[_REUSED]
+        os.pwrite(fd, array("Q", table).tobytes(), 0)
+        os.ftruncate(fd, len(self._view))
+
+    def _end_of_frames(self, block: bytes) -> int:
+        """Where the first frame would begin that is not there yet; the block's own end where that cannot be told."""
+        at = 8
+        while at + _FRAME_HEAD_BYTES <= len(block):
+            sync, size = int.from_bytes(block[at : at + 4], "little"), int.from_bytes(block[at + 4 : at + 8], "little")
+            if not sync:
+                return at
+            if sync != self._sync:  # damaged: what follows is for its reader to judge
+                break
+            at += (12 + size + 7) & ~7
+        return len(block)
 
     def _mark(self, target: memoryview[int], marks: Iterable[Mark]) -> int:
         first = _TABLE + 2 * self._count
