@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 from zlib import crc32
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,7 +124,7 @@ class TestWhatIsKept:
         stretches = [
             each
             for entry in writer.reader.frames
-            for _, of_source in entry.notes.sources
+            for _, of_source in msgspec.msgpack.decode(entry.notes.sources)
             for each in of_source
             if each[0] == 1
         ]

@@ -15,8 +15,11 @@ import pytest
 from rfs.monitoring import _live
 from rfs.monitoring._capture.instruments import Registry
 from rfs.monitoring._capture.live import LiveDirectory
+from rfs.monitoring._capture.record import decode_record
 from rfs.monitoring._capture.segments import Segments
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT
+from rfs.monitoring._leader import LOST
+from rfs.monitoring._live import Lease, LiveReader, Pending
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.monitor import Monitor
 from tests.monitoring.conftest import ManualClock
@@ -266,3 +269,103 @@ class TestListing:
 
         told = [record.message for record in watcher.query.records(limit=10_000)]
         assert sorted(told) == sorted(f"record {number}" for number in range(500))
+
+
+class TestPending:
+    def places(self, live: LiveReader) -> list[tuple[str, int, int]]:
+        live.refresh()
+        return sorted(
+            (run.source, run.sequence, offset) for run in live.pending().runs for offset in run.offsets if run.frames
+        )
+
+    def messages(self, pending: Pending) -> list[str]:
+        return [decode_record(frame.payload).message for run in pending.runs for frame in run.frames]
+
+    def test_places_are_the_same_in_every_process(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
+        """
+        Whoever reads, the process itself or another one, knows each record by the same file and place.
+        """
+        for number in range(3):
+            watcher.log(20, f"{number}")
+            other.log(20, f"{number}")
+        own, others = LiveReader(watcher.capture), LiveReader(other.capture)
+
+        assert self.places(own) == self.places(others)
+        files = {place[0] for place in self.places(own)}
+        assert files == {path.name for path in (tmp_path / "live").glob("*.segment")}
+        assert len(self.places(own)) == 6
+
+    def test_marked_is_what_was_handed_out(self, watcher: Monitor, other: Monitor) -> None:
+        """
+        What was recorded, and even read, after what is marked was handed out is pending still; in every process.
+        """
+        live, others = LiveReader(watcher.capture), LiveReader(other.capture)
+        other.log(20, "first")
+        live.refresh()
+        pending = live.pending()
+        other.log(20, "second")
+        watcher.log(20, "third")
+        live.refresh()
+        others.refresh()
+        assert (
+            sorted(self.messages(live.pending()))
+            == sorted(self.messages(others.pending()))
+            == ["first", "second", "third"]
+        )
+
+        assert live.mark(pending) == 1
+        assert live.mark(pending) == 0
+
+        assert sorted(self.messages(live.pending())) == sorted(self.messages(others.pending())) == ["second", "third"]
+        late = LiveReader(other.capture)
+        late.refresh()
+        assert sorted(self.messages(late.pending())) == ["second", "third"]
+
+    def test_the_limit(self, watcher: Monitor, other: Monitor) -> None:
+        """
+        No more than the limit, and a hundred records, is held; the rest comes when that is marked, each once.
+        """
+        for number in range(1_000):
+            other.log(20, f"{number}")
+        live = LiveReader(watcher.capture)
+        live.refresh()
+        found: list[str] = []
+        while (pending := live.pending(10_000)).runs:
+            assert self.messages(live.pending(10_000)) == self.messages(pending)
+            assert len(self.messages(pending)) < 300
+            found += self.messages(pending)
+            live.mark(pending)
+
+        assert found == [f"{number}" for number in range(1_000)]
+
+    def test_segments_of_the_dead(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
+        """
+        Where a store has what is imported, a dead process' segment goes when all of it is marked, and not earlier; and a process is
+        folded when all of it has been read.
+        """
+        for number in range(1_000):
+            other.log(20, f"{number}")
+        segment = other.capture.process + "*.segment"
+        other.capture.close()
+        live, lease = LiveReader(watcher.capture), Lease(watcher.capture)
+        assert lease.keep()
+
+        def fold(limit_bytes: int) -> Pending:
+            live.refresh()
+            dead = live.take_dead()
+            pending = live.pending(limit_bytes)
+            live.fold(dead, lease, LOST, 0.0, is_imported=True)
+            return pending
+
+        first = fold(10_000)
+        assert list((tmp_path / "live").glob(other.capture.process + "*.alive"))
+        live.mark(first)
+        rest = fold(1 << 24)
+        assert not list((tmp_path / "live").glob(other.capture.process + "*.alive"))
+        assert list((tmp_path / "live").glob(segment))
+        live.mark(rest)
+        fold(1 << 24)
+
+        assert not list((tmp_path / "live").glob(segment))
+        assert len(self.messages(first) + self.messages(rest)) == 1_000
+        assert LOST not in live.read().counters

@@ -26,7 +26,6 @@ from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments
 from rfs.monitoring._store import EVERYTHING, StoredRecord, Wanted
 from rfs.monitoring._store import records as records_module
-from rfs.monitoring._store.chunks import _HEADER as HEADER
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader
 from rfs.monitoring._store.records import RecordReader, RecordWriter
 from tests.faults.processes import Process as RealProcess
@@ -356,7 +355,7 @@ TestStore = Store.TestCase
 TestStore.settings = settings(
     max_examples=size(whole=2_000, small=60),
     stateful_step_count=25,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     deadline=None,
 )
 
@@ -481,8 +480,7 @@ class TestFaults:
         emit(site, 0, 5)
         leader.lead()
         whole = (site.path / "chunks" / site.chunks[0]).read_bytes()[:32]
-        magic, version, identity, created_ns, _ = HEADER.unpack(whole)
-        head = HEADER.pack(magic, version + 1, identity, created_ns, 0)[:-4]
+        head = whole[:8] + (int.from_bytes(whole[8:12], "little") + 1).to_bytes(4, "little") + whole[12:28]
         content = {
             "empty": b"",
             "foreign": b"\xff\xd8\xff\xe0" + bytes(5_000),

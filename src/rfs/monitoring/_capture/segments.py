@@ -28,6 +28,7 @@ from __future__ import annotations
 import mmap
 import os
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from errno import EAGAIN
 from itertools import count
@@ -540,13 +541,13 @@ class SegmentReader:
                 cursor.frames = progress >> 15 & 0x1FFF
 
     def _unmarked(self, runs: list[Run]) -> list[Run]:
-        """Those of *runs* that are in the blocks still, and not marked."""
+        """What of *runs* is in the blocks still, and not marked."""
         reached: dict[int, int] = {}
         progresses = self._words[_TABLE + 2 * self._count : _TABLE + 3 * self._count].tolist()
         for cursor, sequence, progress in zip(self._cursors, self._table.tolist(), progresses, strict=True):
             for named in (sequence, self._words[cursor.start >> 3]):
                 reached[named] = (progress & 0x7FFF) << 3 if progress >> 28 == named else 0
-        return [run for run in runs if reached.get(run.sequence, run.end) < run.end]
+        return [rest for run in runs if (rest := _behind(run, reached.get(run.sequence, run.end))).frames]
 
     def finish(self) -> list[Frame]:
         """
@@ -848,6 +849,11 @@ class SegmentReader:
             if at < 0 or not at & 7:
                 return at
             at += 1
+
+
+def _behind(run: Run, offset: int) -> Run:
+    first = bisect_left(run.offsets, offset)
+    return run._replace(offsets=run.offsets[first:], frames=run.frames[first:]) if first else run
 
 
 def _sorted(runs: list[Run]) -> list[Frame]:

@@ -138,7 +138,7 @@ class Notes(msgspec.Struct, array_like=True, frozen=True, gc=False):
     levels: bytes  # each level that is there, rising
     flags: int  # those of all records together
     operations: bytes  # u16 each: the hash of each operation that is there, rising; keyed if there is a key
-    sources: Sources
+    sources: msgspec.Raw  # `Sources`, not decoded: seldom asked for, and of all frames together thousands of lists
     key: str = ""  # the id of the key that the frame is encrypted with
 
 
@@ -177,6 +177,7 @@ class _RecordHead(msgspec.Struct, array_like=True, gc=False):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_notes = msgspec.msgpack.Decoder(Notes).decode
 _decode_footer = msgspec.msgpack.Decoder(_Footer).decode
+_decode_sources = msgspec.msgpack.Decoder(Sources).decode
 _decode_rows = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_heads = msgspec.msgpack.Decoder(list[_RecordHead]).decode
 _decode_head = msgspec.msgpack.Decoder(_RecordHead).decode
@@ -922,7 +923,9 @@ class Packer:
         self._compress = zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress
         self._hashers: dict[str, Hash] = {}
 
-    def frame(self, frames: list[Frame], sources: Sources, key: Key | None) -> tuple[bytes, Notes, array[int]]:
+    def frame(
+        self, frames: list[Frame], sources: Sources | msgspec.Raw, key: Key | None
+    ) -> tuple[bytes, Notes, array[int]]:
         """
         A frame of *frames*, which are in order of time, and came from *sources*; its notes; and the hashes of its ids.
 
@@ -947,7 +950,7 @@ class Packer:
             array(
                 "H", sorted({_hash(one, hashed) & 0xFFFF for one in {frame.operation for frame in frames}})
             ).tobytes(),
-            sources,
+            sources if isinstance(sources, msgspec.Raw) else msgspec.Raw(_encode(sources)),
             "" if key is None else key.id,
         )
         packed = _encode(notes)
@@ -1195,6 +1198,13 @@ def chunk_files(names: Collection[str]) -> list[str]:
     return sorted(best.values())
 
 
+def _sources_of(notes: Notes) -> Sources:
+    try:
+        return _decode_sources(notes.sources)
+    except msgspec.DecodeError:  # no writer makes that; its records are imported again if they are still there
+        return []
+
+
 class Imported:
     """
     What *chunks* hold of some segments: for the first import of a leader, whose predecessor may have been killed after it had
@@ -1221,7 +1231,7 @@ class Imported:
             for entry in chunk.frames:
                 if entry.notes.last_ns < since_ns or entry.notes.first_ns >= until_ns:
                     continue
-                for source, stretches in entry.notes.sources:
+                for source, stretches in _sources_of(entry.notes):
                     if source in sources:
                         for sequence, start, end in stretches:
                             self._stretches.setdefault((source, sequence), []).append((start, end))
