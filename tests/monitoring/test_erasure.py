@@ -16,17 +16,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfs.monitoring._capture.files import SEGMENT_MAGIC, Header, pack_header
-from rfs.monitoring._capture.live import SCRUB_REQUEST, SEGMENT_SUFFIX, live_path
+from rfs.monitoring import _live
+from rfs.monitoring._capture.cells import FILE_BYTES, LAYOUT, SERIES, Cells, SeriesKey, encode_entry
+from rfs.monitoring._capture.files import CELLS_MAGIC, SEGMENT_MAGIC, Header, pack_header
+from rfs.monitoring._capture.live import CELLS_SUFFIX, SCRUB_REQUEST, SEGMENT_SUFFIX, live_path
 from rfs.monitoring._capture.record import RecordData, decode_record, encode_record
 from rfs.monitoring._capture.segments import SEGMENT_BYTES, Frame, SegmentReader, Segments, segment_layout
-from rfs.monitoring._store import EVERYTHING, Wanted
+from rfs.monitoring._store import EVERYTHING, Wanted, Window
 from rfs.monitoring._store import chunks as module
+from rfs.monitoring._store.catalogue import Catalogue
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader, ChunkWriter, Imported, chunk_files, newest
 from rfs.monitoring._store.keys import KEY_BYTES, KEYS_VARIABLE, KeyRing
+from rfs.monitoring._store.local import CATALOGUE
 from rfs.monitoring._store.records import QUARANTINE, RecordReader
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.sealing import SEAL_REQUEST, STORE
+from rfs.monitoring._store.windows import WindowWriter
 from rfs.monitoring.encryption import rotate
 from rfs.monitoring.erasure import erase
 from tests.faults.hosts import host
@@ -107,6 +112,34 @@ class Site:
             memory = mmap(file.fileno(), SEGMENT_BYTES)
         memory[: len(header)] = header
         return Segments(memory)
+
+    def count(self, *keys: SeriesKey, kind: str = CELLS_SUFFIX, process: str = "1-a") -> Path:
+        """A live file with 1 in each of these counters: of a process, or what has been folded."""
+        if kind == _live.TOTALS:
+            path = live_path(self.path) / f"{_live.TOTALS}7"
+            path.write_bytes(_live._encode(_live._Folded(counters=[(*key, 1.0) for key in keys])))
+            return path
+        path = live_path(self.path) / f"{process}.0{kind}"
+        with path.open("w+b") as file:
+            file.truncate(FILE_BYTES)
+            memory = mmap(file.fileno(), FILE_BYTES)
+        header = pack_header(CELLS_MAGIC, Header(process, 1, "", "", 0, 0, LAYOUT))
+        memory[: len(header)] = header
+        cells = Cells(lambda number: mmap(-1, FILE_BYTES) if number else memory)
+        for key in keys:
+            flat = [text for pair in key.labels for text in pair]
+            number = cells.metric_id(cells.regions[0], key.name, ("counter", "", ""))
+            block = cells.allocate(1, lambda _: encode_entry([SERIES, number, flat]))  # noqa: B023 - called here
+            assert block is not None
+            block.cells[block.at] = 1.0
+        return path
+
+    def catalogue(self) -> Catalogue:
+        return Catalogue(self.path / STORE / CATALOGUE, epoch=7, on_problem=no_problem, now=time.time)
+
+
+def no_problem(code: str, text: str) -> None:
+    raise AssertionError(f"{code}: {text}")
 
 
 @pytest.fixture
@@ -334,6 +367,72 @@ class TestErase:
         assert [one.frame.time_ns for one in before] == [2, 1]
         assert [one.frame.time_ns for one in reader.records(EVERYTHING, limit=9).records] == [2]
         assert reader.records(Wanted(correlation_id=SUBJECT), limit=9).records == []
+
+
+OF_SUBJECT = SeriesKey("orders_total", (("path", "/cart"), ("user", SUBJECT)))
+OF_OTHER = SeriesKey("orders_total", (("path", "/cart"), ("user", "other")))
+
+
+class TestLabels:
+    def test_in_the_catalogue(self, site: Site) -> None:
+        """
+        A series whose label is the id, or holds it, is reported where the catalogue has it, without the id; others are not.
+        """
+        catalogue = site.catalogue()
+        part = SeriesKey("hits_total", (("address", f"/people/{SUBJECT}/cart"),))
+        with catalogue.turn() as turn:
+            WindowWriter(catalogue, on_problem=no_problem).put(
+                turn, Window(5, {OF_SUBJECT: 1.0, OF_OTHER: 1.0, part: 1.0}, {}, {})
+            )
+
+        receipt = erase(site.path, SUBJECT)
+
+        place = site.path / STORE / CATALOGUE
+        assert [each.partition(";")[0] for each in receipt.left] == [
+            f"{place}: label 'address' of hits_total",
+            f"{place}: label 'user' of orders_total",
+        ]
+        assert SUBJECT not in str(receipt)
+        assert erase(site.path, "not there").left == []
+        catalogue.close()
+
+    @pytest.mark.parametrize("kind", [CELLS_SUFFIX, _live.TOTALS])
+    def test_in_live_files(self, site: Site, kind: str) -> None:
+        """
+        So is one that a live file has, of a process or folded.
+        """
+        path = site.count(OF_OTHER, OF_SUBJECT, kind=kind)
+        assert site.files_with(SUBJECT)
+
+        receipt = erase(site.path, SUBJECT)
+
+        assert [each.partition(";")[0] for each in receipt.left] == [f"{path}: label 'user' of orders_total"]
+        assert erase(site.path, "not there").left == []
+
+    def test_a_short_id(self, site: Site) -> None:
+        """
+        An id that is found in anything is reported where it is the whole label.
+        """
+        site.count(SeriesKey("a_total", (("status", "307"),)), SeriesKey("b_total", (("user", "7"),)))
+
+        assert ["b_total" in each for each in erase(site.path, "7").left] == [True]
+
+    def test_what_cannot_be_read(self, site: Site) -> None:
+        """
+        Of a damaged catalogue or live file is said that it was not searched, and it stays as it is.
+        """
+        damaged = [
+            site.path / STORE / CATALOGUE,
+            live_path(site.path) / f"1-a.0{CELLS_SUFFIX}",
+            live_path(site.path) / f"{_live.TOTALS}1",
+        ]
+        for path in damaged:
+            path.write_bytes(b"something else" * 999)
+
+        receipt = erase(site.path, SUBJECT)
+
+        assert [each.partition(": ")[0] for each in receipt.unsearched] == list(map(str, damaged))
+        assert all(path.read_bytes() == b"something else" * 999 for path in damaged)
 
 
 class TestDeadProcesses:

@@ -128,6 +128,18 @@ _decode_folded = msgspec.msgpack.Decoder(_Folded, dec_hook=octave_in).decode
 _decode_leader = msgspec.msgpack.Decoder(tuple[str, int]).decode
 
 
+def folded_series(content: bytes) -> list[SeriesKey]:
+    """
+    The series of which ``totals-<epoch>``, with this *content*, has sums.
+
+    Raises:
+        msgspec.DecodeError: It is damaged.
+    """
+    folded = _decode_folded(content)
+    own = (*folded.counters, *folded.sketches, *folded.left)
+    return [*(SeriesKey(*one[:2]) for one in own), *(SeriesKey(*one[4:6]) for one in folded.foreign)]
+
+
 class _Process:
     """What is mapped of another process."""
 

@@ -5,7 +5,7 @@ A record is of a subject if its correlation id is the subject's id, or if one of
 however deep. Afterwards no byte search in the directory finds the record. What was on a disk before can be found on it until the file
 system uses the place again; who must exclude that encrypts the records (see `encryption`).
 
-Not touched are the names of series: an id does not belong into a label.
+Not touched are the names of series: an id does not belong into a label. Where one is in a label all the same, the receipt says so.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ from typing import cast
 
 import msgspec
 
-from rfs.errors import LiveFileError, StoreFileError
-from rfs.monitoring._capture.live import SCRUB_REQUEST, live_path, process_of
+from rfs.errors import LiveFileError, StoreError, StoreFileError
+from rfs.monitoring._capture.cells import CellsReader, SeriesKey
+from rfs.monitoring._capture.live import CELLS_SUFFIX, SCRUB_REQUEST, live_path, process_of
 from rfs.monitoring._capture.record import decode_record
 from rfs.monitoring._capture.segments import Frame, SegmentReader
+from rfs.monitoring._live import TOTALS, folded_series
+from rfs.monitoring._store.catalogue import CatalogueReader
 from rfs.monitoring._store.chunks import OPEN_SUFFIX, SEALED_SUFFIX, ChunkReader, alone_in, chunk_files, rewrite
 from rfs.monitoring._store.keys import KeyRing
+from rfs.monitoring._store.local import CATALOGUE
 from rfs.monitoring._store.records import QUARANTINE
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.sealing import POLL_SECONDS, STORE, is_alive, seal_open, segment_files
+from rfs.monitoring._store.windows import decode_labels
 
 __all__ = ["SUBJECT_FIELDS", "Erased", "erase"]
 
@@ -88,6 +93,18 @@ class _Subject:
             return self.needle in frame.payload
         return data.correlation_id == self.identity or self._is_in(data.fields, is_named=False)
 
+    def label_in(self, key: SeriesKey) -> str | None:
+        """The label of a series that holds the id, or the series' whole name; None if it does not hold it."""
+        for label, value in key.labels:
+            if value == self.identity or self._is_part_of(value):
+                return f"label {label!r} of {key.name}"
+        if any(map(self._is_part_of, (key.name, *(label for label, _ in key.labels)))):
+            return f"the name of {key.name} or a label of it"
+        return None
+
+    def _is_part_of(self, text: str) -> bool:
+        return len(self.needle) >= _DISTINCT_BYTES and self.identity in text
+
     def _is_in(self, value: object, *, is_named: bool) -> bool:
         if isinstance(value, dict):
             named = cast("dict[object, object]", value)
@@ -134,6 +151,7 @@ def erase(
         _erase_chunks(directory / STORE / CHUNKS, chunks, whose, keys, done, on_progress)
     _erase_quarantine(directory / STORE / QUARANTINE, whose, keys, done)
     _scrub(directory, whose, done, deadline)
+    _find_labels(directory, whose, done)
     if not is_settled:
         done.left.append(
             f"{directory / STORE / CHUNKS}: the file that the service is writing, if it has records of the subject"
@@ -290,3 +308,62 @@ def _has_remains(memory: mmap, frames: Iterable[Frame], needle: bytes) -> bool:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+# Labels
+
+
+def _find_labels(directory: Path, whose: _Subject, done: Erased) -> None:
+    """Report the series that hold the subject's id in a label."""
+    catalogue = directory / STORE / CATALOGUE
+    try:
+        for label in _labels(_catalogue_series(catalogue), whose):
+            done.left.append(f"{catalogue}: {label}; {_IN_CATALOGUE}")
+    except StoreError as error:
+        done.unsearched.append(f"{catalogue}: {error.fault}")
+    for path in sorted(live_path(directory).iterdir()):
+        try:
+            for label in _labels(_live_series(path), whose):
+                done.left.append(f"{path}: {label}; {_IN_LIVE}")
+        except FileNotFoundError:
+            pass  # what it had is in another by now, or gone
+        except (OSError, LiveFileError, msgspec.DecodeError) as error:
+            done.unsearched.append(f"{path}: {error}")
+
+
+_IN_LIVE = "it goes an hour after it was last written, or with the live directory while the service is stopped"
+_IN_CATALOGUE = "it is kept for as long as the store is: begin a new one to be rid of it"
+
+
+def _labels(found: Iterable[SeriesKey], whose: _Subject) -> list[str]:
+    return sorted({label for key in found if (label := whose.label_in(key)) is not None})
+
+
+def _catalogue_series(path: Path) -> list[SeriesKey]:
+    """Every series that has a name in the catalogue; raises StoreError."""
+    with closing(CatalogueReader(path)) as reader, reader.snapshot() as source:
+        if source is None:
+            return []
+        rows = source.execute("SELECT name, labels FROM series UNION ALL SELECT name, labels FROM retired").fetchall()
+    return [_key(*row) for row in rows]
+
+
+def _key(name: str, labels: str) -> SeriesKey:
+    try:
+        return SeriesKey(name, decode_labels(labels))
+    except msgspec.DecodeError:
+        return SeriesKey(name, (("", labels),))
+
+
+def _live_series(path: Path) -> list[SeriesKey]:
+    """The series that a file of the live directory names; raises OSError, LiveFileError and DecodeError."""
+    if path.name.startswith(TOTALS):
+        return folded_series(path.read_bytes())
+    if not path.name.endswith(CELLS_SUFFIX):
+        return []
+    with path.open("rb") as file:
+        memory = mmap(file.fileno(), 0, access=ACCESS_READ)
+    reader = CellsReader()
+    reader.add(memory, path.name)
+    reader.refresh()
+    return [*(one.key for one in reader.series), *(SeriesKey(one.sample, one.labels) for one in reader.foreign)]
