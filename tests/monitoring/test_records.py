@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from rfs.errors import CursorError
+from rfs.errors import CursorError, StoreFileError
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments
 from rfs.monitoring._store import EVERYTHING, StoredRecord, Wanted
@@ -601,6 +601,47 @@ class TestManyChunks:
         assert late.times() == list(range(12))[::-1]
         assert late.times(wanted=Wanted(since_ns=2, until_ns=4)) == [3, 2]
         assert len(names_in(Path("/proc/self/fd"))) - before <= 5  # the directory, the one that is open, and three
+
+    @pytest.mark.parametrize("is_known", [True, False])
+    @pytest.mark.parametrize(
+        ("number", "codes"), [(errno.EMFILE, ["S107"]), (errno.EIO, ["S105"]), (errno.ENOENT, []), (None, ["S113"])]
+    )
+    def test_one_cannot_be_opened(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch, number: int | None, codes: list[str], is_known: bool
+    ) -> None:
+        """
+        A chunk that cannot be opened, at first or again, is left out of the answer, which is said once; then it is there again.
+        """
+        monkeypatch.setattr(records_module, "MAX_READERS", 1)
+        leader = site.reader()
+        for first in range(3):
+            emit(site, first, 1)
+            leader.lead()
+            site.clock.advance(3_700)
+            leader.lead()
+        late = site.reader()
+        if is_known:
+            assert late.times() == [2, 1, 0]
+        spoiled = site.chunks[1]
+        refused: list[str] = []
+
+        def refuse(directory: int, file: str, keys: object) -> ChunkReader:
+            if file != spoiled:
+                return ChunkReader(directory, file)
+            refused.append(file)
+            if number is None:
+                raise StoreFileError(file, "is spoiled")
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as broken:
+            broken.setattr(records_module, "ChunkReader", refuse)
+            for _ in range(3):
+                assert late.times() == [2, 0]
+
+        assert refused
+        assert [code for code, _ in site.problems] == codes
+        if number is not None:
+            assert late.times() == [2, 1, 0]
 
     def test_time_is_up(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         """
