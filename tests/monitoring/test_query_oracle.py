@@ -1,7 +1,7 @@
 """
 Query against brute force: what 100,000 generated events come to, by plain loops over a list, over every store of the contract.
 
-The events of four hours are handed to a store as two processes' windows, one each five seconds; for ten minutes nobody was there.
+The events of four hours are handed to a store as two processes' windows, one each ten seconds; for ten minutes nobody was there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COUNT = 100_000
 NOW = 1_800_000_000  # a whole minute, 13:20 UTC
 BEGAN = NOW - 4 * 3_600
 GAP = range(NOW - 9_000, NOW - 8_400)
-EVERY_SECONDS = 5
+EVERY_SECONDS = 10
 NOTHING = Totals({}, {}, {}, {}, {}, [])
 OPEN = "connections"
 REQUESTS = "http_requests_total"
@@ -173,6 +173,13 @@ def query(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             service_name=lambda: "oracle",
             statistics=lambda _: {"records": {}},
         )
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(query: Query) -> Iterator[None]:
+    """What is asked here is whether answers are right; a busy machine may take its time."""
+    with query.bounded(seconds=120):
+        yield
 
 
 Chooses = Callable[[Event], bool]
@@ -550,7 +557,7 @@ class TestRecords:
         """
         Of an id all records are there, oldest first, and as a tree their spans.
         """
-        some = [event for event in events() if event.code][-200:]
+        some = [event for event in events() if event.code][-50:]
 
         for event in some:
             same = [
