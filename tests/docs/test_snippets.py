@@ -129,6 +129,7 @@ class TestSettingsPage:
             "RFS_DIR",
             "RFS_LIVE_DIR",
             "RFS_SERVICE_NAME",
+            "RFS_STORE",
             "RFS_STORE_KEYS",
             "RFS_DASHBOARD_TOKEN",
             "RFS_SCRAPE_TOKEN",

@@ -219,6 +219,69 @@ def backup(
         keeping.backup(find_directory(directory, service), target, Output(as_json=as_json))
 
 
+@app.command()
+def bench_store(
+    place: Annotated[
+        Path | None,
+        typer.Option(
+            "--place",
+            "-p",
+            show_default=False,
+            help="On which disk: a directory on it, by default that for temporary files.",
+        ),
+    ] = None,
+    records: Annotated[
+        int, typer.Option("--records", "-n", min=1_000, max=10_000_000, help="With so many records.")
+    ] = 1_000_000,
+    as_json: Json = False,
+) -> None:
+    """What the store does on this machine and disk, beside its goals. Works in a directory of its own and removes it."""
+    from rfs.cli import bench
+    from rfs.cli.output import Output
+
+    bench.bench_store(place, records, Output(as_json=as_json))
+
+
+@app.command()
+def erase(
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="Whose records: a user's id, or a correlation id.")],
+    directory: Directory = None,
+    service: Service = "",
+    field: Annotated[
+        list[str] | None,
+        typer.Option("--field", show_default=False, help="A field whose value is a subject's id; may be given again."),
+    ] = None,
+    anywhere: Annotated[
+        bool, typer.Option("--anywhere", help="Also records that have the id anywhere, in a message say.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Erase every record of a person, also from files that a running service has. It cannot be undone."""
+    from rfs.cli import keeping
+    from rfs.cli.output import Output
+    from rfs.cli.places import find_directory
+
+    place = find_directory(directory, service)
+    if not yes:
+        typer.confirm(f"Erase all records of {subject!r} in {place}?", abort=True, err=True)
+    raise typer.Exit(keeping.erase(place, subject, Output(as_json=as_json), fields=field, anywhere=anywhere))
+
+
+keys_app = typer.Typer(help="Keys that records are encrypted with.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(keys_app, name="keys")
+
+
+@keys_app.command("rotate")
+def rotate_keys(directory: Directory = None, service: Service = "", as_json: Json = False) -> None:
+    """Encrypt all records with the first key of the file that RFS_STORE_KEYS names, those in clear included."""
+    from rfs.cli import keeping
+    from rfs.cli.output import Output
+    from rfs.cli.places import find_directory
+
+    raise typer.Exit(keeping.rotate_keys(find_directory(directory, service), Output(as_json=as_json)))
+
+
 archive_app = typer.Typer(
     help="Put history aside, check it, and bring it back.", no_args_is_help=True, rich_markup_mode=None
 )

@@ -246,6 +246,7 @@ def _chunks(directory: Path) -> Iterator[Finding]:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     records = size = 0
     faults: list[str] = []
+    torn = ""
     try:
         with progress() as bar:
             task = bar.add_task("chunks", total=sum(_size(path / name) for name in names))
@@ -256,6 +257,8 @@ def _chunks(directory: Path) -> Iterator[Finding]:
                             chunk.rows(entry)
                         records += chunk.records
                         faults += map(str, chunk.damage)
+                        if chunk.torn_bytes:
+                            torn = f"{name}: its last {chunk.torn_bytes:,} bytes are not whole"
                 except FileNotFoundError:
                     continue  # sealed meanwhile, or let go
                 except (StoreFileError, OSError) as error:
@@ -268,6 +271,9 @@ def _chunks(directory: Path) -> Iterator[Finding]:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         advice = "what is damaged is left out of every answer; restore a backup or an archive if you need it"
         yield Finding("chunks", "fault", f"damaged: {'; '.join(faults[:3])}{more}", advice)
+    elif torn:
+        advice = "they are being written, or were left by a kill or by damage: look again while the service runs"
+        yield Finding("chunks", "warning", torn, advice)
     else:
         yield Finding("chunks", "ok", f"{len(names)} sound, {records:,} records, {bytes_text(size)}")
 

@@ -1,5 +1,5 @@
 """
-The commands that copy: ``backup`` and ``archive``. A bar on standard error shows how far they are.
+The commands that copy or change what is kept: ``backup``, ``archive``, ``erase`` and ``keys``. A bar on standard error shows how far they are.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from datetime import datetime
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from rfs.cli.output import Output, bytes_text, day_time, progress, visible
 from rfs.cli.places import service_of
-from rfs.errors import ArchiveError
-from rfs.monitoring import archives
+from rfs.errors import ArchiveError, RfsError
+from rfs.monitoring import archives, encryption, erasure
 from rfs.monitoring._store import backup as backups
 from rfs.monitoring._store.sealing import STORE
+from rfs.monitoring.encryption import KeyRing
 
 
 @contextmanager
@@ -136,3 +138,54 @@ def _tell_archives(found: list[tuple[str, archives.Manifest]], output: Output) -
             bytes_text(sum(file.bytes for file in manifest.files)),
         )
     output.show(table)
+
+
+# Erasure and keys
+
+
+def erase(directory: Path, subject: str, output: Output, *, fields: list[str] | None, anywhere: bool) -> int:
+    """Erase a subject's records and show the receipt; return 0 if nothing of them is left, else 1."""
+    with progress(sizes=False) as bar:
+        task = bar.add_task("erase", total=None)
+        done = erasure.erase(
+            directory,
+            subject,
+            fields=fields or erasure.SUBJECT_FIELDS,
+            anywhere=anywhere,
+            keys=KeyRing.of_environment(),
+            on_progress=lambda chunks, total: bar.update(task, completed=chunks, total=total),
+        )
+    if output.is_json:
+        output.objects([done])
+    else:
+        output.show("\n".join(map(visible, str(done).splitlines())))
+    return 1 if done.left or done.unsearched else 0
+
+
+def rotate_keys(directory: Path, output: Output) -> int:
+    """
+    Encrypt everything with the first key and show what has been done; return 0 if that is all of it, else 1.
+
+    Raises:
+        RfsError: No keys are named.
+    """
+    keys = KeyRing.of_environment()
+    if keys is None:
+        raise RfsError(
+            "no keys are named: let RFS_STORE_KEYS name the service's file of keys, the new one on its first line"
+        )
+    with progress(sizes=False) as bar:
+        task = bar.add_task("rotate", total=None)
+        done = encryption.rotate(
+            directory, keys, on_progress=lambda chunks, total: bar.update(task, completed=chunks, total=total)
+        )
+    if output.is_json:
+        output.objects([done._asdict()])
+    else:
+        in_use = ", ".join(f"{visible(key) or 'in clear'} {count:,}" for key, count in done.in_use.items())
+        output.show(
+            f"{done.records:,} records of {done.chunks} files are encrypted anew; records by key: {in_use or 'none'}"
+        )
+        for fault in done.failed:
+            output.show(Text(visible(fault), style="red"))
+    return 1 if done.failed else 0

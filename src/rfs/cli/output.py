@@ -104,15 +104,15 @@ def tell(code: str, text: str) -> None:
     sys.stderr.write(f"rfs: RFS-{code} {visible(text)}\n")
 
 
-def progress() -> Progress:
-    """A progress bar on standard error, for the length of a ``with`` block; in a pipe nothing is shown."""
+def progress(*, sizes: bool = True) -> Progress:
+    """A progress bar on standard error, of *sizes* in bytes, for the length of a ``with`` block; in a pipe nothing is shown."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
+        DownloadColumn() if sizes else MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),

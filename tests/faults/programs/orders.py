@@ -17,7 +17,7 @@ from typing import Any
 import rfs.monitoring as rfs
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring.monitor import default_monitor
-from tests.faults.processes import reply
+from tests.faults.processes import eventually, reply
 
 
 @rfs.log_result_operation("재고.확인")
@@ -67,6 +67,7 @@ def count_for(seconds: float) -> int:
 def main() -> None:
     monitor = default_monitor()
     monitor.start()
+    eventually(lambda: monitor.leadership.epoch)
     reply("ready")
     for line in sys.stdin:
         command: dict[str, Any] = json.loads(line)
