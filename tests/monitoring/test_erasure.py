@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from base64 import b64encode
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rfs.errors import ArchiveError
 from rfs.monitoring import _live
 from rfs.monitoring._capture.cells import FILE_BYTES, LAYOUT, SERIES, Cells, SeriesKey, encode_entry
 from rfs.monitoring._capture.files import CELLS_MAGIC, SEGMENT_MAGIC, Header, pack_header
@@ -32,11 +34,13 @@ from rfs.monitoring._store.records import QUARANTINE, RecordReader
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.sealing import SEAL_REQUEST, STORE
 from rfs.monitoring._store.windows import WindowWriter
+from rfs.monitoring.archives import MANIFEST, ArchiveReader, archive, restore, verify
 from rfs.monitoring.encryption import rotate
 from rfs.monitoring.erasure import erase
 from tests.faults.hosts import host
 from tests.faults.processes import names_in, size
 from tests.monitoring.chunks import SOURCE, by_time, opened, run_of
+from tests.monitoring.test_archives import BEGIN, DAY, RANGES, Kept, answers, at, window
 
 SUBJECT = "person-7f3a"
 OLD, NEW = ("old", b"o" * KEY_BYTES), ("new", b"n" * KEY_BYTES)
@@ -338,6 +342,18 @@ class TestErase:
         assert any("3.chunk" in each and "begins with" in each for each in receipt.unsearched)
         assert "NOT SEARCHED" in str(receipt)
 
+    def test_without_live_files(self, site: Site) -> None:
+        """
+        A directory that only has a store, such as one that was restored, is erased from as well.
+        """
+        live_path(site.path).rmdir()
+        site.add("1", [made(1, identity=SUBJECT), made(2)])
+
+        receipt = erase(site.path, SUBJECT)
+
+        assert [frame.time_ns for frame in site.read()] == [2]
+        assert (receipt.left, receipt.unsearched) == ([], [])
+
     def test_not_nobody(self, site: Site) -> None:
         """
         An empty id, which very many records have, is refused.
@@ -433,6 +449,127 @@ class TestLabels:
 
         assert [each.partition(": ")[0] for each in receipt.unsearched] == list(map(str, damaged))
         assert all(path.read_bytes() == b"something else" * 999 for path in damaged)
+
+
+@pytest.fixture(params=["folder", "memory"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "a") if request.param == "folder" else f"memory://{tmp_path.name}/erased"
+
+
+def put_aside(site: Site, target: str) -> None:
+    """An archive at *target* of what *site* has: windows, and chunks with and without the subject, or with nothing else."""
+    kept = Kept(site.path / STORE)
+    kept.put(window(BEGIN + 100, 1), window(BEGIN + 5 * DAY, 2))
+    kept.close()
+    site.add("0", [made(1, identity=SUBJECT), made(2)], [made(3, identity=SUBJECT)])
+    site.add("1", [made(4)])
+    site.add("2", [made(5, identity=SUBJECT)])
+    archive(site.path / STORE, target, before=at(BEGIN + DAY))
+
+
+def told(target: str) -> list[Any]:
+    """What an archive answers; the first are the times of its records."""
+    with ArchiveReader(target, on_problem=no_problem, now=lambda: BEGIN) as reader:
+        times = [one.frame.time_ns for one in reader.records(EVERYTHING, limit=99)]
+        return [times, *(answers(reader, *each) for each in RANGES if each[1] <= BEGIN + DAY)]
+
+
+class TestArchives:
+    def test_erased(self, site: Site, target: str, tmp_path: Path) -> None:
+        """
+        Erased in a directory and in its archive, the subject is in no byte of either, nor of what is restored; what else the archive
+        has is answered as before, and it is whole. Done again, nothing changes.
+        """
+        put_aside(site, target)
+        before = told(target)
+        progress: list[tuple[int, int]] = []
+
+        receipt = erase(target, SUBJECT, on_progress=lambda done, of: progress.append((done, of)))
+        erase(site.path, SUBJECT)
+
+        assert receipt.records == {"0.chunk": 2, "2.chunk": 1}
+        assert (receipt.left, receipt.unsearched) == ([], [])
+        assert progress == [(number, 4) for number in range(5)]
+        manifest = verify(target)
+        assert [(file.path, file.since_ns, file.until_ns, file.records) for file in manifest.chunks] == [
+            (f"{CHUNKS}/0.1.chunk", 2, 2, 1),
+            (f"{CHUNKS}/1.chunk", 4, 4, 1),
+        ]
+        assert before[0] == [5, 4, 3, 2, 1]
+        assert told(target) == [[4, 2], *before[1:]]
+        restore(target, tmp_path / "restored")
+        restore(target, site.path / STORE)
+        assert [frame.time_ns for frame in site.read()] == [2, 4]
+        for place in tmp_path.rglob("*"):
+            assert not place.is_file() or SUBJECT.encode() not in place.read_bytes()
+        assert erase(target, SUBJECT).records == {}
+        assert verify(target) == manifest
+
+    def test_in_a_folder_nothing_else_is_left(self, site: Site, tmp_path: Path) -> None:
+        """
+        Of the files that held the subject none is there any more, and each further erasure replaces its own again.
+        """
+        put_aside(site, str(tmp_path / "a"))
+
+        erase(tmp_path / "a", SUBJECT)
+        first = names_in(tmp_path / "a" / CHUNKS)
+        erase(tmp_path / "a", "id")
+
+        assert first == ["0.1.chunk", "1.chunk"]
+        assert names_in(tmp_path / "a" / CHUNKS) == []
+        assert names_in(tmp_path / "a") == [CATALOGUE, CHUNKS, MANIFEST]
+        assert told(str(tmp_path / "a"))[0] == []
+
+    def test_what_is_damaged(self, site: Site, tmp_path: Path) -> None:
+        """
+        A file that is not as it was archived stays, is said not to be searched, and is damaged still for who verifies it.
+        """
+        put_aside(site, str(tmp_path / "a"))
+        path = tmp_path / "a" / CHUNKS / "0.chunk"
+        path.write_bytes(content := path.read_bytes()[:-1])
+
+        receipt = erase(tmp_path / "a", SUBJECT)
+
+        assert receipt.records == {"2.chunk": 1}
+        assert receipt.unsearched == [f"{tmp_path / 'a'}: {CHUNKS}/0.chunk is damaged"]
+        assert path.read_bytes() == content
+        with pytest.raises(ArchiveError, match=r"is damaged: chunks/0\.chunk"):
+            verify(tmp_path / "a")
+
+    def test_no_archive(self, tmp_path: Path) -> None:
+        """
+        Where there is none that is said.
+        """
+        with pytest.raises(ArchiveError, match=f"no {MANIFEST}"):
+            erase(f"memory://{tmp_path.name}/nothing", SUBJECT)
+
+    def test_killed_at_every_step(self, site: Site, tmp_path: Path) -> None:
+        """
+        Killed at any step, the archive is whole, that of before or that of afterwards; the next call leaves that of afterwards alone.
+        """
+        put_aside(site, str(tmp_path / "a"))
+        before = told(str(tmp_path / "a"))
+        seen: set[int] = set()
+        for step in count():
+            path = tmp_path / f"{step}"
+            shutil.copytree(tmp_path / "a", path)
+
+            was_killed = killed_at(step, lambda: erase(path, SUBJECT))  # noqa: B023 - it is called here
+
+            verify(path)
+            times, *windows = told(str(path))
+            seen.add(len(times))
+            assert times in ([5, 4, 3, 2, 1], [4, 2])
+            assert windows == before[1:]
+            erase(path, SUBJECT)
+            verify(path)
+            assert told(str(path)) == [[4, 2], *before[1:]]
+            assert names_in(path / CHUNKS) == ["0.1.chunk", "1.chunk"]
+            assert names_in(path) == [CATALOGUE, CHUNKS, MANIFEST]
+            if not was_killed:
+                break
+        assert seen == {2, 5}
+        assert step > 20
 
 
 class TestDeadProcesses:
@@ -663,7 +800,7 @@ class TestRotate:
         assert SEAL_REQUEST not in names_in(site.path / STORE)
 
 
-CALLS = ("open", "pwrite", "fsync", "fdatasync", "rename", "unlink", "link")
+CALLS = ("open", "pwrite", "fsync", "fdatasync", "rename", "replace", "unlink", "link", "rmdir")
 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:

@@ -58,7 +58,11 @@ Progress = Callable[[int, int, str], object]
 
 
 class ArchivedFile(msgspec.Struct, frozen=True):
-    """A file of an archive: what is in it is from *since_ns* to *until_ns*, both included, in unix nanoseconds."""
+    """
+    A file of an archive: what is in it is from *since_ns* to *until_ns*, both included, in unix nanoseconds.
+
+    ``name`` is that of the store; ``revision`` says how often it was changed since it was archived.
+    """
 
     name: str
     bytes: int
@@ -66,6 +70,13 @@ class ArchivedFile(msgspec.Struct, frozen=True):
     since_ns: int
     until_ns: int
     records: int = 0
+    revision: int = 0
+
+    @property
+    def path(self) -> str:
+        """Where in the archive it lies: of each revision somewhere else."""
+        stem, _, suffix = self.name.rpartition(".")
+        return f"{stem}.{self.revision}.{suffix}" if self.revision else self.name
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +119,14 @@ class _Place(Protocol):
         """A new file; it is there at the end of the block."""
         ...
 
+    def names(self) -> list[str]:
+        """All files that lie there."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove the file of that name; raises FileNotFoundError."""
+        ...
+
 
 class _Folder:
     def __init__(self, path: Path) -> None:
@@ -128,11 +147,23 @@ class _Folder:
         part.replace(path)
         _sync(path.parent)
 
+    def names(self) -> list[str]:
+        return [str(path.relative_to(self.path)) for path in self.path.rglob("*") if path.is_file()]
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink()
+
 
 class _FileSystem(Protocol):
     def open(self, path: str, mode: str) -> BinaryIO: ...
 
     def makedirs(self, path: str, *, exist_ok: bool) -> None: ...
+
+    def find(self, path: str) -> list[str]: ...
+
+    def invalidate_cache(self) -> None: ...
+
+    def rm_file(self, path: str) -> None: ...
 
 
 class _Remote:
@@ -154,6 +185,13 @@ class _Remote:
         self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
         with self._system.open(path, "wb") as file:
             yield file
+
+    def names(self) -> list[str]:
+        self._system.invalidate_cache()
+        return [path.removeprefix(f"{self._root}/") for path in self._system.find(self._root)]
+
+    def remove(self, name: str) -> None:
+        self._system.rm_file(f"{self._root}/{name}")
 
 
 def _private(path: Path) -> BinaryIO:
@@ -209,7 +247,7 @@ def _fetched(place: _Place, file: ArchivedFile, to: Path | None, work: _Work) ->
     """Read a file of an archive, into *to* if that is given; whether it is as the manifest says."""
     with ExitStack() as stack:
         try:
-            source = stack.enter_context(place.reading(file.name))
+            source = stack.enter_context(place.reading(file.path))
         except FileNotFoundError:
             return False
         found = _copied(source, None if to is None else stack.enter_context(_private(to)), work)
@@ -284,11 +322,15 @@ def _write(
     created = datetime.fromtimestamp(now(), UTC)
     until = windows[1] if windows else 0
     manifest = Manifest(service=service, created=created, before=before, windows_until=until, files=files)
+    _write_manifest(place, manifest)
+    return manifest
+
+
+def _write_manifest(place: _Place, manifest: Manifest) -> None:
     content = msgspec.json.format(msgspec.json.encode(manifest))
     signed = b'{"archive": ' + content + b', "sha256": "' + sha256(content).hexdigest().encode() + b'"}\n'
     with place.writing(MANIFEST) as file:
         file.write(signed)
-    return manifest
 
 
 def _sent(place: _Place, name: str, source: BinaryIO, work: _Work) -> tuple[int, str]:
@@ -311,7 +353,7 @@ def _scratch(store: Path) -> Generator[Path]:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            fault = "another process archives or restores it at this moment"
+            fault = "another process works on it at this moment"
             raise ArchiveError(str(store), fault) from None
         _empty(path)
         try:
@@ -563,6 +605,74 @@ def _restore_windows(writer: WindowWriter, reader: CatalogueReader, until: int) 
             breathe()
 
 
+# Changing it
+
+
+def revise(
+    target: str | Path,
+    change: Callable[[Path, ArchivedFile], ArchivedFile | None],
+    *,
+    on_damaged: Callable[[ArchivedFile], object],
+) -> None:
+    """
+    Let *change* make something else of the files of an archive.
+
+    It is given each, checked, in a folder of its own, and returns the file itself if it has left it as it is, another one to take its
+    place, of which the length, the checksum and the revision are found out here, or None if it is to go. What is damaged stays, and is
+    told to *on_damaged*.
+
+    What is new is written beside what it stands for; then the manifest changes at once, and what it no longer names goes. So the
+    archive is whole whenever this is killed, and the next call removes what that has left.
+
+    Raises:
+        ArchiveError: There is none, or another process works on it.
+        OSError: A file cannot be read or written; then nothing was changed.
+    """
+    place, manifest = _found(target)
+    files: list[ArchivedFile] = []
+    work = _Work(None, "", 0)
+    with _copies(place) as folder:
+        (folder / CHUNKS).mkdir()
+        for file in manifest.files:
+            copy = folder / _safe(file)
+            if not _fetched(place, file, copy, work):
+                on_damaged(file)
+                files.append(file)
+                continue
+            changed = change(folder, file)
+            if changed is not None and changed is not file:
+                changed = msgspec.structs.replace(changed, revision=file.revision + 1)
+                with copy.open("rb") as source:
+                    length, digest = _sent(place, changed.path, source, work)
+                changed = msgspec.structs.replace(changed, bytes=length, sha256=digest)
+            if changed is not None:
+                files.append(changed)
+            copy.unlink()
+        if files != manifest.files:
+            _write_manifest(place, msgspec.structs.replace(manifest, files=files))
+    named = {file.path for file in files}
+    for name in place.names():
+        if name not in named and _is_of_an_archive(name):
+            place.remove(name)
+
+
+@contextmanager
+def _copies(place: _Place) -> Generator[Path]:
+    """An empty folder, gone afterwards; of an archive in a folder it is on the same disk, and for one process at a time."""
+    if isinstance(place, _Folder):
+        with _scratch(place.path) as folder:
+            yield folder
+    else:
+        with TemporaryDirectory(prefix="rfs-archive-") as made:
+            yield Path(made)
+
+
+def _is_of_an_archive(name: str) -> bool:
+    """Whether that is the name of a file of any revision, whole or being written."""
+    folder, _, own = name.rpartition("/")
+    return (folder == CHUNKS and SEALED_SUFFIX in own) or (not folder and own.startswith(CATALOGUE.partition(".")[0]))
+
+
 # Reading it where it lies
 
 
@@ -601,19 +711,20 @@ class ArchiveReader(LocalReader):
         self._closing = ExitStack()
         self._missing: list[ArchivedFile] = []  # the newest first
         with ExitStack() as stack:
-            path = self._place.path if isinstance(self._place, _Folder) and self._is_of_this_version() else None
-            if path is None:
+            windows_file = next((file for file in self.manifest.files if file.name == CATALOGUE), None)
+            catalogue = CATALOGUE if windows_file is None else windows_file.path
+            path = self._place.path if isinstance(self._place, _Folder) else None
+            if path is None or not self._is_as_a_store(path, catalogue):
                 path = Path(stack.enter_context(TemporaryDirectory(prefix="rfs-archive-")))
+                catalogue = CATALOGUE
                 (path / CHUNKS).mkdir()
                 self._missing = sorted(self.manifest.chunks, key=lambda file: -file.until_ns)
-                if self.manifest.windows_until:
-                    windows_file = [file for file in self.manifest.files if file.name == CATALOGUE]
-                    work = _Work(None, "", 0)
-                    if not all(_fetched(self._place, file, path / CATALOGUE, work) for file in windows_file):
+                if windows_file is not None:
+                    if not _fetched(self._place, windows_file, path / CATALOGUE, _Work(None, "", 0)):
                         raise ArchiveError(str(target), f"is damaged: {CATALOGUE} missing, or not as when archived")
                     _catalogue(path / CATALOGUE, 0).close()
             self._path = path
-            snapshots = stack.enter_context(closing(CatalogueReader(path / CATALOGUE)))
+            snapshots = stack.enter_context(closing(CatalogueReader(path / catalogue)))
             windows = WindowReader(snapshots, on_problem=on_problem)
             records = RecordReader(path, monotonic=monotonic, on_problem=on_problem, keys=keys)
             stack.enter_context(closing(records))
@@ -630,13 +741,18 @@ class ArchiveReader(LocalReader):
         """Let go of all files; twice is once."""
         self._closing.close()
 
-    def _is_of_this_version(self) -> bool:
-        """Whether the catalogue can be read as it is; one of an older version is made a new one of, in a copy."""
-        assert isinstance(self._place, _Folder)  # noqa: S101 - nobody else asks
+    def _is_as_a_store(self, path: Path, catalogue: str) -> bool:
+        """
+        Whether it can be read in *path* as it is: else what is in the manifest is copied, and a catalogue of an older version made
+        a new one in the copy.
+        """
+        found = {f"{CHUNKS}/{file.name}" for file in (path / CHUNKS).glob(f"[!.]*{SEALED_SUFFIX}")}
+        if found != {file.path for file in self.manifest.chunks}:
+            return False  # some are missing, or are of a revision that is not finished, or left by it
         if not self.manifest.windows_until:
             return True
-        with closing(CatalogueReader(self._place.path / CATALOGUE)) as reader, reader.snapshot() as found:
-            return found is not None
+        with closing(CatalogueReader(path / catalogue)) as reader, reader.snapshot() as windows:
+            return windows is not None
 
     def records(self, wanted: Wanted, *, limit: int, before: str | None = None) -> list[StoredRecord]:
         """As `Reader.records`; what it needs is fetched first."""

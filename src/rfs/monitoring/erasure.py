@@ -1,5 +1,5 @@
 """
-Erasing what is known of a person: every record of a subject, out of every file of a service's directory.
+Erasing what is known of a person: every record of a subject, out of every file of a service's directory, or out of an archive.
 
 A record is of a subject if its correlation id is the subject's id, or if one of its fields with a name like ``user_id`` has it as value,
 however deep. Afterwards no byte search in the directory finds the record. What was on a disk before can be found on it until the file
@@ -35,6 +35,7 @@ from rfs.monitoring._store.records import QUARANTINE
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.sealing import POLL_SECONDS, STORE, is_alive, seal_open, segment_files
 from rfs.monitoring._store.windows import decode_labels
+from rfs.monitoring.archives import MANIFEST, ArchivedFile, read_manifest, revise
 
 __all__ = ["SUBJECT_FIELDS", "Erased", "erase"]
 
@@ -115,7 +116,7 @@ class _Subject:
 
 
 def erase(
-    directory: Path,
+    directory: str | Path,
     subject: str,
     *,
     fields: Collection[str] = SUBJECT_FIELDS,
@@ -125,7 +126,8 @@ def erase(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Erased:
     """
-    Erase every record of *subject* from a service's *directory*: from chunks, from what was set aside, and from live files.
+    Erase every record of *subject* from a service's *directory*: from chunks, from what was set aside, and from live files. Or from an
+    archive, in a folder or at a URL: see `archives.revise`.
 
     The service may run meanwhile: its processes are asked to finish the file that they are writing and to clear their live files, for
     which they have *wait_seconds*. What they record of the subject from then on is not erased. Killed at any step, nothing else is lost,
@@ -135,16 +137,32 @@ def erase(
         fields: The fields whose value is a subject's id.
         anywhere: Whether a record that holds the id anywhere, in a message or an address, is the subject's, too.
         keys: For what is encrypted.
-        on_progress: Told after each chunk how many are done, and how many there are.
+        on_progress: Told with each file how many are done, and how many there are.
 
     Raises:
         ValueError: *subject* is empty.
+        ArchiveError: There is no archive at the URL, its manifest is damaged, or another process works on it.
         OSError: There is no store, or its directory cannot be read.
     """
     if not subject:
         raise ValueError("a subject's id cannot be empty")
     whose = _Subject(subject, fields, anywhere=anywhere)
     done = Erased()
+    if (isinstance(directory, str) and "://" in directory) or (Path(directory) / MANIFEST).is_file():
+        _erase_archive(directory, whose, keys, done, on_progress)
+    else:
+        _erase_directory(Path(directory), whose, keys, done, wait_seconds, on_progress)
+    return done
+
+
+def _erase_directory(
+    directory: Path,
+    whose: _Subject,
+    keys: KeyRing | None,
+    done: Erased,
+    wait_seconds: float,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
     deadline = time.monotonic() + wait_seconds
     is_settled = seal_open(directory, keys, deadline)
     with alone_in(directory / STORE / CHUNKS) as chunks:
@@ -156,7 +174,38 @@ def erase(
         done.left.append(
             f"{directory / STORE / CHUNKS}: the file that the service is writing, if it has records of the subject"
         )
-    return done
+
+
+def _erase_archive(
+    target: str | Path,
+    whose: _Subject,
+    keys: KeyRing | None,
+    done: Erased,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    files = read_manifest(target).files
+
+    def change(folder: Path, file: ArchivedFile) -> ArchivedFile | None:
+        if on_progress is not None:
+            on_progress(files.index(file), len(files))
+        if file.name == CATALOGUE:
+            for label in _labels(_catalogue_series(folder / CATALOGUE), whose):
+                done.left.append(f"{target}: {label}; {_IN_CATALOGUE}")
+            return file
+        with alone_in(folder / CHUNKS) as chunks:
+            name = file.name.rpartition("/")[2]
+            if not _erase_chunk(chunks, name, f"{target}", whose, keys, done):
+                return file
+            with closing(ChunkReader(chunks, name, keys)) as chunk:
+                if not chunk.records and not chunk.damage:
+                    return None
+                return msgspec.structs.replace(
+                    file, since_ns=chunk.first_ns, until_ns=chunk.last_ns, records=chunk.records
+                )
+
+    revise(target, change, on_damaged=lambda file: done.unsearched.append(f"{target}: {file.name} is damaged"))
+    if on_progress is not None:
+        on_progress(len(files), len(files))
 
 
 def _erase_chunks(
@@ -170,25 +219,32 @@ def _erase_chunks(
     """Erase from the sealed chunks of a directory that `alone_in` has given."""
     files = [file for file in chunk_files([each.name for each in path.iterdir()]) if file.endswith(SEALED_SUFFIX)]
     for number, file in enumerate(files, 1):
-        try:
-            chunk = ChunkReader(chunks, file, keys)
-        except (OSError, StoreFileError) as error:
-            done.unsearched.append(f"{path / file}: {error}")
-            continue
-        try:
-            found, mentions = _frames_of(chunk, whose)
-            done.mentions += mentions
-            done.unsearched += (f"{path}: {damage}" for damage in chunk.damage)
-            if found:
-                first = None if keys is None else keys.first
-                rewrite(chunks, chunk, first, numbers=found, keeps=lambda frame: not whose.owns(frame))
-                done.records[file] = sum(found.values())
-        except OSError as error:
-            done.left.append(f"{path / file}: cannot be rewritten: {error}")
-        finally:
-            chunk.close()
+        _erase_chunk(chunks, file, str(path), whose, keys, done)
         if on_progress is not None:
             on_progress(number, len(files))
+
+
+def _erase_chunk(chunks: int, file: str, where: str, whose: _Subject, keys: KeyRing | None, done: Erased) -> bool:
+    """Erase from one sealed chunk; whether there was anything."""
+    try:
+        chunk = ChunkReader(chunks, file, keys)
+    except (OSError, StoreFileError) as error:
+        done.unsearched.append(f"{where}/{file}: {error}")
+        return False
+    try:
+        found, mentions = _frames_of(chunk, whose)
+        done.mentions += mentions
+        done.unsearched += (f"{where}: {damage}" for damage in chunk.damage)
+        if found:
+            first = None if keys is None else keys.first
+            rewrite(chunks, chunk, first, numbers=found, keeps=lambda frame: not whose.owns(frame))
+            done.records[file] = sum(found.values())
+        return bool(found)
+    except OSError as error:
+        done.left.append(f"{where}/{file}: cannot be rewritten: {error}")
+        return False
+    finally:
+        chunk.close()
 
 
 def _frames_of(chunk: ChunkReader, whose: _Subject) -> tuple[dict[int, int], int]:
@@ -321,7 +377,7 @@ def _find_labels(directory: Path, whose: _Subject, done: Erased) -> None:
             done.left.append(f"{catalogue}: {label}; {_IN_CATALOGUE}")
     except StoreError as error:
         done.unsearched.append(f"{catalogue}: {error.fault}")
-    for path in sorted(live_path(directory).iterdir()):
+    for path in sorted(live_path(directory).glob("[!.]*")):
         try:
             for label in _labels(_live_series(path), whose):
                 done.left.append(f"{path}: {label}; {_IN_LIVE}")
