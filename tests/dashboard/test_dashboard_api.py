@@ -655,7 +655,7 @@ class TestHost:
                 reading -= 1
             return books()
 
-        monitor.query.settled = lambda: monitor.query  # type: ignore[method-assign]
+        monitor.query.settled = lambda moment=None: monitor.query  # type: ignore[method-assign]
         monitor.query.books = slow  # type: ignore[method-assign]
         responses = await asyncio.gather(*(client.get("/api/overview") for _ in range(12)))
 
