@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import count
 from mmap import mmap
 from pathlib import Path
@@ -25,22 +27,25 @@ from rfs.monitoring._capture.live import CELLS_SUFFIX, SCRUB_REQUEST, SEGMENT_SU
 from rfs.monitoring._capture.record import RecordData, decode_record, encode_record
 from rfs.monitoring._capture.segments import SEGMENT_BYTES, Frame, SegmentReader, Segments, segment_layout
 from rfs.monitoring._store import EVERYTHING, Wanted, Window
+from rfs.monitoring._store import catalogue as catalogue_module
 from rfs.monitoring._store import chunks as module
-from rfs.monitoring._store.catalogue import Catalogue
+from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader, ChunkWriter, Imported, chunk_files, newest
 from rfs.monitoring._store.keys import KEY_BYTES, KEYS_VARIABLE, KeyRing
 from rfs.monitoring._store.local import CATALOGUE
+from rfs.monitoring._store.ranges import WindowReader
 from rfs.monitoring._store.records import QUARANTINE, RecordReader
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.sealing import SEAL_REQUEST, STORE
-from rfs.monitoring._store.windows import WindowWriter
+from rfs.monitoring._store.windows import WindowWriter, labels_text
 from rfs.monitoring.archives import MANIFEST, ArchiveReader, archive, restore, verify
 from rfs.monitoring.encryption import rotate
 from rfs.monitoring.erasure import erase
 from tests.faults.hosts import host
-from tests.faults.processes import names_in, size
+from tests.faults.processes import eventually, names_in, size
 from tests.monitoring.chunks import SOURCE, by_time, opened, run_of
 from tests.monitoring.test_archives import BEGIN, DAY, RANGES, Kept, answers, at, window
+from tests.monitoring.test_sampled import live
 
 SUBJECT = "person-7f3a"
 OLD, NEW = ("old", b"o" * KEY_BYTES), ("new", b"n" * KEY_BYTES)
@@ -138,8 +143,26 @@ class Site:
             block.cells[block.at] = 1.0
         return path
 
-    def catalogue(self) -> Catalogue:
-        return Catalogue(self.path / STORE / CATALOGUE, epoch=7, on_problem=no_problem, now=time.time)
+    @contextmanager
+    def written(self, counters: dict[SeriesKey, float]) -> Generator[tuple[Catalogue, WindowWriter]]:
+        """A catalogue with one window, of these live totals, and who leads there."""
+        catalogue = Catalogue(self.path / STORE / CATALOGUE, epoch=7, on_problem=no_problem, now=time.time)
+        writer = WindowWriter(catalogue, on_problem=no_problem)
+        with catalogue.turn() as turn:
+            writer.write(turn, live(counters), 5)
+        yield catalogue, writer
+        catalogue.close()
+
+    def totals(self) -> dict[SeriesKey, float]:
+        """What the catalogue says each series came to."""
+        with closing(CatalogueReader(self.path / STORE / CATALOGUE)) as reader:
+            at_end = WindowReader(reader, on_problem=no_problem).at(None, 1 << 33)
+            keys = [key for name in at_end.kinds() for key in at_end.series(name)]
+            return {
+                key: value
+                for key, value in zip(keys, at_end.increases(keys, 0, 1 << 33), strict=True)
+                if value is not None
+            }
 
 
 def no_problem(code: str, text: str) -> None:
@@ -392,25 +415,187 @@ OF_OTHER = SeriesKey("orders_total", (("path", "/cart"), ("user", "other")))
 class TestLabels:
     def test_in_the_catalogue(self, site: Site) -> None:
         """
-        A series whose label is the id, or holds it, is reported where the catalogue has it, without the id; others are not.
+        A series whose label is the id gets another one, also if only its total is left, and no byte of the id stays; its numbers do.
+        One that holds the id in a longer text is reported, without the id, and takes ``anywhere``.
         """
-        catalogue = site.catalogue()
         part = SeriesKey("hits_total", (("address", f"/people/{SUBJECT}/cart"),))
-        with catalogue.turn() as turn:
-            WindowWriter(catalogue, on_problem=no_problem).put(
-                turn, Window(5, {OF_SUBJECT: 1.0, OF_OTHER: 1.0, part: 1.0}, {}, {})
-            )
+        retired = SeriesKey("old_total", (("user", SUBJECT),))
+        with site.written({OF_SUBJECT: 5.0, OF_OTHER: 2.0, part: 3.0}) as (catalogue, _), catalogue.turn() as turn:
+            turn.execute("INSERT INTO retired VALUES (?, ?, 0, x'00')", (retired.name, labels_text(retired.labels)))
+
+        receipt = erase(site.path, SUBJECT)
+        first = site.totals()
+        again = erase(site.path, SUBJECT, anywhere=True)
+
+        place = site.path / STORE / CATALOGUE
+        assert [each.partition(";")[0] for each in receipt.left] == [f"{place}: label 'address' of hits_total"]
+        assert SUBJECT not in str(receipt)
+        assert sorted(first.values()) == [2.0, 3.0, 5.0]
+        assert (first[OF_OTHER], first[part]) == (2.0, 3.0)
+        (other,) = first.keys() - {OF_OTHER, part}
+        assert (other.name, other.labels[0], other.labels[1][1][:7]) == ("orders_total", ("path", "/cart"), "erased-")
+        assert again.left == []
+        assert sorted(site.totals().values()) == [2.0, 3.0, 5.0]
+        assert site.files_with(SUBJECT) == []
+        assert erase(site.path, SUBJECT).left == []
+
+    def test_nothing_is_counted_twice(self, site: Site) -> None:
+        """
+        While a live file has the series it stays in the catalogue, and so in the receipt: what was counted is not counted again. Later
+        it is erased beside the same leader, which counts what comes afterwards from zero.
+        """
+        with site.written({OF_SUBJECT: 5.0, OF_OTHER: 2.0}) as (catalogue, writer):
+
+            def write(second: int, **counters: float) -> None:
+                with catalogue.turn() as turn:
+                    found = {(OF_SUBJECT if name == "subject" else OF_OTHER): value for name, value in counters.items()}
+                    writer.write(turn, live(found), second)
+
+            path = site.count(OF_SUBJECT)
+            living = erase(site.path, SUBJECT)
+            write(6, subject=7.0, other=3.0)
+            kept = site.totals()
+            path.unlink()  # as when all have forgotten it
+            gone = erase(site.path, SUBJECT)
+            write(7, other=3.0)
+            write(8, other=4.0, subject=1.0)
+
+            assert [each.partition(":")[0] for each in living.left] == [f"{site.path / STORE / CATALOGUE}", f"{path}"]
+            assert kept == {OF_SUBJECT: 7.0, OF_OTHER: 3.0}
+            assert gone.left == []
+            after = site.totals()
+            assert (after.pop(OF_SUBJECT), after.pop(OF_OTHER)) == (1.0, 4.0)
+            assert list(after.values()) == [7.0]
+
+    def test_live_files_that_cannot_be_read(self, site: Site) -> None:
+        """
+        What may be in a file that nobody can read is not touched.
+        """
+        with site.written({OF_SUBJECT: 5.0}):
+            pass
+        (live_path(site.path) / f"1-a.0{CELLS_SUFFIX}").write_bytes(b"something else" * 999)
 
         receipt = erase(site.path, SUBJECT)
 
-        place = site.path / STORE / CATALOGUE
-        assert [each.partition(";")[0] for each in receipt.left] == [
-            f"{place}: label 'address' of hits_total",
-            f"{place}: label 'user' of orders_total",
-        ]
-        assert SUBJECT not in str(receipt)
-        assert erase(site.path, "not there").left == []
-        catalogue.close()
+        assert site.totals() == {OF_SUBJECT: 5.0}
+        assert ["label 'user' of orders_total" in each for each in receipt.left] == [True]
+
+    def test_damaged_names(self, site: Site) -> None:
+        """
+        A name that is damaged is found where it still holds the id, and of live files is said that they were not searched.
+        """
+        with site.written({OF_OTHER: 5.0}) as (catalogue, _), catalogue.turn() as turn:
+            turn.execute("INSERT INTO retired VALUES ('old_total', ?, 0, x'00')", (f'[["user", "{SUBJECT}',))
+        path = site.count(OF_SUBJECT, OF_OTHER)
+        content = path.read_bytes()
+        path.write_bytes(content.replace(SUBJECT.encode(), SUBJECT.upper().encode()))
+
+        receipt = erase(site.path, SUBJECT)
+
+        assert ["label '' of old_total" in each for each in receipt.left] == [True]
+        assert receipt.unsearched == [f"{path}: live file {path.name}: has 1 damaged entries"]
+
+    def test_in_a_name(self, site: Site) -> None:
+        """
+        An id in the name of a metric or of a label is code, and is reported.
+        """
+        with site.written({SeriesKey("of_person_7_total", ()): 1.0, SeriesKey("a_total", (("person_7", "x"),)): 1.0}):
+            pass
+
+        receipt = erase(site.path, "person_7", anywhere=True)
+
+        assert ["the name of" in each for each in receipt.left] == [True, True]
+
+    def test_while_somebody_reads(self, site: Site) -> None:
+        """
+        A reader of what was before keeps the log from being emptied: the receipt says so, and the next call does it.
+        """
+        with site.written({OF_SUBJECT: 5.0}):
+            pass
+        reader = sqlite3.connect(site.path / STORE / CATALOGUE, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM series").fetchall()
+
+        held = erase(site.path, SUBJECT)
+        reader.close()
+        again = erase(site.path, SUBJECT)
+
+        assert ["what labels were is in it still: its log cannot be emptied" in each for each in held.left] == [True]
+        assert again.left == []
+        assert site.files_with(SUBJECT) == []
+
+    def test_in_an_archive(self, site: Site, tmp_path: Path) -> None:
+        """
+        The windows of an archive lose the label, too, and it is whole.
+        """
+        kept = Kept(site.path / STORE)
+        kept.put(Window(BEGIN + 100, {OF_SUBJECT: 5.0, OF_OTHER: 2.0}, {}, {}), window(BEGIN + 5 * DAY, 2))
+        kept.close()
+        archive(site.path / STORE, tmp_path / "a", before=at(BEGIN + DAY))
+        assert SUBJECT.encode() in (tmp_path / "a" / CATALOGUE).read_bytes()
+
+        receipt = erase(tmp_path / "a", SUBJECT)
+
+        verify(tmp_path / "a")
+        assert receipt.left == []
+        assert names_in(tmp_path / "a") == ["catalogue.1.sqlite", MANIFEST]
+        assert SUBJECT.encode() not in (tmp_path / "a" / "catalogue.1.sqlite").read_bytes()
+        with ArchiveReader(tmp_path / "a", on_problem=no_problem, now=lambda: BEGIN) as reader:
+            found = reader.series("orders_total")
+            assert sorted(filter(None, reader.increases(found, BEGIN, BEGIN + DAY))) == [2.0, 5.0]
+
+    def test_in_an_archive_of_a_newer_version(
+        self, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Windows that a newer version has archived are not searched, which is said; records are.
+        """
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                catalogue_module, "_SCHEMA", (*catalogue_module._SCHEMA, "CREATE INDEX by_second ON cuts (second);")
+            )
+            put_aside(site, str(tmp_path / "a"))
+
+        receipt = erase(tmp_path / "a", SUBJECT)
+
+        assert sum(receipt.records.values()) == 3
+        assert [f"{tmp_path / 'a'}: {CATALOGUE}: has version 2" in each for each in receipt.unsearched] == [True]
+        verify(tmp_path / "a")
+
+    def test_killed_at_every_step(self, site: Site, tmp_path: Path) -> None:
+        """
+        Killed at any step, also of SQLite's, the series has the one name or the other and its numbers once; the next call finishes it.
+        """
+        with site.written({OF_SUBJECT: 5.0, OF_OTHER: 2.0}):
+            pass
+        seen: set[bool] = set()
+        for step in count():
+            copied = Site(tmp_path / f"{step}")
+            shutil.copytree(site.path / STORE, copied.path / STORE, dirs_exist_ok=True)
+
+            def work() -> None:
+                connect = catalogue_module.connect
+
+                def connected(path: Path, mode: str) -> sqlite3.Connection:
+                    connection = connect(path, mode)
+                    connection.set_trace_callback(lambda _: os.close(os.open(os.devnull, os.O_RDONLY)))
+                    return connection
+
+                catalogue_module.connect = connected
+                erase(copied.path, SUBJECT)  # noqa: B023 - it is called here
+
+            was_killed = killed_at(step, work)
+
+            totals = copied.totals()
+            seen.add(OF_SUBJECT in totals)
+            assert sorted(totals.values()) == [2.0, 5.0]
+            assert erase(copied.path, SUBJECT).left == []
+            assert sorted(copied.totals().values()) == [2.0, 5.0]
+            assert copied.files_with(SUBJECT) == []
+            if not was_killed:
+                break
+        assert seen == {True, False}
+        assert step > 20
 
     @pytest.mark.parametrize("kind", [CELLS_SUFFIX, _live.TOTALS])
     def test_in_live_files(self, site: Site, kind: str) -> None:
@@ -646,6 +831,34 @@ class TestLiving:
                 assert sorted(process.ask(do="look", id="busy")["numbers"]) == list(range(busy))
             # What is live is in clear; nothing of the store is.
             assert bool([file for file in site.files_with("busy") if file.startswith(STORE)]) is not encrypted
+
+    def test_a_label(self, site: Site) -> None:
+        """
+        A service that runs keeps its series, and the receipt says so; once it is stopped and its live files are gone, the label is
+        erased, and what the next service counts is added to nobody's but its own.
+        """
+        family = "host_series_0_total"
+        of_subject, of_other = (SeriesKey(family, (("n", number),)) for number in "01")
+
+        def totals() -> dict[SeriesKey, float]:
+            return {key: value for key, value in site.totals().items() if key.name == family}
+
+        with host(site.path) as process:
+            process.ask(do="series", metrics=1, labels=2)
+            eventually(lambda: totals() == {of_subject: 1.0, of_other: 1.0}, says=totals)
+            living = erase(site.path, "0", wait_seconds=30)
+        shutil.rmtree(live_path(site.path))
+        stopped = erase(site.path, "0")
+        with host(site.path) as process:
+            process.ask(do="series", metrics=1, labels=2)
+            eventually(lambda: totals().get(of_other) == 2.0, says=totals)
+
+        assert len(living.left) == 2
+        assert all(f"label 'n' of {family}" in each for each in living.left)
+        assert stopped.left == []
+        after = totals()
+        assert (after.pop(of_subject), after.pop(of_other)) == (1.0, 2.0)
+        assert list(after.values()) == [1.0]
 
     def test_one_that_does_not_answer(self, site: Site) -> None:
         """

@@ -419,7 +419,7 @@ def _copy_windows(store: Path, to: Path, before: int) -> tuple[int, int] | None:
         with closing(_catalogue(to, 0)) as catalogue:
             for table, condition in _ARCHIVED:
                 _copy_rows(source, catalogue, table, condition, until)
-        _make_single(to)
+        make_single(to)
     return since, until
 
 
@@ -438,7 +438,7 @@ def _copy_rows(source: sqlite3.Connection, to: Catalogue, table: str, condition:
         breathe()
 
 
-def _make_single(path: Path) -> None:
+def make_single(path: Path) -> None:
     """Leave the database at *path* as one file that can be read where nothing can be written."""
     with closing(connect(path, "rw")) as connection:
         connection.execute("PRAGMA journal_mode = DELETE").fetchall()
@@ -521,7 +521,7 @@ def _catalogue(path: Path, epoch: int) -> Catalogue:
     return Catalogue(path, epoch=epoch, on_problem=refuse, now=time, patience_seconds=_PATIENCE_SECONDS)
 
 
-def _with_windows(store: Path, work: Callable[[WindowWriter], object]) -> None:
+def with_windows(store: Path, work: Callable[[WindowWriter], object]) -> None:
     """Do *work*, which may be done again, under the epoch of whoever leads."""
     while True:
         with closing(CatalogueReader(store / CATALOGUE)) as reader, reader.snapshot() as source:
@@ -538,7 +538,7 @@ def _pass_over(code: str, text: str) -> None:
 def _delete(store: Path, manifest: Manifest, progress: Progress | None) -> None:
     work = _Work(progress, "delete", sum(file.bytes for file in manifest.chunks))
     if manifest.windows_until:
-        _with_windows(store, lambda writer: writer.forget_before(manifest.windows_until))
+        with_windows(store, lambda writer: writer.forget_before(manifest.windows_until))
     for file in manifest.chunks:
         path = store / file.name
         with suppress(FileNotFoundError):
@@ -581,7 +581,7 @@ def restore(target: str | Path, store: Path, *, progress: Progress | None = None
         if manifest.windows_until:
             _catalogue(scratch / CATALOGUE, 0).close()  # one of an older version becomes one of ours
             with closing(CatalogueReader(scratch / CATALOGUE)) as reader:
-                _with_windows(store, lambda writer: _restore_windows(writer, reader, manifest.windows_until))
+                with_windows(store, lambda writer: _restore_windows(writer, reader, manifest.windows_until))
     return manifest
 
 

@@ -5,14 +5,16 @@ A record is of a subject if its correlation id is the subject's id, or if one of
 however deep. Afterwards no byte search in the directory finds the record. What was on a disk before can be found on it until the file
 system uses the place again; who must exclude that encrypts the records (see `encryption`).
 
-Not touched are the names of series: an id does not belong into a label. Where one is in a label all the same, the receipt says so.
+An id does not belong into a label of a metric. Where one is in a label all the same, another text takes its place, and the numbers stay,
+so that sums are those of before. But not while a process still has the series, or an hour after that: what of it has been counted
+would be counted again. Then the receipt says so.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from math import inf
 from mmap import ACCESS_READ, mmap
@@ -35,7 +37,7 @@ from rfs.monitoring._store.records import QUARANTINE
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.sealing import POLL_SECONDS, STORE, is_alive, seal_open, segment_files
 from rfs.monitoring._store.windows import decode_labels
-from rfs.monitoring.archives import MANIFEST, ArchivedFile, read_manifest, revise
+from rfs.monitoring.archives import MANIFEST, ArchivedFile, make_single, read_manifest, revise, with_windows
 
 __all__ = ["SUBJECT_FIELDS", "Erased", "erase"]
 
@@ -103,6 +105,15 @@ class _Subject:
             return f"the name of {key.name} or a label of it"
         return None
 
+    def without(self, key: SeriesKey, other: str) -> SeriesKey:
+        """The series with *other* for the id where that is a label, or with ``anywhere`` in one."""
+        return SeriesKey(key.name, tuple((label, self._replaced(value, other)) for label, value in key.labels))
+
+    def _replaced(self, value: str, other: str) -> str:
+        if value == self.identity:
+            return other
+        return value.replace(self.identity, other) if self._anywhere and self._is_part_of(value) else value
+
     def _is_part_of(self, text: str) -> bool:
         return len(self.needle) >= _DISTINCT_BYTES and self.identity in text
 
@@ -169,7 +180,7 @@ def _erase_directory(
         _erase_chunks(directory / STORE / CHUNKS, chunks, whose, keys, done, on_progress)
     _erase_quarantine(directory / STORE / QUARANTINE, whose, keys, done)
     _scrub(directory, whose, done, deadline)
-    _find_labels(directory, whose, done)
+    _erase_labels(directory, whose, done)
     if not is_settled:
         done.left.append(
             f"{directory / STORE / CHUNKS}: the file that the service is writing, if it has records of the subject"
@@ -189,9 +200,12 @@ def _erase_archive(
         if on_progress is not None:
             on_progress(files.index(file), len(files))
         if file.name == CATALOGUE:
-            for label in _labels(_catalogue_series(folder / CATALOGUE), whose):
-                done.left.append(f"{target}: {label}; {_IN_CATALOGUE}")
-            return file
+            try:
+                is_changed = _erase_archived_labels(folder, f"{target}", whose, done)
+            except StoreError as error:
+                done.unsearched.append(f"{target}: {file.name}: {error.fault}")
+                return file
+            return msgspec.structs.replace(file) if is_changed else file
         with alone_in(folder / CHUNKS) as chunks:
             name = file.name.rpartition("/")[2]
             if not _erase_chunk(chunks, name, f"{target}", whose, keys, done):
@@ -369,10 +383,15 @@ def _private(path: str, flags: int) -> int:
 # Labels
 
 
-def _find_labels(directory: Path, whose: _Subject, done: Erased) -> None:
-    """Report the series that hold the subject's id in a label."""
+def _erase_labels(directory: Path, whose: _Subject, done: Erased) -> None:
+    """Rename the series that hold the subject's id in a label, and report those that cannot be renamed now."""
     catalogue = directory / STORE / CATALOGUE
     try:
+        if _catalogue_series(catalogue):
+            try:
+                with_windows(catalogue.parent, lambda writer: writer.rename(_renaming(whose, live_path(directory))))
+            except StoreError as error:
+                done.left.append(f"{catalogue}: what labels were is in it still: {error.fault}")
         for label in _labels(_catalogue_series(catalogue), whose):
             done.left.append(f"{catalogue}: {label}; {_IN_CATALOGUE}")
     except StoreError as error:
@@ -387,8 +406,41 @@ def _find_labels(directory: Path, whose: _Subject, done: Erased) -> None:
             done.unsearched.append(f"{path}: {error}")
 
 
-_IN_LIVE = "it goes an hour after it was last written, or with the live directory while the service is stopped"
-_IN_CATALOGUE = "it is kept for as long as the store is: begin a new one to be rid of it"
+def _erase_archived_labels(folder: Path, where: str, whose: _Subject, done: Erased) -> bool:
+    """The same in the catalogue of an archive; whether something was renamed. Raises StoreError."""
+    path = folder / CATALOGUE
+    with_windows(folder, lambda _: None)  # one of an older version becomes one of ours
+    before = _catalogue_series(path)
+    with_windows(folder, lambda writer: writer.rename(_renaming(whose, None)))
+    after = _catalogue_series(path)
+    done.left += (f"{where}: {label}; {_IN_CATALOGUE}" for label in _labels(after, whose))
+    if after != before:
+        make_single(path)
+    return after != before
+
+
+_IN_LIVE = "it goes an hour after it was last written, or with the live directory while the service is stopped; call again then"
+_IN_CATALOGUE = "call again when no live file has it; where a label is more than the id, with `anywhere`"
+
+
+def _renaming(whose: _Subject, live: Path | None) -> Callable[[Collection[SeriesKey]], Mapping[SeriesKey, SeriesKey]]:
+    """What says for `WindowWriter.rename` which series get another name: none that the *live* files have."""
+
+    def names(every: Collection[SeriesKey]) -> Mapping[SeriesKey, SeriesKey]:
+        other = f"erased-{os.urandom(4).hex()}"
+        new = {key: renamed for key in every if (renamed := whose.without(key, other)) != key}
+        if not new or live is None:
+            return new
+        # What has been folded is looked at last: a file of cells that is gone by then is in there.
+        files = sorted(live.glob("[!.]*"), key=lambda path: path.name.startswith(TOTALS))
+        try:
+            # By metrics, because a gauge of each process has a label more in the catalogue.
+            in_use = {key.name for path in files for key in _live_series(path) if whose.label_in(key) is not None}
+        except (OSError, LiveFileError, msgspec.DecodeError):
+            return {}  # it may be in what cannot be read
+        return {key: renamed for key, renamed in new.items() if key.name not in in_use}
+
+    return names
 
 
 def _labels(found: Iterable[SeriesKey], whose: _Subject) -> list[str]:
@@ -422,4 +474,10 @@ def _live_series(path: Path) -> list[SeriesKey]:
     reader = CellsReader()
     reader.add(memory, path.name)
     reader.refresh()
+    found = -1, 0
+    while found != (now := (len(reader.series), reader.damaged_entries)):
+        found = now
+        reader.refresh()  # a damaged entry is passed only when it is met again
+    if reader.damaged_entries:
+        raise LiveFileError(path.name, f"has {reader.damaged_entries} damaged entries")
     return [*(one.key for one in reader.series), *(SeriesKey(one.sample, one.labels) for one in reader.foreign)]

@@ -342,6 +342,25 @@ class Catalogue:
             except sqlite3.Error as error:
                 raise self._translated(error) from error
 
+    def rebuild(self) -> None:
+        """
+        Write the whole database file anew, and empty the log: what was deleted is in no byte of either any more.
+
+        Raises:
+            StoreError: It could not be, because somebody reads, or for want of space; all that was committed is there nevertheless.
+        """
+        with self._lock, self._alone():
+            connection = self._current()
+            try:
+                connection.execute("PRAGMA temp_store = FILE")  # the copy is as large as the database
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA temp_store = MEMORY")
+                (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
+            if is_busy:
+                raise StoreError(str(self.path), "its log cannot be emptied while it is read; try again", "S109")
+
     @property
     def log_bytes(self) -> int:
         """How large the log of what is not yet in the database file is."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import nan
 from threading import Lock
@@ -791,6 +791,40 @@ class WindowWriter:
                 turn.execute(_NAMES_CHANGED)
         if changed:
             self._generation = -1
+
+    def rename(self, names: Callable[[Collection[SeriesKey]], Mapping[SeriesKey, SeriesKey]]) -> None:
+        """
+        Give some series other names, so that of those they had no byte is left; their numbers stay.
+
+        *names* is told all series, within the turn, and says which get which name, one that none has. It must be none that the live
+        totals have: what of that is counted stands under the new name, and would be counted again. Killed at any step, each has
+        either name; called again, it goes on.
+
+        Raises what `maintain` raises.
+        """
+        with self._upkeep:
+            with self._catalogue.turn() as turn:
+                rows: list[tuple[str, str, str, int, SeriesKey]] = []
+                for table in ("series", "retired"):
+                    for name, labels, kind in turn.execute(f"SELECT name, labels, kind FROM {table}"):  # noqa: S608 - one of two
+                        with suppress(msgspec.DecodeError):  # damaged; `_remember` says so
+                            rows.append((table, name, labels, kind, SeriesKey(name, decode_labels(labels))))
+                new = names({row[-1] for row in rows})
+                for table, name, labels, kind, key in rows:
+                    if key in new:
+                        turn.execute(
+                            f"UPDATE {table} SET name = ?, labels = ? WHERE name = ? AND labels = ? AND kind = ?",  # noqa: S608
+                            (new[key].name, labels_text(new[key].labels), name, labels, kind),
+                        )
+                if new:
+                    turn.execute(_NAMES_CHANGED)
+                    turn.execute("INSERT OR REPLACE INTO meta VALUES ('renamed', 1)")
+                    self._generation = -1
+                is_left = turn.execute("SELECT 1 FROM meta WHERE name = 'renamed'").fetchone()
+            if is_left:
+                self._catalogue.rebuild()
+                with self._catalogue.turn() as turn:
+                    turn.execute("DELETE FROM meta WHERE name = 'renamed'")
 
     # Archives
 
