@@ -7,8 +7,12 @@ Rows that are shown of a part alone are with that part: `test_catalogue` here; i
 
 from __future__ import annotations
 
+import mmap
+import os
+import random
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,12 +20,18 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from rfs.monitoring._capture.record import read_record
+from rfs.monitoring._live import CORRUPT
 from rfs.monitoring._reading import open_directory
 from rfs.monitoring._store import catalogue
-from tests.faults.processes import Process, environment, size
+from rfs.monitoring.monitor import Monitor
+from tests.faults.hosts import show
+from tests.faults.processes import Process, environment, names_in, size
 from tests.faults.programs.catalogue import VERSION_2
 from tests.faults.programs.days import EACH, KEPT_SECONDS, STEPS, turn_times
 from tests.faults.tools import Shim, build_shim
+from tests.monitoring.chunks import contents, opened
+from tests.monitoring.conftest import ManualClock
 from tests.monitoring.test_windows import in_memory
 
 pytestmark = pytest.mark.fault
@@ -170,3 +180,179 @@ class TestLeaderKilledAtAnyStep:
         assert must_be_kept(len(STEPS) * EACH, END) & set(all_made) <= set(found.numbers), at
         assert found.counted == amount + (len(STEPS) - turn) * EACH, at
         assert not found.said, at
+
+
+class Sample(NamedTuple):
+    """A store that processes have left, the last of them killed; which numbers are in which file, and how many there are in all."""
+
+    folder: Path
+    files: list[str]
+    numbers: dict[str, set[int]]
+    pending: set[int]  # in the segment alone
+    total: int
+
+
+def numbers_in(chunks: Path, file: str) -> set[int]:
+    with opened(chunks) as directory:
+        return {
+            int(record.context["number"])
+            for frame in contents(directory, file)
+            if (record := read_record("", frame.payload, "")).message == "made"
+        }
+
+
+def sample(days: Days) -> Sample:
+    folder = days.folder / "sample"
+    days.tell(folder, count=9)
+    count = 9 * EACH + len(days.tell(folder, first=9, kill_at=330)["witnessed"])
+    found = ask(folder, END)
+    assert found.counted == count
+    assert not found.said
+    chunks = folder / "store" / "chunks"
+    numbers = {f"store/chunks/{file}": numbers_in(chunks, file) for file in names_in(chunks)}
+    pending = set(found.numbers).difference(*numbers.values())
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert len(numbers) > 1
+    assert pending
+    assert "store/catalogue.sqlite-wal" in files
+    return Sample(folder, files, numbers, pending, count)
+
+
+def mutate(chance: random.Random, folder: Path, file: str, files: list[str]) -> tuple[str, list[str]]:
+    """Injure *file*; return how, and which other one."""
+    path = folder / file
+    how = chance.choice(["flip", "flip", "flip", "bytes", "zero", "cut", "grow", "swap", "delete", "exchange"])
+    length = path.stat().st_size
+    # What is in the beginning means more: headers, tables, the first pages.
+    at = chance.randrange(length) if chance.random() < 0.6 else chance.randrange(min(length, 4_096))
+    if how == "delete":
+        path.unlink()
+    elif how == "exchange":
+        other = chance.choice([each for each in files if each != file])
+        path.rename(folder / "spare")
+        (folder / other).rename(path)
+        (folder / "spare").rename(folder / other)
+        return f"exchange {file} and {other}", [other]
+    else:
+        with path.open("r+b") as opened_file, mmap.mmap(opened_file.fileno(), 0) as content:
+            if how == "flip":
+                content[at] ^= 1 << chance.randrange(8)
+            elif how == "bytes":
+                for _ in range(chance.randrange(1, 20)):
+                    content[chance.randrange(length)] = chance.randrange(256)
+            elif how == "zero":
+                end = min(length, at + chance.choice([4, 64, 512, 4_096]))
+                content[at:end] = bytes(end - at)
+            elif how == "swap":
+                size_ = min(64, length // 2)
+                one, two = chance.randrange(length - size_ + 1), chance.randrange(length - size_ + 1)
+                content[one : one + size_], content[two : two + size_] = (
+                    content[two : two + size_],
+                    content[one : one + size_],
+                )
+        if how == "cut":
+            os.truncate(path, at)
+        elif how == "grow":
+            with path.open("ab") as appended:
+                appended.write(chance.randbytes(chance.choice([1, 100, 5_000])))
+    return f"{how} {file} at {at}", []
+
+
+class Seen(NamedTuple):
+    """What a Monitor that has started on a store says."""
+
+    numbers: list[int]
+    counted: float | None
+    measured: int | None
+    said: list[str]
+    seconds: float
+
+
+def start(folder: Path) -> Seen:
+    """Start a Monitor on the store in *folder*, let it lead, and ask for everything."""
+    said: list[str] = []
+    clock = ManualClock(END)
+    began = time.monotonic()
+
+    def problem(code: str, text: str) -> None:
+        said.append(f"{code} {text}")
+
+    monitor = Monitor(service_name="days", clock=clock)
+    leader = monitor._leader
+    leader._on_problem = leader.live._on_problem = problem
+    monitor.use_directory(folder)
+    try:
+        for _ in range(2):
+            leader._capture_and_lead(is_new=False)
+            monitor.tick()
+            clock.advance(1)
+        query = monitor.query
+        records = query.records(limit=1_000)
+        waits = query.distribution("waits", "10d")
+        query.points("made_total", "10d", 3_600)
+        seconds = time.monotonic() - began
+        said.extend(monitor._diagnostics)
+        corrupt = query.totals().counters.get(CORRUPT, 0.0)
+        if corrupt:
+            said.append(f"{CORRUPT.name} {corrupt}")
+        return Seen(
+            sorted(record.context["number"] for record in records if record.message == "made"),
+            query.increase("made_total", "10d"),
+            None if waits is None else waits.count,
+            said,
+            seconds,
+        )
+    finally:
+        monitor.stop()
+        leader._finish()
+
+
+class TestMutatedStores:
+    """B13 to B17, B19: whatever has been done to the files of a store."""
+
+    @pytest.mark.slow
+    def test_start_and_lose_what_was_damaged(self, days: Days) -> None:
+        """
+        A Monitor starts within 5 s, has all records and measurements but those of the damaged file, no record twice, none that
+        was not made, and says what is missing.
+        """
+        kept = sample(days)
+        everything = kept.pending.union(*kept.numbers.values())
+        slowest = 0.0
+        told = 0
+        for seed in range(size(whole=10_000, small=500)):
+            chance = random.Random(seed)
+            folder = days.folder / "mutant"
+            shutil.copytree(kept.folder, folder)
+            file = chance.choice([each for each in kept.files if (folder / each).stat().st_size])
+            how, exchanged = mutate(chance, folder, file, kept.files)
+            what = f"mutant {seed}: {how}"
+            try:
+                seen = start(folder)
+            except BaseException as error:
+                error.add_note(what)
+                raise
+            finally:
+                shutil.rmtree(folder)
+            slowest = max(slowest, seen.seconds)
+            assert seen.seconds < 5, what
+            assert len(seen.numbers) == len(set(seen.numbers)), what
+            assert set(seen.numbers) <= everything, what
+            lost = everything - set(seen.numbers)
+            injured = kept.numbers.get(file, kept.pending if file.endswith(".segment") else set())
+            for other in exchanged:
+                injured = injured | kept.numbers.get(other, kept.pending if other.endswith(".segment") else set())
+            assert lost <= injured, what
+            # A chunk that is not there any more was let go, for all that anybody can know.
+            assert seen.said or not lost or " delete " in what, what
+            if all(
+                each.startswith(("store/chunks", "store/reserve")) or each.endswith(".segment")
+                for each in (file, *exchanged)
+            ):
+                assert (seen.counted, seen.measured) == (kept.total, kept.total), what
+            elif all(each.startswith("store/") for each in (file, *exchanged)):
+                assert (seen.counted or 0) <= kept.total, what
+                assert seen.said or seen.counted == kept.total or " delete " in what, what
+            told += bool(seen.said)
+        assert told > size(whole=2_000, small=100)
+        show(f"{slowest:.2f} s the slowest start, {told} have said something")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rfs.monitoring import _live
+from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.instruments import Registry
 from rfs.monitoring._capture.live import LiveDirectory
 from rfs.monitoring._capture.record import decode_record
@@ -369,3 +370,37 @@ class TestPending:
         assert not list((tmp_path / "live").glob(segment))
         assert len(self.messages(first) + self.messages(rest)) == 1_000
         assert LOST not in live.read().counters
+
+
+class TestDamage:
+    """What is no text where a text should be is damage like any other."""
+
+    @pytest.mark.parametrize(
+        "content", [b"\x81\xa9processes\x91\xa2\xff\xfe", b"\x81\xa7metrics\x91\x93\xa1n\xa1x\xa0"]
+    )
+    def test_of_the_sums(self, watcher: Monitor, other: Monitor, tmp_path: Path, content: bytes) -> None:
+        """
+        Sums of the dead that cannot be read are left out and said once; a Monitor starts beside them.
+        """
+        other.counter("seen_total").inc()
+        (tmp_path / "live" / "totals-7").write_bytes(content)
+        said: list[str] = []
+
+        late = LiveReader(watcher.capture, lambda code, text: said.append(f"{code} {text}"))
+
+        for _ in range(2):
+            assert late.read().counters[SeriesKey("seen_total", ())] == 1
+        assert [one.partition(":")[0] for one in said] == ["S113 live file totals-7 is left out"]
+        Monitor(service_name="late", directory=tmp_path).stop()
+
+    def test_of_who_leads(self, watcher: Monitor, tmp_path: Path) -> None:
+        """
+        Where nobody can read who leads, the next one does.
+        """
+        name = b"\x92\xa2\xff\xfe\x01"
+        (tmp_path / "live" / "leader-7").write_bytes((len(name).to_bytes(2, "little") + name).ljust(1_032, b"\0"))
+
+        lease = Lease(watcher.capture)
+
+        assert lease.keep()
+        assert lease.epoch == 8

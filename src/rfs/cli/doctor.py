@@ -16,7 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import msgspec
 from rich.table import Table
 from rich.text import Text
 
@@ -195,7 +194,7 @@ def _leader(live: Path) -> Finding:
     epoch = highest_epoch([path.name for path in live.iterdir()], LEADER)
     try:
         leader = read_heartbeat((live / f"{LEADER}{epoch}").read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         leader = None
     advice = "call start_monitoring() or install(app) in the service: without a leader nothing is imported, and alert rules sleep"
     if leader is None:

@@ -101,7 +101,7 @@ class Leader:
         self.sinks: list[Sink] = []
         # The threads that are inside one. What they record goes to no sink, or it would never end.
         self.in_sink: set[int] = set()
-        self.live = LiveReader(capture)
+        self.live = LiveReader(capture, on_problem)
         self._lease = Lease(capture)
         self._last_second = 0
         self._local: LocalStore | None = None
@@ -277,7 +277,8 @@ class Leader:
             is_whole = self.live.is_whole
         # Outside of the lock: whoever asks does not wait for the disk.
         try:
-            local.write(totals, is_whole=is_whole)
+            if local.write(totals, is_whole=is_whole):
+                self._lease.note_written()
         except StaleLeaderError:
             local.resign()
         return totals
@@ -463,7 +464,7 @@ class Leader:
                 local.resign()
             return
         if local is not None:
-            local.lead(self._lease.epoch, is_first=self._lease.is_first)
+            local.lead(self._lease.epoch, is_first=self._lease.is_first, has_written=self._lease.has_written)
         with self._lock:
             dead = self.live.take_dead()
             if local is None:

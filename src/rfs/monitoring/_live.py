@@ -65,6 +65,7 @@ CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
 LEADER = "leader-"
 TOTALS = "totals-"
 _HEARTBEAT_AT = 1024
+_WRITTEN_AT = _HEARTBEAT_AT + 8  # a byte that is 0 until a leader has written to the store; older leaders have none
 _EXEMPLAR_TRIES = 3  # it changes once a second
 _WORDS = struct.Struct("=QQ")
 _DOUBLES = struct.Struct("=dd")
@@ -133,7 +134,7 @@ def folded_series(content: bytes) -> list[SeriesKey]:
     The series of which ``totals-<epoch>``, with this *content*, has sums.
 
     Raises:
-        msgspec.DecodeError: It is damaged.
+        ValueError: It is damaged.
     """
     folded = _decode_folded(content)
     own = (*folded.counters, *folded.sketches, *folded.left)
@@ -163,11 +164,15 @@ class LiveReader:
     """
     Reads what all processes of *capture*'s directory record; in memory mode, this process alone.
 
+    Args:
+        on_problem: Told once of each live file that is damaged (``S113``) and left out.
+
     Not safe to use from two threads at once.
     """
 
-    def __init__(self, capture: Capture) -> None:
+    def __init__(self, capture: Capture, on_problem: Callable[[str, str], None] = lambda _code, _text: None) -> None:
         self._capture = capture
+        self._on_problem = on_problem
         self.refused: dict[str, str] = {}  # files that cannot be read, and why
         self.after_fork()
 
@@ -322,7 +327,12 @@ class LiveReader:
         except OSError:
             process.names.discard(name)  # it is gone, or nothing is left to map it with: tried again the next time
         except LiveFileError as error:
-            self.refused[name] = str(error)
+            self._refuse(name, error)
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        if name not in self.refused:
+            self._on_problem("S113", f"live file {name} is left out: {error}")
+        self.refused[name] = str(error)
 
     def _identify_folded(self) -> tuple[int, ...]:
         directory = self._capture.directory
@@ -342,11 +352,14 @@ class LiveReader:
             directory = self._capture.directory
             if identity and directory is not None:
                 try:
-                    folded = _decode_folded(directory.read(f"{TOTALS}{identity[0]}"))
+                    found = _decode_folded(directory.read(f"{TOTALS}{identity[0]}"))
+                    for _, type_name, _ in found.metrics:
+                        MetricType(type_name)
+                    folded = found
                 except FileNotFoundError:
                     continue  # the next leader has just replaced it
-                except (OSError, msgspec.DecodeError) as error:
-                    self.refused[f"{TOTALS}{identity[0]}"] = str(error)
+                except (OSError, ValueError) as error:  # what cannot be decoded, not even a text in it
+                    self._refuse(f"{TOTALS}{identity[0]}", error)
             self._folded = folded
             self._folded_counters = {SeriesKey(name, labels): value for name, labels, value in folded.counters}
             self._folded_sketches = {SeriesKey(name, labels): value for name, labels, value in folded.sketches}
@@ -621,6 +634,7 @@ class Lease:
         self._capture = capture
         self.epoch = 0
         self.is_first = False  # this process leads, and nobody has led before it here
+        self.has_written = False  # it, or one before it here, has written to the store
         self._beats = -1
         self._seen = _NOBODY
 
@@ -665,15 +679,28 @@ class Lease:
         epoch = max(used, above()) + 1
         who = _encode((capture.process, os.getpid()))
         content = len(who).to_bytes(2, "little") + who
-        content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8)
+        has_written = used > 0 and self._was_written(directory, highest)
+        content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8) + bytes([has_written])
         if not directory.claim(f"{LEADER}{epoch}", content):
             return False
         self._beats = directory.watch(f"{LEADER}{epoch}")
         self.epoch = epoch
-        self.is_first = not used
+        self.is_first, self.has_written = not used, has_written
         self._seen = Leadership(epoch, os.getpid(), capture.process, is_self=True)
         self._beat()
         return True
+
+    def note_written(self) -> None:
+        """Let who follows know that there is a store that knows what the live files have measured; twice is once. Raises OSError."""
+        if not self.has_written and self._beats >= 0:
+            os.pwrite(self._beats, b"\1", _WRITTEN_AT)
+            self.has_written = True
+
+    def _was_written(self, directory: LiveDirectory, epoch: int) -> bool:
+        try:
+            return directory.read(f"{LEADER}{epoch}")[_WRITTEN_AT : _WRITTEN_AT + 1] != b"\0"
+        except OSError:
+            return True
 
     def still_highest(self, names: list[str]) -> bool:
         """Whether nobody has followed this leader."""
@@ -698,7 +725,7 @@ class Lease:
     def _beating(self, directory: LiveDirectory, epoch: int) -> bool:
         try:
             leader = read_heartbeat(directory.read(f"{LEADER}{epoch}"))
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):
             return False
         self._seen = Leadership(epoch, leader.pid, leader.process, is_self=False)
         try:
@@ -722,7 +749,7 @@ class Heartbeat(NamedTuple):
 
 
 def read_heartbeat(content: bytes) -> Heartbeat:
-    """Read the file of an epoch; raises msgspec.DecodeError if it is damaged."""
+    """Read the file of an epoch; raises ValueError if it is damaged: msgspec's for what cannot be decoded, or Python's for a text."""
     process, pid = _decode_leader(content[2 : 2 + int.from_bytes(content[:2], "little")])
     return Heartbeat(process, pid, int.from_bytes(content[_HEARTBEAT_AT : _HEARTBEAT_AT + 8], "little"))
 

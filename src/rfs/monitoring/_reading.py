@@ -73,7 +73,7 @@ def open_directory(
     capture = Capture(Registry(lambda _metric, _reason: None, str), service=str, on_problem=lambda _: None)
     if live.is_dir():
         capture.look_into(path)
-    reader, lock = LiveReader(capture), Lock()
+    reader, lock = LiveReader(capture, on_problem), Lock()
     store = LocalStore(path, retention=None, now_seconds=now_seconds, monotonic=time.monotonic, on_problem=on_problem)
 
     def pending() -> list[Run]:

@@ -460,7 +460,7 @@ def _read_manifest(place: _Place, target: str | Path) -> Manifest:
             fault = f"has version {version}; this library reads up to version {VERSION}. Upgrade rfs here"
             raise ArchiveError(str(target), fault)
         return msgspec.json.decode(signed.archive, type=Manifest)
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ArchiveError(str(target), f"has a damaged {MANIFEST}: {error}") from error
 
 

@@ -402,7 +402,7 @@ def _erase_labels(directory: Path, whose: _Subject, done: Erased) -> None:
                 done.left.append(f"{path}: {label}; {_IN_LIVE}")
         except FileNotFoundError:
             pass  # what it had is in another by now, or gone
-        except (OSError, LiveFileError, msgspec.DecodeError) as error:
+        except (OSError, LiveFileError, ValueError) as error:
             done.unsearched.append(f"{path}: {error}")
 
 

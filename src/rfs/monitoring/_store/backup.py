@@ -118,7 +118,7 @@ def verify(target: Path, *, progress: Progress | None = None) -> Backup:
         made = msgspec.json.decode((target / MANIFEST).read_bytes(), type=Backup)
     except FileNotFoundError:
         raise BackupError(str(target), f"has no {MANIFEST}: it is no backup, or was never finished") from None
-    except msgspec.DecodeError as error:
+    except ValueError as error:  # what cannot be decoded, not even a text in it
         raise BackupError(str(target), f"has a damaged {MANIFEST}: {error}") from error
     if made.version > VERSION:
         fault = f"has version {made.version}; this library reads up to version {VERSION}. Upgrade rfs here"

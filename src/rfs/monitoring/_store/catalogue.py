@@ -95,6 +95,7 @@ class Catalogue:
         patience_seconds: float = _BUSY_SECONDS,
     ) -> None:
         self.path = path
+        self.is_new = False  # begun by this object: nothing was there, or it was damaged and has been set aside
         self.generation = 0  # rises when what a reader of this object remembers of the database may be wrong
         self._epoch = epoch
         self._on_problem = on_problem
@@ -242,6 +243,7 @@ class Catalogue:
         version = check_version(connection, self.path)
         if not version:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self.is_new = True
         else:
             _look_for_damage(connection)
         connection.execute("PRAGMA journal_mode = WAL").fetchall()

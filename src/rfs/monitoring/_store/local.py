@@ -87,8 +87,13 @@ class LocalStore:
         self._database = self.path / CATALOGUE
         check_place(self._database)
         self._snapshots = CatalogueReader(self._database)
-        with self._snapshots.snapshot():
-            pass  # it is of no newer version
+        try:
+            with self._snapshots.snapshot():
+                pass  # it is of no newer version
+        except StoreError as error:
+            if error.code != "S110":
+                raise
+            on_problem(error.code, str(error))  # records are there all the same, and who leads sets it aside
         self._windows = WindowReader(self._snapshots, on_problem=on_problem)
         self._keys = KeyRing.of_environment()
         self._records = RecordReader(self.path, monotonic=monotonic, on_problem=on_problem, keys=self._keys)
@@ -130,11 +135,12 @@ class LocalStore:
         """Whether this process writes."""
         return self._writing is not None
 
-    def lead(self, epoch: int, *, is_first: bool) -> None:
+    def lead(self, epoch: int, *, is_first: bool, has_written: bool = False) -> None:
         """
         Write from now on, as the leader of *epoch*; nothing happens if it does. If it cannot be now, that is said: call it again.
 
-        *is_first*: nobody has led over these live files before, so all that they have measured is new.
+        *is_first*: nobody has led over these live files before, so all that they have measured is new. *has_written*: somebody has, and
+        has written; if there is no store, or one that is damaged, what they have measured was in the one before.
         """
         if self._writing is not None and self._writing.epoch == epoch:
             return
@@ -143,7 +149,6 @@ class LocalStore:
         try:
             for folder in (self.path, self.path / CHUNKS):
                 folder.mkdir(mode=0o700, exist_ok=True)
-            is_new = not self._database.exists()
             catalogue = Catalogue(self._database, epoch=epoch, on_problem=setting.on_problem, now=setting.now_seconds)
         except StaleLeaderError:
             return  # the lease will tell
@@ -153,7 +158,7 @@ class LocalStore:
         except OSError as error:
             setting.on_problem("S105", f"store {self.path}: {error.strerror}")
             return
-        self._writing = _Writing(setting, self._records, catalogue, epoch, is_first=is_first, is_new=is_new)
+        self._writing = _Writing(setting, self._records, catalogue, epoch, is_first=is_first, has_written=has_written)
 
     def resign(self) -> None:
         """Write no more; twice is once."""
@@ -161,19 +166,20 @@ class LocalStore:
         if writing is not None:
             writing.close()
 
-    def write(self, totals: Totals, *, is_whole: bool) -> None:
+    def write(self, totals: Totals, *, is_whole: bool) -> bool:
         """
         Write what *totals* have beyond what is counted already, and let go what is too old; once a second.
 
-        *is_whole*: no live file was left out of *totals*. What cannot be written now is said, and is part of the next window.
+        *is_whole*: no live file was left out of *totals*. Return whether it was written: what cannot be now is said, and is part of the
+        next window.
 
         Raises:
             StaleLeaderError: Another process leads by now.
         """
-        if self._writing is not None:
-            self._writing.write(totals, is_whole=is_whole)
+        is_written = self._writing is not None and self._writing.write(totals, is_whole=is_whole)
         if self._keys is not None and self._keys.fault is not None:
             self._setting.on_problem(*self._keys.fault)
+        return is_written
 
     def keep(self, runs: Sequence[Run], *, at_once: bool = False) -> bool:
         """
@@ -203,7 +209,7 @@ class _Writing:
         epoch: int,
         *,
         is_first: bool,
-        is_new: bool,
+        has_written: bool,
     ) -> None:
         self.epoch = epoch
         self.catalogue = catalogue
@@ -217,16 +223,20 @@ class _Writing:
         self._setting = setting
         self._windows = WindowWriter(catalogue, on_problem=setting.on_problem, retention=setting.retention)
         self._retention = RecordRetention(setting.path, setting.retention, setting.now_seconds)
-        self._adopts = is_new and not is_first
-        self._begins_anew = is_first and not is_new
+        self._adopts = catalogue.is_new and has_written
+        if self._adopts:
+            setting.on_problem(
+                "S110", f"store {setting.path}: the catalogue of the windows is gone; a new one is begun"
+            )
+        self._begins_anew = is_first and not catalogue.is_new
         self._kept_at = self._made_room_at = -inf
 
     def close(self) -> None:
         self.records.close()
         self.catalogue.close()
 
-    def write(self, totals: Totals, *, is_whole: bool) -> None:
-        second = int(self._setting.now_seconds())
+    def write(self, totals: Totals, *, is_whole: bool) -> bool:
+        second, is_written = int(self._setting.now_seconds()), False
         try:
             if self._begins_anew:
                 with self.catalogue.turn() as turn:
@@ -234,11 +244,13 @@ class _Writing:
                 self._begins_anew = False
             with self.catalogue.turn() as turn:
                 window = self._windows.write(turn, totals, second, adopt=self._adopts, whole=is_whole)
+            is_written = True
             self._setting.on_window(window)
             self._windows.maintain()
         except StoreError as error:
             self._tell(error.code, str(error))
         self._retain()
+        return is_written
 
     def _retain(self) -> None:
         now = self._setting.monotonic()

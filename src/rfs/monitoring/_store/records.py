@@ -201,6 +201,12 @@ class RecordReader:
             self._look()
             return dict(self._refused)
 
+    def torn(self) -> dict[str, int]:
+        """Of each file that is not sealed, how many bytes at its end are no frame."""
+        with self._lock:
+            self._look()
+            return {file: reader.torn_bytes for file, reader in self._open.items() if reader.torn_bytes}
+
     def _chunks(self) -> list[Chunk]:
         """All chunks as they are now."""
         with self._lock:
@@ -507,6 +513,9 @@ class RecordWriter:
             for path in (self._reader.path, self._reader.path.parent):
                 _sync_directory(path)
         self._directory = _open_directory(folder)
+        for file, size in self._reader.torn().items():
+            text = f"{folder}: {file}: {size} bytes at its end, which a kill has left or which are damaged; left out"
+            self._on_problem("S113", text)
         tried: set[str] = set()
         # Again and again: whoever is followed now may just have begun another one.
         while (names := self._open_names() - tried) or self._writer is None:
