@@ -175,6 +175,20 @@ class TestWrite:
         assert now.series("orders_total") == [ORDERS, LOST]
         assert now.kinds() == {"orders_total": "counter", "connections": "gauge", "wait_seconds": "histogram"}
 
+    def test_one_that_begins_again_takes_nothing_from_others(self, kept: Kept) -> None:
+        """
+        Of two histograms one is at zero again, which is not written yet: of the other all is there that it has measured since.
+        """
+        other = SeriesKey("wait_seconds", (("route", "/"),))
+        for second in (NOW, NOW + 60):
+            kept.write(live(sketches={WAITS: reading(*[2.0] * 9), other: reading(2.0)}), second)
+        kept.maintain()
+        now = kept.at(live(sketches={WAITS: reading(), other: reading(2.0, 2.0, 3.0)}), NOW + 61)
+
+        together = now.distribution([WAITS, other], NOW + 60, NOW + 62)
+
+        assert buckets(together) == buckets(sketch_of([2.0, 3.0]))
+
     def test_neither_known_is_no_spike(self, kept: Kept) -> None:
         """
         Whoever has read the totals just before a series was found to have begun again is not told its whole past as news.
@@ -530,6 +544,10 @@ class Service(RuleBasedStateMachine):
             values = [value for second, one, value in changes if one == key and first <= second < last]
             assert buckets(sketch) == (buckets(sketch_of(values)) if key in truth.known else None), key
             assert sketch is None or sketch.sum == pytest.approx(math.fsum(values), abs=1e-3)
+        everything = [value for second, one, value in changes if one in HISTOGRAMS and first <= second < last]
+        together = reader.distribution(HISTOGRAMS, start, end)
+        assert buckets(together) == buckets(sketch_of(everything))
+        assert together.sum == pytest.approx(math.fsum(everything), abs=1e-3)
         step = data.draw(st.sampled_from([1, 5, 60, 300]))
         start = (int(now) - data.draw(st.integers(0, 5)) * step) // step * step
         if step % fine(start) == 0:

@@ -343,6 +343,18 @@ class TestGaugesAndHistograms:
         assert found is not None
         assert (found.count, found.positive, found.sum) == (3, {1: 1, 2: 2}, 3.0)
 
+    def test_several_histograms_as_one(self, store: Store) -> None:
+        """
+        What several histograms measured together is the sum of all that are known.
+        """
+        other, unknown = WAITS._replace(labels=(("n", "2"),)), WAITS._replace(labels=(("n", "3"),))
+        store.append(batch("p", 0, [], Window(NOW, sketches={WAITS: sketch(1), other: sketch(2)})))
+        store.append(batch("p", 1, [], Window(NOW + 1, sketches={other: sketch(2)})))
+
+        found = store.distribution([WAITS, other, unknown], NOW, NOW + 2)
+
+        assert (found.count, found.positive, found.sum) == (3, {1: 1, 2: 2}, 3.0)
+
     def test_old_distributions_keep_their_sum(self, store: Store) -> None:
         """
         Hours later, thinned out, nothing measured is missing.

@@ -28,7 +28,7 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.instruments import MetricType
 from rfs.monitoring._capture.record import LogRecord, read_record
 from rfs.monitoring._capture.segments import HAS_ERROR
-from rfs.monitoring._capture.sketch import Sketch
+from rfs.monitoring._capture.sketch import Sketch, sum_of
 from rfs.monitoring._spans import Trace, build_trace
 from rfs.monitoring._store import EVER_NS, Moment, Point, Reader, StoredRecord, Wanted
 from rfs.monitoring._store.deadline import check_deadline, deadline, no_deadline
@@ -1067,15 +1067,7 @@ def _sketches(reader: Reader, groups: Mapping[_Name, list[SeriesKey]], start: fl
     keys = [key for found in groups.values() for key in found]
     parts = iter(reader.sketches(keys, start, end))
     check_deadline()
-    return {group: _together(next(parts) for _ in found) for group, found in groups.items()}
-
-
-def _together(parts: Iterable[Sketch | None]) -> Sketch:
-    total = Sketch()
-    for part in parts:
-        if part is not None and part.count:
-            total.add(part)
-    return total
+    return {group: sum_of(next(parts) for _ in found) for group, found in groups.items()}
 
 
 def _increases(
@@ -1088,9 +1080,9 @@ def _increases(
 
 
 def _distribution(reader: Reader, name: str, labels: LabelFilter | None, start: float, end: float) -> Sketch:
-    found = reader.sketches(_matching(reader, name, labels), start, end)
+    found = reader.distribution(_matching(reader, name, labels), start, end)
     check_deadline()
-    return _together(found)
+    return found
 
 
 # Errors

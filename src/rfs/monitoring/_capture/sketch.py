@@ -12,6 +12,7 @@ A `Sketch` is plain data: the difference of two instants of one series, or the s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from math import ceil, inf, nan
 
 import msgspec
@@ -107,3 +108,12 @@ class Sketch(msgspec.Struct):
             self.min = 0.0
         elif self.positive:
             self.min = bucket_centre(min(self.positive))
+
+
+def sum_of(parts: Iterable[Sketch | None]) -> Sketch:
+    """All *parts* in one; None is a histogram that is not known."""
+    total = Sketch()
+    for part in parts:
+        if part is not None and part.count:
+            total.add(part)
+    return total

@@ -95,6 +95,10 @@ class Reader(Protocol):
         """The distribution of what each of these histograms measured; None for those that are not known at all."""
         ...
 
+    def distribution(self, keys: Sequence[SeriesKey], start: float, end: float) -> Sketch:
+        """What all of these histograms together measured."""
+        ...
+
     def points(
         self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float
     ) -> list[list[float | None]]:

@@ -35,7 +35,7 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import breathe, pieces
 from rfs.monitoring._capture.record import RecordData, decode_record, encode_record
 from rfs.monitoring._capture.segments import Frame, Run
-from rfs.monitoring._capture.sketch import Sketch
+from rfs.monitoring._capture.sketch import Sketch, sum_of
 from rfs.monitoring._store import Batch, Kind, StoredRecord, Wanted, Window
 from rfs.monitoring._store.deadline import check_deadline
 from rfs.monitoring._store.outbox import Group, Outbox
@@ -501,6 +501,9 @@ class ClickHouseStore:
         found = self._sums(_SELECT_SKETCH, known, start, end)
         numbers = map(_number_of, keys)
         return [_sketch_of(found.get(number)) if number in known else None for number in numbers]
+
+    def distribution(self, keys: Sequence[SeriesKey], start: float, end: float) -> Sketch:
+        return sum_of(self.sketches(keys, start, end))
 
     def points(
         self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float

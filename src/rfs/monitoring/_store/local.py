@@ -292,6 +292,7 @@ class LocalReader:
         self.series = windows.series
         self.increases = windows.increases
         self.sketches = windows.sketches
+        self.distribution = windows.distribution
         self.points = windows.points
         self.quantiles = windows.quantiles
         self.distributions = windows.distributions

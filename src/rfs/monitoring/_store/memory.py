@@ -25,7 +25,7 @@ from rfs.errors import CursorError
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import breathe, pieces
 from rfs.monitoring._capture.segments import Frame, Run
-from rfs.monitoring._capture.sketch import Sketch
+from rfs.monitoring._capture.sketch import Sketch, sum_of
 from rfs.monitoring._store import Batch, Kind, StoredRecord, Wanted
 from rfs.monitoring._store.deadline import check_deadline
 
@@ -426,6 +426,9 @@ class MemoryStore:
                 found.append(None if series is None else series.sum(start, end))
                 check_deadline()
             return found
+
+    def distribution(self, keys: Sequence[SeriesKey], start: float, end: float) -> Sketch:
+        return sum_of(self.sketches(keys, start, end))
 
     def points(
         self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float

@@ -24,7 +24,7 @@ import msgspec
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import breathe, pieces
 from rfs.monitoring._capture.readings import SketchReading
-from rfs.monitoring._capture.sketch import Sketch
+from rfs.monitoring._capture.sketch import Sketch, sum_of
 from rfs.monitoring._store import Kind
 from rfs.monitoring._store.blocks import (
     BlockError,
@@ -105,20 +105,20 @@ _Sums = TypeVar("_Sums")
 
 
 class _Memo(Generic[_Key, _Sums]):
-    """Sums over blocks, with the blocks that they are of; of those that were used last as many as *limit* allows."""
+    """Sums over blocks, or over other sums, with what they are of; of those that were used last as many as *limit* allows."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
-        self._known: dict[_Key, tuple[tuple[_BlockRow, ...], _Sums, int]] = {}
+        self._known: dict[_Key, tuple[tuple[object, ...], _Sums, int]] = {}
 
-    def take(self, key: _Key, rows: Sequence[_BlockRow], empty: _Sums) -> tuple[int, _Sums]:
+    def take(self, key: _Key, rows: Sequence[object], empty: _Sums) -> tuple[int, _Sums]:
         """How many of *rows* are in the sum, and the sum, which is the caller's until it is `put` back; else 0 and *empty*."""
         before, sums, size = self._known.pop(key, ((), empty, 0))
         self._size -= size
         return (len(before), sums) if tuple(rows[: len(before)]) == before else (0, empty)
 
-    def put(self, key: _Key, rows: Sequence[_BlockRow], sums: _Sums, size: int) -> None:
+    def put(self, key: _Key, rows: Sequence[object], sums: _Sums, size: int) -> None:
         """Remember *sums*, which are of *rows*, and of that *size*."""
         self._known[key] = tuple(rows), sums, size
         self._size += size
@@ -142,6 +142,7 @@ class _Kept:
         self.value_sums: _Memo[SumsKey, dict[int, float]] = _Memo(_MAX_VALUE_SUMS)
         self.steps: _Memo[tuple[SumsKey, float, float], dict[int, array[float]]] = _Memo(_MAX_STEPS)
         self.beyond: dict[int, tuple[SketchReading, Amount, Measured | None]] = {}  # by series
+        self.together: _Memo[tuple[int, ...], list[Measured]] = _Memo(_MAX_SUMS)  # of several series
         self._blocks: dict[int, tuple[int, ValueBlock | SketchBlock | None]] = {}  # the last used ones last
         self._block_bytes = 0
         self._totals: dict[int, tuple[bytes, dict[int, Total] | None]] = {}  # by group; None: damaged
@@ -531,6 +532,48 @@ class _View:
                 found.append(sketch_of([*parts[number], *rows, *(self.sketch_head(number, live) if is_now else ())]))
             breathe()
         return found
+
+    def distribution(self, keys: Sequence[SeriesKey], start: float, end: float) -> Sketch:
+        """
+        What all of these histograms together measured over the range.
+
+        As `sketches`, but live totals and what is sampled are added up before they are compared: a part of the time.
+        """
+        first, last = self.bounds(start, end)
+        _, is_all = self._within(first, last)
+        one_by_one: list[SeriesKey] = []
+        sampled: dict[int, Measured] = {}
+        reading: SketchReading | None = None
+        for key in keys:
+            number = self.number(key, HISTOGRAM)
+            live = cast("SketchReading | None", self.live(key, HISTOGRAM, number))
+            known = None if number is None or not is_all or number in self.kept.apart else self.kept.sampled(number)
+            # One that has begun again at zero must not take away from the others.
+            if number is None or live is None or not isinstance(known, Measured) or live.count < _count(known):
+                one_by_one.append(key)
+                continue
+            sampled[number] = known
+            reading = live if reading is None else reading.plus(live)
+            breathe()
+        total = sum_of(self.sketches(one_by_one, start, end))
+        if reading is not None:
+            parts: list[Measured] = []
+            for width, begin, until in self.runs(first, last):
+                for group, slots in _by_group(sampled).items():
+                    found = self._sums(width, group, frozenset(slots), begin, until)
+                    parts += self._together((width, begin, until, group, *slots), list(found.values()))
+            (before,) = self._together(tuple(sampled), list(sampled.values()))
+            head = beyond(reading, before)
+            total.add(sketch_of(parts if head is None else [*parts, head]))
+        return total
+
+    def _together(self, key: tuple[int, ...], parts: Sequence[Measured]) -> list[Measured]:
+        """*parts* as one, if there are any. They are what *key* names, and seldom change: then the sum is known."""
+        count, sums = self.kept.together.take(key, parts, [])
+        for some in pieces(parts[count:], 25):
+            sums = [compact(together([*sums, *some]))]
+        self.kept.together.put(key, parts, sums, len(parts))
+        return sums
 
     def _sums(self, width: int, group: int, slots: frozenset[int], begin: int, until: int) -> dict[int, Measured]:
         """What blocks have of these histograms. Blocks never change, so only those are read that came since the last time."""
@@ -1052,6 +1095,11 @@ class WindowsAt:
         """The distribution of what each of these histograms measured; None for those that are not known."""
         with self._view() as view:
             return view.sketches(keys, start, end)
+
+    def distribution(self, keys: Sequence[SeriesKey], start: float, end: float) -> Sketch:
+        """What all of these histograms together measured."""
+        with self._view() as view:
+            return view.distribution(keys, start, end)
 
     def points(
         self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float
