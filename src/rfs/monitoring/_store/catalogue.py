@@ -452,7 +452,13 @@ class CatalogueReader:
                 return None
             self._connection = connect(self.path, "ro")
             self.opened += 1
-            if check_version(self._connection, self.path) < len(_SCHEMA):
+            try:
+                version = check_version(self._connection, self.path)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                    raise
+                version = 0  # whoever began it was killed in the middle: it must be rolled back first
+            if version < len(_SCHEMA):
                 self._discard()  # the leader has it in hand
                 return None
         return self._connection

@@ -668,7 +668,10 @@ class RecordWriter:
                 self._begin()
             self._seal_left()
         except OSError as error:
-            self._say(error)
+            if error.errno in _TAKEN_BY_ANOTHER:
+                self.close()
+            else:
+                self._say(error)
             return False
         return not self._left
 
