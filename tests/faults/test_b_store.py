@@ -25,11 +25,11 @@ from rfs.monitoring._live import CORRUPT
 from rfs.monitoring._reading import open_directory
 from rfs.monitoring._store import catalogue
 from rfs.monitoring.monitor import Monitor
-from tests.faults.hosts import show
-from tests.faults.processes import Process, environment, names_in, size
+from tests.faults.hosts import assert_keeps_all, burst, host, look, said, show
+from tests.faults.processes import Process, environment, eventually, names_in, size
 from tests.faults.programs.catalogue import VERSION_2
 from tests.faults.programs.days import EACH, KEPT_SECONDS, STEPS, turn_times
-from tests.faults.tools import Shim, build_shim
+from tests.faults.tools import Shim, build_shim, tmpfs
 from tests.monitoring.chunks import contents, opened
 from tests.monitoring.conftest import ManualClock
 from tests.monitoring.test_windows import in_memory
@@ -356,3 +356,69 @@ class TestMutatedStores:
             told += bool(seen.said)
         assert told > size(whole=2_000, small=100)
         show(f"{slowest:.2f} s the slowest start, {told} have said something")
+
+
+def numbers_of_host(folder: Path) -> list[int]:
+    """The numbers that a reader from outside finds, each as often as it is there."""
+    with open_directory(folder, on_problem=lambda _code, _text: None) as query:
+        return sorted(record.context["n"] for record in query.records_by_correlation_id("b", 100_000))
+
+
+def chunk_bytes(folder: Path) -> int:
+    chunks = folder / "store" / "chunks"
+    return sum((chunks / name).stat().st_size for name in names_in(chunks))
+
+
+class TestB2FullDisk:
+    def test_the_service_goes_on_and_the_store_heals(self, tmp_path: Path) -> None:
+        """
+        While nobody can write, every call returns and readers find what is newest; when space returns the store takes in what has
+        waited, untold, and all is there once.
+        """
+        with tmpfs(tmp_path / "m", size=96 << 20) as disk:
+            folder = disk.path / "d"
+            with host(folder) as process:
+                burst(process, 0, 200)
+                eventually(lambda: (folder / "store" / "reserve").exists(), says=process.errors)
+                disk.fill()
+                (folder / "store" / "reserve").unlink()
+                disk.fill("more")
+                before = chunk_bytes(folder)
+                burst(process, 200, 2_000)
+                said(process, "RFS-S102")
+                assert look(process)["numbers"][-2_000:] == list(range(200, 2_200))
+                disk.fill("rest")
+                (disk.path / "filler").unlink()
+                (disk.path / "more").unlink()
+                (disk.path / "rest").unlink()
+
+                eventually(lambda: chunk_bytes(folder) > before, says=process.errors)
+                burst(process, 2_200, 100)
+                assert_keeps_all(process, 2_300)
+            assert numbers_of_host(folder) == list(range(2_300))
+
+
+class TestRestart:
+    def test_history_is_there_and_the_gap_is_one(self, tmp_path: Path) -> None:
+        """
+        A process that comes after another one answers with what that has measured, and of the time in between with None, not 0.
+        """
+        folder = tmp_path / "d"
+        with host(folder) as process:
+            burst(process, 0, 50)
+            eventually(lambda: look(process)["leads"])
+            eventually(lambda: (folder / "store" / "catalogue.sqlite").exists())
+            burst(process, 50, 50)
+        ended = time.time()
+        eventually(lambda: time.time() > ended + 3)
+
+        with host(folder) as process:
+            burst(process, 100, 20)
+            assert_keeps_all(process, 120)
+            with open_directory(folder, on_problem=lambda code, text: None) as query:
+                assert query.increase("host_total", "5m") == 120
+                gap = [
+                    point.value for point in query.points("host_total", "5m", 1) if ended + 1 <= point.time <= ended + 2
+                ]
+            assert gap
+            assert set(gap) == {None}
