@@ -189,6 +189,19 @@ class TestWrite:
 
         assert buckets(together) == buckets(sketch_of([2.0, 3.0]))
 
+    def test_series_of_a_metric_stand_together(self, kept: Kept) -> None:
+        """
+        Of two metrics, whose series come in turns, each has a group for itself: a question about one reads half of the blocks.
+        """
+        counters = {SeriesKey(f"{name}_total", (("n", f"{n}"),)): 1.0 for n in range(64) for name in ("one", "other")}
+
+        kept.write(live(counters), NOW)
+
+        with kept.reading.snapshot() as connection:
+            assert connection is not None
+            groups = connection.execute("SELECT name, count(DISTINCT id / 64) FROM series WHERE kind = 0 GROUP BY name")
+            assert dict(groups.fetchall()) == {"one_total": 1, "other_total": 1}
+
     def test_neither_known_is_no_spike(self, kept: Kept) -> None:
         """
         Whoever has read the totals just before a series was found to have begun again is not told its whole past as news.

@@ -24,12 +24,12 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import nan
 from threading import Lock
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -74,6 +74,7 @@ _NAMES_CHANGED = "UPDATE meta SET value = value + 1 WHERE name = 'names'"
 _INSERT_BLOCK = "INSERT INTO blocks (width, grp, start, span, payload) VALUES (?, ?, ?, ?, ?)"
 
 
+_Value = TypeVar("_Value")
 Amount = float | Measured  # of a histogram 0.0 stands for: nothing was measured
 UNKNOWN = nan  # of what is sampled: its row was damaged
 
@@ -283,7 +284,7 @@ class WindowWriter:
         increases = self._numbered(turn, window.counters, COUNTER)
         values = self._numbered(turn, window.gauges, GAUGE)
         sketches: list[tuple[int, Measured]] = []
-        for some in pieces(window.sketches.items(), 25):
+        for some in pieces(_by_metric(window.sketches, self._known[HISTOGRAM]), 25):
             for key, sketch in some:
                 number = self._number(turn, key, HISTOGRAM)
                 if number >= 0 and sketch.count:
@@ -299,7 +300,7 @@ class WindowWriter:
     def _numbered(self, turn: sqlite3.Connection, values: Mapping[SeriesKey, float], kind: int) -> tuple[bytes, bytes]:
         known = self._known[kind]
         numbers, found = array("I"), array("d")
-        for some in pieces(values.items(), 200):
+        for some in pieces(_by_metric(values, known), 200):
             for key, value in some:
                 number = known.get(key)
                 if number is None:
@@ -1113,6 +1114,15 @@ class _Sampled(NamedTuple):
     read: dict[SeriesKey, SketchReading]
     gauges: dict[SeriesKey, float]
     gone: list[tuple[dict[SeriesKey, Any], SeriesKey]]  # from where
+
+
+def _by_metric(
+    values: Mapping[SeriesKey, _Value], known: Mapping[SeriesKey, int]
+) -> Iterable[tuple[SeriesKey, _Value]]:
+    """The items of *values*; if there are new series, metric by metric, so that those of a metric get numbers side by side."""
+    if values.keys() <= known.keys():
+        return values.items()
+    return sorted(values.items(), key=lambda item: item[0].name)
 
 
 def _amount(known: SketchReading | Amount) -> Amount:
