@@ -28,7 +28,10 @@ faults-full: ## Run the fault tests at their whole size and write benchmarks/FAU
 	@scripts/prepare test
 	@$(PYTHON) scripts/faults_full.py
 
-bench-full: bench faults-full ## Everything that is measured, at its whole size
+bench-full: ## Everything that is measured, at its whole size
+	@scripts/prepare run
+	@$(PYTHON) -m benchmarks.run --full
+	@$(MAKE) faults-full
 
 lint: ## Check style, types and the direction of imports
 	@scripts/prepare dev

@@ -5,7 +5,8 @@ They are made once from `peers/*.lock`, which pin every package by hash, and are
 locks with ``python -m benchmarks.environments`` (needs uv, which ``make install`` brings).
 
 Packages are installed without resolving dependencies: a lock holds all that the measured code needs. For the ancestor that
-is itself alone; the fifty packages it names are for parts that are not measured here.
+is itself alone; the fifty packages it names are for parts that are not measured here. The tests of the ClickHouse store use the
+environment of chdb, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ ENVIRONMENTS = ROOT / ".venv-bench"
 PEERS = {
     "aioprometheus": ["aioprometheus"],
     "ancestor": ["rfs-framework==4.6.6"],
+    "chdb": ["chdb-core-lite"],
+    "duckdb": ["duckdb"],
     "logfire": ["logfire"],
     "loguru": ["loguru"],
     "opentelemetry": ["opentelemetry-sdk"],

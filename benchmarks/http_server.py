@@ -2,7 +2,9 @@
 One JSON route on uvicorn with uvloop and httptools, observed in one of several ways.
 
 ``python -m benchmarks.http_server bare`` prints its port and serves until standard input ends. With ``--profile`` it then
-prints where the time went. The variants `rfs` and `rfs_printed` run in RFS' own environment, the others in that of `stack`; `bare` in both.
+prints where the time went. The variants `rfs`, `rfs_printed` and `rfs_worker` run in RFS' own environment, the others in that of `stack`;
+`bare` in both. `rfs_worker` is one of several in the directory that ``RFS_DIR`` names, with 1,000 series of counters, 100 of histograms and 20
+alert rules; it tells under ``/leads`` whether it leads.
 Logs go to the null device, so that no terminal is measured.
 """
 
@@ -14,6 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Any
 
 import uvicorn
@@ -31,6 +34,39 @@ def _rfs_printed(app: FastAPI) -> None:
 
     configure_result_logging(stream=open(os.devnull, "w"))  # noqa: SIM115 - kept open as a log is
     _rfs(app)
+
+
+def _rfs_worker(app: FastAPI) -> None:
+    from benchmarks.corpus import SECONDS
+    from benchmarks.exposed import counters, histograms
+    from rfs.monitoring import AlertCondition, create_alert_rule, default_monitor
+
+    _rfs(app)
+    monitor = default_monitor()
+    counted = [monitor.counter(f"{metric}_total", "Requests").labels(route=route) for metric, route, _ in counters()]
+    waits = [monitor.histogram(metric, "Wait").labels(route=route) for metric, route, _ in histograms()]
+    for number in range(10):
+        for metric in (f"bench_{number}_requests_total", f"bench_{number}_wait_seconds"):
+            create_alert_rule(metric, metric, AlertCondition.GREATER_THAN, 1e12)
+
+    class Measuring:
+        """Every request moves two series, so that under load all of them move each second."""
+
+        def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+            self.app = app
+            self.numbers = count()
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            number = next(self.numbers)
+            counted[number % 1_000].inc()
+            waits[number % 100].observe(SECONDS[number % len(SECONDS)])
+            await self.app(scope, receive, send)
+
+    app.add_middleware(Measuring)
+
+    @app.get("/leads")
+    async def leads() -> bool:
+        return monitor.leadership.is_self
 
 
 def _access_log(app: FastAPI) -> None:
@@ -118,6 +154,7 @@ VARIANTS: dict[str, Callable[[FastAPI], None]] = {
     "bare": lambda _: None,
     "rfs": _rfs,
     "rfs_printed": _rfs_printed,
+    "rfs_worker": _rfs_worker,
     "access_log": _access_log,
     "metrics": _metrics,
     "all_three": _all_three,

@@ -1,11 +1,12 @@
 """
-Measures RFS beside its peers, prints one table and writes RESULTS.md: ``python -m benchmarks.run [--quick]``.
+Measures RFS beside its peers, prints one table and writes RESULTS.md: ``python -m benchmarks.run [--quick | --full]``.
 
 Every environment has a process of its own, loaded once. A round runs each loop in each environment that has it, one after the
 other, so that whatever else the machine does meets all of them alike; of the rounds the median counts, and a ratio is the
 median of the ratios within the rounds. Times are process CPU time: what a background thread works for a loop counts, too.
 
-``--quick`` checks that all of it works: few short rounds, only the environments that are there, nothing written.
+``--quick`` checks that all of it works: few short rounds, only the environments that are there, nothing written. ``--full`` also
+keeps ten times as many records, and lets two days pass instead of an hour.
 """
 
 from __future__ import annotations
@@ -19,16 +20,23 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, Self
+from urllib.request import urlopen
 
 from benchmarks.environments import PEERS, ROOT, is_ready, pinned, prepare, python_of, say
+from benchmarks.history import GOAL_SECONDS as HISTORY_GOAL_SECONDS
 from benchmarks.importing import SUBJECTS
 from benchmarks.profiling import SLOW
+from benchmarks.retaining import GOAL_SECONDS as RETAINING_GOAL_SECONDS
+from benchmarks.storing import LOOKUP, P95_BY_MINUTE, TOP_ERRORS
+from benchmarks.storing import SUBJECTS as KEEPERS
 from benchmarks.visibility import GOAL_SECONDS, RATE
 from benchmarks.zoo import LIBRARIES, Outcome, visit
 from benchmarks.zoo import table as zoo_table
@@ -49,9 +57,16 @@ class Effort:
     http_seconds: float
     visibility_rounds: int
     visibility_seconds: float
+    storing_rounds: int
+    stored_records: tuple[int, ...]
+    asking_rounds: int
+    page_rounds: int
+    retained_records: int
+    retaining_rounds: int
+    history_hours: float
 
 
-FULL = Effort(
+USUAL = Effort(
     rounds=15,
     loop_seconds=0.06,
     import_rounds=7,
@@ -59,7 +74,15 @@ FULL = Effort(
     http_seconds=2.0,
     visibility_rounds=3,
     visibility_seconds=20.0,
+    storing_rounds=10,
+    stored_records=(1_000_000,),
+    asking_rounds=30,
+    page_rounds=100,
+    retained_records=1_000_000,
+    retaining_rounds=8,
+    history_hours=1.0,
 )
+WHOLE = replace(USUAL, stored_records=(1_000_000, 10_000_000), retained_records=10_000_000, history_hours=48.0)
 QUICK = Effort(
     rounds=2,
     loop_seconds=0.01,
@@ -68,6 +91,13 @@ QUICK = Effort(
     http_seconds=0.3,
     visibility_rounds=1,
     visibility_seconds=1.0,
+    storing_rounds=2,
+    stored_records=(20_000,),
+    asking_rounds=2,
+    page_rounds=2,
+    retained_records=20_000,
+    retaining_rounds=1,
+    history_hours=0.02,
 )
 
 
@@ -93,7 +123,14 @@ GOALS = (
     Goal("mono_failure", "the same, failing at the first", at_most=1.6),
     Goal("exposition", "exposition, 1,000 counters + 100 histograms, any worker of two (peers: one)", at_most=5000),
 )
+KEEPING_GOAL_PER_SECOND, KEEPING_GOAL_BYTES = 700_000, 40
+# Seconds, by how many records there are.
+LOOKUP_GOAL_SECONDS = {1_000_000: 0.004, 10_000_000: 0.020}
+ASKING_GOAL_SECONDS = 0.005
+PAGE_GOAL_SECONDS = 0.050
+PEERS_PAGES = 3  # so often the peers are asked for what a page shows; some take seconds
 HTTP_GOAL = 0.85
+LEADING_GOAL = 0.03
 IMPORT_GOAL_SECONDS, IMPORT_GOAL_MIB = 0.060, 30.0
 
 
@@ -130,40 +167,47 @@ def process_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "PYTHON", "RFS_"))}
 
 
-class Worker:
-    """A process that runs the loops of one environment."""
+class Asked:
+    """A process that answers each line with a line of JSON."""
 
-    def __init__(self, environment: str) -> None:
-        self.environment = environment
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
         self._process = subprocess.Popen(
-            module(environment, "worker", environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=process_environment(),
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=process_environment()
         )
-        self.loops: list[str] = self._answer()
+        self.first = self._answer()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)
 
-    def seconds(self, loop: str, count: int) -> float:
-        """Return the CPU time that *count* operations took."""
+    def ask(self, **question: object) -> Any:
+        """Return the answer to a question."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"loop": loop, "count": count}) + "\n")
+        self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
-        return float(self._answer()["seconds"])
+        return self._answer()
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the worker of {self.environment} ended with status {self._process.wait()}")
+            raise RuntimeError(f"{self._command} ended with status {self._process.wait()}")
         return json.loads(line)
+
+
+class Worker(Asked):
+    """A process that runs the loops of one environment."""
+
+    def __init__(self, environment: str) -> None:
+        super().__init__(module(environment, "worker", environment))
+        self.loops: list[str] = self.first
+
+    def seconds(self, loop: str, count: int) -> float:
+        """Return the CPU time that *count* operations took."""
+        return float(self.ask(loop=loop, count=count)["seconds"])
 
     def fitting_count(self, loop: str, seconds: float) -> int:
         """Return how many operations take about *seconds*; warms the loop up on the way."""
@@ -228,7 +272,7 @@ def measure_imports(environments: list[str], effort: Effort) -> tuple[Rounds, Ro
 class Server:
     """A process that serves one variant of the one-route app."""
 
-    def __init__(self, environment: str, variant: str, *options: str) -> None:
+    def __init__(self, environment: str, variant: str, *options: str, directory: str | None = None) -> None:
         self._process = subprocess.Popen(
             module(environment, "http_server", variant, *options),
             stdin=subprocess.PIPE,
@@ -236,7 +280,7 @@ class Server:
             stderr=subprocess.DEVNULL,
             text=True,
             cwd=ROOT,
-            env=process_environment(),
+            env=process_environment() | ({} if directory is None else {"RFS_DIR": directory}),
         )
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
@@ -258,6 +302,18 @@ class Server:
         """Return the CPU time that the process has used, in the kernel, too."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def leads(self) -> bool:
+        """Whether this worker leads those of its directory."""
+        with urlopen(f"http://127.0.0.1:{self.port}/leads", timeout=10) as answer:
+            return bool(json.load(answer))
+
+    def load(self, seconds: float) -> tuple[float, float]:
+        """Load the server for *seconds*; return requests per second, and seconds of its CPU time per request."""
+        used, began = self.cpu_seconds(), time.perf_counter()
+        rate = self.requests_per_second(seconds)
+        took = time.perf_counter() - began
+        return rate, (self.cpu_seconds() - used) / (rate * took)
 
     def requests_per_second(self, seconds: float) -> float:
         """Load the server from another process for *seconds*."""
@@ -301,11 +357,33 @@ def measure_http(environments: list[str], effort: Effort) -> tuple[Rounds, Round
         for turn in range(effort.http_rounds):
             say(f"HTTP, round {turn + 1} of {effort.http_rounds}")
             for name in rotated(list(servers), turn):
-                server, spent, began = servers[name], servers[name].cpu_seconds(), time.perf_counter()
-                rate = server.requests_per_second(effort.http_seconds)
-                took = time.perf_counter() - began
+                rate, cost = servers[name].load(effort.http_seconds)
                 rates.setdefault(name, []).append(rate)
-                costs.setdefault(name, []).append((server.cpu_seconds() - spent) / (rate * took))
+                costs.setdefault(name, []).append(cost)
+    return rates, costs
+
+
+def measure_leading(effort: Effort) -> tuple[Rounds, Rounds]:
+    """Return requests per second and seconds of CPU time per request of a worker that leads, and of one that follows it."""
+    rates: Rounds = {}
+    costs: Rounds = {}
+    with TemporaryDirectory(prefix="rfs-bench-") as folder, ExitStack() as stack:
+        servers: dict[str, Server] = {}
+        for name in ("leading", "following"):
+            servers[name] = server = stack.enter_context(Server(OURS, "rfs_worker", directory=folder))
+            server.requests_per_second(0.5)
+            deadline = time.monotonic() + 20
+            while server.leads() is not (name == "leading"):
+                assert time.monotonic() < deadline, f"the worker that is to be {name} is not"
+                time.sleep(0.1)
+        for turn in range(effort.http_rounds):
+            say(f"leading, round {turn + 1} of {effort.http_rounds}")
+            for name in rotated(list(servers), turn):
+                rate, cost = servers[name].load(effort.http_seconds)
+                rates.setdefault(name, []).append(rate)
+                costs.setdefault(name, []).append(cost)
+        assert servers["leading"].leads()
+        assert not servers["following"].leads()
     return rates, costs
 
 
@@ -320,6 +398,82 @@ def measure_visibility(effort: Effort) -> list[dict[str, float]]:
         )
         rounds.append(json.loads(done.stdout.splitlines()[-1]))
     return rounds
+
+
+@dataclass
+class Stored:
+    """What `benchmarks.storing` told: by keeper, and for the questions by question, round by round."""
+
+    records: int
+    kept: dict[str, list[dict[str, float]]]  # of each part
+    finished: dict[str, dict[str, float]]
+    asked: dict[str, dict[str, list[dict[str, Any]]]]
+    pages: dict[str, list[dict[str, float]]]
+
+    def per_second(self, clock: str) -> Rounds:
+        """Records per second, in each round; each bears its share of what came at the end."""
+        return {
+            name: [
+                self.records / len(parts) / (part[clock] + self.finished[name][clock] / len(parts)) for part in parts
+            ]
+            for name, parts in self.kept.items()
+        }
+
+    def seconds(self, question: str, clock: str) -> Rounds:
+        """How long the answers took."""
+        return {name: [one[clock] for one in rounds] for name, rounds in self.asked[question].items()}
+
+
+def measure_storing(environments: list[str], effort: Effort, records: int) -> Stored:
+    """Let all keepers keep the same records, part by part, and answer the same questions."""
+    names = [name for name, (environment, _) in KEEPERS.items() if environment in environments]
+    stored = Stored(records, {name: [] for name in names}, {}, {}, {name: [] for name in names})
+    with ExitStack() as stack:
+        keepers = {
+            name: stack.enter_context(Asked(module(KEEPERS[name][0], "storing", name, str(records)))) for name in names
+        }
+        for turn in range(effort.storing_rounds):
+            say(f"{records:,} records kept, part {turn + 1} of {effort.storing_rounds}")
+            for name in rotated(names, turn):
+                stored.kept[name].append(keepers[name].ask(do="keep", records=records // effort.storing_rounds))
+        for name, keeper in keepers.items():
+            stored.finished[name] = keeper.ask(do="finish")
+        for turn in range(effort.asking_rounds):
+            say(f"{records:,} records asked for, round {turn + 1} of {effort.asking_rounds}")
+            for question in (LOOKUP, TOP_ERRORS, P95_BY_MINUTE):
+                for name in rotated(names, turn):
+                    told = keepers[name].ask(do="ask", question=question)
+                    stored.asked.setdefault(question, {}).setdefault(name, []).append(told)
+        say(f"{records:,} records, pages of a day")
+        for turn in range(effort.page_rounds):
+            for name in rotated(names, turn) if turn < PEERS_PAGES else [OURS]:
+                stored.pages[name].append(keepers[name].ask(do="page"))
+    check_answers(stored)
+    return stored
+
+
+def check_answers(stored: Stored) -> None:
+    """All keepers have said the same, RFS' quantiles within 1 %."""
+    for question in (TOP_ERRORS, P95_BY_MINUTE):
+        answers = {name: sorted(rounds[0]["rows"]) for name, rounds in stored.asked[question].items()}
+        for name, rows in answers.items():
+            assert len(rows) == len(answers[OURS]), (question, name, len(rows), len(answers[OURS]))
+            for one, other in zip(rows, answers[OURS], strict=True):
+                assert one[:2] == other[:2], (question, name, one, other)
+                assert abs(one[2] - other[2]) <= 0.01 * one[2], (question, name, one, other)
+
+
+def measure_once(name: str, *arguments: str) -> Any:
+    """Return what a module of this package tells in its last line."""
+    done = subprocess.run(
+        module(OURS, name, *arguments),
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        cwd=ROOT,
+        env=process_environment(),
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def visit_zoo(environments: list[str]) -> dict[str, Outcome]:
@@ -415,6 +569,20 @@ def http_lines(rates: Rounds, costs: Rounds) -> list[Line]:
     return lines
 
 
+def leading_line(rates: Rounds, costs: Rounds) -> Line:
+    """Return the table's line for what leading costs a worker."""
+    lost = 1 - ratio(rates["leading"], rates["following"])
+    more = median(costs["leading"]) - median(costs["following"])
+    return Line(
+        "what leading costs a web worker of its requests/s, 1,000 counters + 100 histograms, all moving, and 20 rules",
+        f"{lost:.1%} ({median(rates['leading']):,.0f} and {median(rates['following']):,.0f}/s; {more * 1e6:+.1f} µs)",
+        "–",
+        f"≤ {LEADING_GOAL:.0%}",
+        verdict_of([(lost <= LEADING_GOAL, f"{100 * (lost - LEADING_GOAL):.1f} %")]),
+        loop="leading",
+    )
+
+
 def import_line(seconds: Rounds, mib: Rounds) -> Line:
     """Return the table's line for the import."""
     ours, held = median(seconds[OURS]), median(mib[OURS])
@@ -452,6 +620,117 @@ def visibility_line(rounds: list[dict[str, float]]) -> Line:
     )
 
 
+def shown_ms(seconds: float) -> str:
+    """Return a time in ms, with as many digits as mean something."""
+    ms = seconds * 1e3
+    return f"{ms:.2f}" if ms < 10 else f"{ms:.1f}" if ms < 100 else f"{ms:,.0f}"
+
+
+def keeping_line(stored: Stored) -> Line:
+    """Return the table's line for keeping records."""
+    cpu, wall = stored.per_second("cpu"), stored.per_second("wall")
+    sizes = {name: told["bytes"] / stored.records for name, told in stored.finished.items()}
+    shown = {
+        name: f"{median(cpu[name]) / 1e3:,.0f} k/s of CPU ({median(wall[name]) / 1e3:,.0f} by the clock), {sizes[name]:.1f} B"
+        for name in cpu
+    }
+    best = max((name for name in cpu if name != OURS), key=lambda name: median(cpu[name]))
+    rate, size = median(cpu[OURS]), sizes[OURS]
+    return Line(
+        f"{stored.records:,} records into the store, on disk; bytes of each",
+        f"{shown[OURS]}, {ratio(cpu[OURS], cpu[best]):.2f}×",
+        ", ".join(f"{name} {text}" for name, text in shown.items() if name != OURS),
+        f"≥ {KEEPING_GOAL_PER_SECOND / 1e3:g} k/s, ≤ {KEEPING_GOAL_BYTES} B",
+        verdict_of(
+            [
+                (rate >= KEEPING_GOAL_PER_SECOND, f"{100 - 100 * rate / KEEPING_GOAL_PER_SECOND:.0f} %"),
+                (size <= KEEPING_GOAL_BYTES, f"{size - KEEPING_GOAL_BYTES:.1f} B"),
+            ]
+        ),
+        loop="storing",
+    )
+
+
+def asking_line(stored: Stored, question: str, what: str, goal: float | None) -> Line:
+    """Return the table's line for a question."""
+    wall, cpu = stored.seconds(question, "wall"), stored.seconds(question, "cpu")
+    ours = median(wall[OURS])
+    best = best_of(wall)
+    assert best is not None
+    return Line(
+        f"{what}, {stored.records:,} records",
+        f"{shown_ms(ours)} ms (CPU {shown_ms(median(cpu[OURS]))}, the slowest {shown_ms(max(wall[OURS]))}), "
+        f"{ratio(wall[best], wall[OURS]):.2f}×",
+        ", ".join(f"{name} {shown_ms(median(seconds))}" for name, seconds in wall.items() if name != OURS),
+        "–" if goal is None else f"≤ {goal * 1e3:g} ms",
+        "–" if goal is None else verdict_of([(ours <= goal, f"{shown_ms(ours - goal)} ms")]),
+        loop="storing",
+    )
+
+
+def storing_lines(stored: Stored) -> list[Line]:
+    """Return the table's lines for keeping records and asking for them."""
+    return [
+        keeping_line(stored),
+        asking_line(stored, LOOKUP, "all of one correlation id", LOOKUP_GOAL_SECONDS.get(stored.records)),
+        asking_line(stored, TOP_ERRORS, "top errors of an hour", ASKING_GOAL_SECONDS),
+        asking_line(stored, P95_BY_MINUTE, "p95 of 20 operations by minute over an hour", ASKING_GOAL_SECONDS),
+        page_line(stored),
+    ]
+
+
+def page_line(stored: Stored) -> Line:
+    """Return the table's line for the dashboard's queries."""
+    seconds = sorted((took, name) for page in stored.pages[OURS] for name, took in page.items())
+    p99, slowest = seconds[ceil(0.99 * len(seconds)) - 1]
+    peers = {
+        name: max(median(page[query] for page in pages) for query in pages[0]) for name, pages in stored.pages.items()
+    }
+    return Line(
+        f"any dashboard query, 24 h, 1,000 series, {stored.records:,} records, p99 (peers: the slowest of six such queries)",
+        f"{shown_ms(p99)} ms ({slowest}; p50 {shown_ms(median(took for took, _ in seconds))}, "
+        f"the slowest {shown_ms(seconds[-1][0])}: {seconds[-1][1]})",
+        ", ".join(f"{name} {shown_ms(took)}" for name, took in peers.items() if name != OURS),
+        f"≤ {PAGE_GOAL_SECONDS * 1e3:g} ms",
+        verdict_of([(p99 <= PAGE_GOAL_SECONDS, f"{shown_ms(p99 - PAGE_GOAL_SECONDS)} ms")]),
+        loop="storing",
+    )
+
+
+def retaining_line(told: dict[str, list[list[float]]], records: int) -> Line:
+    """Return the table's line for recording while records are let go."""
+    longest = {name: [one[0] for one in rounds] for name, rounds in told.items()}
+    more = median(longest["with"]) - median(longest["without"])
+    took = median(one[2] for one in told["with"])
+    return Line(
+        f"the longest recording call while retention lets go {records:,} records",
+        f"{shown_ms(median(longest['with']))} ms, without {shown_ms(median(longest['without']))} (the medians of "
+        f"{len(longest['with'])} rounds; of all {shown_ms(max(longest['with']))} and {shown_ms(max(longest['without']))}; "
+        f"retention took {shown_ms(took)})",
+        "–",
+        f"≤ {RETAINING_GOAL_SECONDS * 1e3:g} ms more",
+        verdict_of([(more <= RETAINING_GOAL_SECONDS, f"{shown_ms(more - RETAINING_GOAL_SECONDS)} ms")]),
+        loop="retaining",
+    )
+
+
+def history_line(told: dict[str, Any]) -> Line:
+    """Return the table's line for starting on a history."""
+    opened = told["opened"]
+    assert opened["counted"] == told["requests"], (opened["counted"], told["requests"])
+    days = told["hours"] / 24
+    return Line(
+        f"{told['hours']:g} hours of the reference service at 100 requests/s, {told['records']:,} records: a new process' first answer",
+        f"{opened['seconds']:.2f} s ({opened['imported']:.2f} of it imports), then {opened['mib']:.0f} MiB; "
+        f"{told['record_bytes'] / days / 2**20:,.0f} MiB a day of records, {told['window_bytes'] / 2**20:,.1f} MiB of windows, "
+        f"{told['bytes'] / 2**20:,.0f} MiB in all",
+        "–",
+        f"≤ {HISTORY_GOAL_SECONDS:g} s",
+        verdict_of([(opened["seconds"] <= HISTORY_GOAL_SECONDS, f"{opened['seconds'] - HISTORY_GOAL_SECONDS:.1f} s")]),
+        loop="history",
+    )
+
+
 # Profiles of what was missed
 
 
@@ -464,8 +743,12 @@ def profile_of(line: Line) -> str:
             return server.stop().strip()
     if line.loop == "import":
         return _import_profile()
+    if line.loop == "leading":
+        return "Two processes take part: see `python -m benchmarks.http_server rfs_worker --profile`."
     if line.loop == "visibility":
         return "Two processes take part: see `python -m benchmarks.visibility` under a profiler of either."
+    if line.loop in {"storing", "retaining", "history"}:
+        return f"See `python -m benchmarks.{line.loop}` under a profiler."
     command = module(OURS, *line.profile)
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment())
     return done.stdout.strip()
@@ -541,7 +824,7 @@ def report(
     measured = (
         f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by `make bench` on: {machine()}. "
         f"Load average of the machine at the start: {load:.2f}. RFS at {revision()} with "
-        f"msgspec {version('msgspec')}, google-re2 {version('google-re2')}."
+        f"msgspec {version('msgspec')}, google-re2 {version('google-re2')}, zstandard {version('zstandard')}."
     )
     how = (
         "Times are process CPU time per operation, all threads together, the median of interleaved rounds. "
@@ -553,8 +836,25 @@ def report(
         "and asgi-correlation-id, their metrics are prometheus-fastapi-instrumentator, and all three are these and "
         "OpenTelemetry's FastAPI instrumentation with a batch processor, as each one's own documentation sets it up."
     )
+    storing = (
+        "Kept are a day's records, about 250 bytes each as JSON, five of an id (`benchmarks/corpus.py`), 10,000 at a time, and each "
+        "batch is on the disk as far as its keeper promises that; encoding them is not counted. SQLite has a row of JSON for each and "
+        "columns of what is asked for, with indexes by id, by time, and by time of the failures, in WAL mode; DuckDB a column for each "
+        "field, in order of time, and no index; ClickHouse's engine (chdb) a MergeTree in order of time with a filter of ids, and what "
+        "has few values as such. RFS answers from windows what is added up, with 1,000 series in them; the peers from their rows. All "
+        "answers are compared. Times of answers are of the clock on the wall, and of several rounds the median."
+    )
     named = f"Peers, each in its own environment: {peers_named(environments)}."
-    sections = ["# Results", measured, how, table(lines), "\n".join(f"- {note}" for note in notes), named, http]
+    sections = [
+        "# Results",
+        measured,
+        how,
+        table(lines),
+        "\n".join(f"- {note}" for note in notes),
+        named,
+        http,
+        storing,
+    ]
     zoo = (
         "Fifteen values, each handed to each library as one structured field (`benchmarks/zoo.py`); a value counts as lost if "
         "nothing was written for it, and what raised is not counted again as lost."
@@ -583,9 +883,14 @@ def available(quick: bool) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Measure, print, and write; the exit status says only whether that worked."""
     parser = argparse.ArgumentParser(description="Measure RFS beside its peers.")
-    parser.add_argument("--quick", action="store_true", help="check that it works; write nothing")
-    quick = parser.parse_args(arguments).quick
-    effort = QUICK if quick else FULL
+    how_much = parser.add_mutually_exclusive_group()
+    how_much.add_argument("--quick", action="store_true", help="check that it works; write nothing")
+    how_much.add_argument(
+        "--full", action="store_true", help="keep ten times as many records, too, and let two days pass"
+    )
+    chosen = parser.parse_args(arguments)
+    quick = chosen.quick
+    effort = QUICK if quick else WHOLE if chosen.full else USUAL
     load = os.getloadavg()[0]
     began = time.monotonic()
     peers = available(quick)
@@ -594,14 +899,24 @@ def main(arguments: list[str]) -> int:
     measured = measure_loops([name for name in environments if has_loops(name)], effort)
     seconds, mib, started = measure_imports(environments, effort)
     rates, costs = measure_http(environments, effort)
+    leading = measure_leading(effort)
     visible = measure_visibility(effort)
+    stored = [measure_storing(environments, effort, records) for records in effort.stored_records]
+    say(f"recording while {effort.retained_records:,} records are let go")
+    retained = measure_once("retaining", str(effort.retained_records), str(effort.retaining_rounds))
+    say(f"{effort.history_hours:g} hours of the reference service")
+    history = measure_once("history", str(effort.history_hours))
     outcomes = visit_zoo(environments)
 
     lines = [loop_line(goal, measured[goal.loop]) for goal in GOALS]
-    lines += [*http_lines(rates, costs), import_line(seconds, mib), visibility_line(visible)]
+    lines += [*http_lines(rates, costs), leading_line(*leading), import_line(seconds, mib), visibility_line(visible)]
+    lines += [line for one in stored for line in storing_lines(one)]
+    lines += [retaining_line(retained, effort.retained_records), history_line(history)]
     collected = median(measured["record_collected"][OURS])
     first = ", ".join(f"{name} {median(values) * 1e3:.0f} ms" for name, values in started.items())
+    ours = stored[-1].finished[OURS]
     notes = [
+        f"Beside the records RFS wrote {ours['windows']:,.0f} windows of 1,000 series: {ours['windows_cpu']:.1f} s of CPU.",
         f"One record, and moving it into the store a moment later, in another thread: {shown_us(collected)} µs.",
         f"Imported, set up, and the first thing measured and recorded: {first}.",
     ]

@@ -28,6 +28,8 @@ SUITES = {
     "tests/faults/test_a_life_cycle.py": "ends, forks, signals and interrupts of a process",
     "tests/faults/test_b_files.py": "disks that are full, slow, hung, read-only or gone",
     "tests/monitoring/test_segments_fuzz.py": "10,000 damaged segments",
+    "tests/monitoring/test_chunks_fuzz.py": "10,000 damaged chunks",
+    "tests/monitoring/test_chunks.py": "chunks cut and their writer killed, 200 times as a real process; 1,000 series of lives of a leader",
     "tests/monitoring/test_idle_series.py": "a hundred new label sets a minute for three days",
     "tests/monitoring/test_accuracy.py": "1,000,000 values of each shape; 16 threads × 100,000 additions, twice",
 }

@@ -27,7 +27,7 @@ LONGEST_SECONDS = float("inf") if os.environ.get("RFS_FULL") == "1" else 150.0
 AGAIN_SECONDS = 10.0
 TRIES = 6
 NUMBER = signal.SIGRTMAX - 1  # which no test uses for itself
-PEERS = ("browser", "postgres", "fault", "interop")  # markers of tests that need a program beside Python
+PEERS = ("browser", "postgres", "fault", "interop", "clickhouse")  # markers of tests that need a program beside Python
 
 
 class Watch:

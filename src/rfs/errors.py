@@ -8,8 +8,18 @@ What RFS raises on purpose.
      ├─ TimeRangeError         (ValueError)    a time range that cannot be read
      ├─ AlertRuleError         (ValueError)    an alert rule that cannot be watched
      ├─ MaskingError           (ValueError)    a pattern, key or secret that cannot be used
- ├─ LiveFileError          (ValueError)    a file of the live directory that cannot be read
- ├─ LiveDirectoryError     (OSError)       a live directory that cannot be used
+     ├─ LiveFileError          (ValueError)    a file of the live directory that cannot be read
+     ├─ LiveDirectoryError     (OSError)       a live directory that cannot be used
+     ├─ StoreFileError         (ValueError)    a file of the store that cannot be used
+     ├─ StoreError             (OSError)       a store that cannot be used
+     ├─ ArchiveError           (ValueError)    an archive that cannot be made, read or restored
+     ├─ BackupError            (ValueError)    a backup that cannot be made or is not as it was made
+     ├─ RetentionError         (ValueError)    a limit that nothing can be kept by
+     ├─ StaleLeaderError       (RuntimeError)  a process that has lost the lead and still writes
+     ├─ QueryError             (ValueError)    a question that cannot be answered as it was asked
+     ├─ QueryTimeoutError      (RuntimeError)  a question that took too long
+     ├─ QueryBusyError         (RuntimeError)  a question too many at once
+     ├─ OperationNotFoundError (LookupError)   an operation that was never measured
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
      └─ UnwrapError            (ValueError)    the other kind of Result was asked for
 
@@ -22,12 +32,24 @@ from __future__ import annotations
 
 __all__ = [
     "AlertRuleError",
+    "ArchiveError",
+    "BackupError",
+    "CursorError",
+    "DirectoryNotFoundError",
     "LiveDirectoryError",
     "LiveFileError",
     "MaskingError",
     "MetricDefinitionError",
+    "OperationNotFoundError",
+    "QueryBusyError",
+    "QueryError",
+    "QueryTimeoutError",
+    "RetentionError",
     "RfsError",
+    "StaleLeaderError",
     "StepTimeoutError",
+    "StoreError",
+    "StoreFileError",
     "TimeRangeError",
     "UnwrapError",
 ]
@@ -84,6 +106,60 @@ class MaskingError(RfsError, ValueError):
 
     def __str__(self) -> str:
         return f"masking: {self.subject}: {self.fault}"
+
+
+class QueryError(RfsError, ValueError):
+    """A question cannot be answered as it was asked: the *argument* that is at fault, and why."""
+
+    def __init__(self, argument: str, fault: str) -> None:
+        super().__init__(argument, fault)
+        self.argument = argument
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"query: {self.argument}: {self.fault}"
+
+
+class QueryTimeoutError(RfsError, RuntimeError):
+    """A question was not answered within its *seconds* and was given up."""
+
+    # No TimeoutError: that is an OSError, and what reads a store would take it for a fault of the disk.
+    code = "TIMEOUT"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"query: not answered within {self.seconds:g} s; ask for a shorter range, larger steps, or fewer records or groups"
+
+
+class QueryBusyError(RfsError, RuntimeError):
+    """As many questions as may be asked *at_once* were being answered, and none of them ended within *seconds*."""
+
+    code = "SERVICE_UNAVAILABLE"
+
+    def __init__(self, at_once: int, seconds: float) -> None:
+        super().__init__(at_once, seconds)
+        self.at_once = at_once
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"query: {self.at_once} others were being answered for {self.seconds:g} s; ask again in a moment"
+
+
+class OperationNotFoundError(RfsError, LookupError):
+    """No operation of that *name* was ever measured."""
+
+    code = "NOT_FOUND"
+    expected = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no operation {self.name!r} was ever measured"
 
 
 class StepTimeoutError(RfsError, TimeoutError):
@@ -160,3 +236,102 @@ class LiveDirectoryError(RfsError, OSError):
 
     def __reduce__(self) -> tuple[type[LiveDirectoryError], tuple[str, str]]:
         return type(self), (self.path, self.fault)
+
+
+class DirectoryNotFoundError(RfsError, FileNotFoundError):
+    """There is nothing of a service in the directory *path*."""
+
+    def __init__(self, path: str) -> None:
+        # One argument: given two, OSError would take them for errno and strerror.
+        super().__init__(f"no service has recorded into {path}; name its directory (RFS_DIR)")
+        self.path = path
+
+    def __reduce__(self) -> tuple[type[DirectoryNotFoundError], tuple[str]]:
+        return type(self), (self.path,)
+
+
+class StoreFileError(RfsError, ValueError):
+    """A file of the store cannot be used; *fault* says why and what to do. ``is_newer``: it is of a newer version, and not damaged."""
+
+    def __init__(self, name: str, fault: str, is_newer: bool = False) -> None:
+        super().__init__(name, fault, is_newer)
+        self.name = name
+        self.fault = fault
+        self.is_newer = is_newer
+
+    def __str__(self) -> str:
+        return f"store file {self.name}: {self.fault}"
+
+
+class StoreError(RfsError, OSError):
+    """A store cannot be used, or not now; *fault* says why and what to do, *code* is that of its message (``S102``: no space)."""
+
+    def __init__(self, path: str, fault: str, code: str) -> None:
+        # One argument: given two, OSError would take them for errno and strerror.
+        super().__init__(f"store {path}: {fault}")
+        self.path = path
+        self.fault = fault
+        self.code = code
+
+    def __reduce__(self) -> tuple[type[StoreError], tuple[str, str, str]]:
+        return type(self), (self.path, self.fault, self.code)
+
+
+class ArchiveError(RfsError, ValueError):
+    """The archive at *target* cannot be made, read or restored; *fault* says why and what to do."""
+
+    def __init__(self, target: str, fault: str) -> None:
+        super().__init__(target, fault)
+        self.target = target
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"archive {self.target}: {self.fault}"
+
+
+class BackupError(RfsError, ValueError):
+    """A backup cannot be made of or at *path*, or what is there is not what was made; *fault* says why and what to do."""
+
+    def __init__(self, path: str, fault: str) -> None:
+        super().__init__(path, fault)
+        self.path = path
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"backup: {self.path} {self.fault}"
+
+
+class RetentionError(RfsError, ValueError):
+    """The *limit* of a retention is no length of time and no number of bytes, but *value*."""
+
+    def __init__(self, limit: str, value: object) -> None:
+        super().__init__(limit, value)
+        self.limit = limit
+        self.value = value
+
+    def __str__(self) -> str:
+        return f"retention: {self.limit} must be 0 or more, not {self.value!r}"
+
+
+class StaleLeaderError(RfsError, RuntimeError):
+    """A process wrote to a store as the leader of *epoch*, but that of *current* leads by now; nothing was written."""
+
+    def __init__(self, path: str, epoch: int, current: int) -> None:
+        super().__init__(path, epoch, current)
+        self.path = path
+        self.epoch = epoch
+        self.current = current
+
+    def __str__(self) -> str:
+        return f"store {self.path}: written to with epoch {self.epoch}, but epoch {self.current} leads; nothing was written"
+
+
+class CursorError(RfsError, ValueError):
+    """A *cursor* that was handed in to go on reading after is none that this store has given out."""
+
+    def __init__(self, cursor: object) -> None:
+        super().__init__(cursor)
+        self.cursor = cursor
+
+    def __str__(self) -> str:
+        return f"no cursor: {self.cursor!r}; use the `cursor` of a record that was returned, or none to begin at the newest"

@@ -9,9 +9,20 @@ import pytest
 from rfs.core.result import error_code
 from rfs.errors import (
     AlertRuleError,
+    ArchiveError,
+    BackupError,
+    DirectoryNotFoundError,
     MetricDefinitionError,
+    OperationNotFoundError,
+    QueryBusyError,
+    QueryError,
+    QueryTimeoutError,
+    RetentionError,
     RfsError,
+    StaleLeaderError,
     StepTimeoutError,
+    StoreError,
+    StoreFileError,
     TimeRangeError,
     UnwrapError,
 )
@@ -28,8 +39,35 @@ CASES = [
         ValueError,
         "alert rule 'slow': threshold: must be finite, not nan",
     ),
+    (StoreError("/d/c.db", "no space is left", "S102"), OSError, "store /d/c.db: no space is left"),
+    (
+        StaleLeaderError("/d/c.db", 3, 4),
+        RuntimeError,
+        "store /d/c.db: written to with epoch 3, but epoch 4 leads; nothing was written",
+    ),
     (StepTimeoutError("charge", 2.5), TimeoutError, "step 'charge' timed out: its timeout of 2.5 s is over"),
+    (QueryError("top", "must be from 1 to 1,000, not 0"), ValueError, "query: top: must be from 1 to 1,000, not 0"),
+    (
+        QueryTimeoutError(2.0),
+        RuntimeError,
+        "query: not answered within 2 s; ask for a shorter range, larger steps, or fewer records or groups",
+    ),
+    (
+        QueryBusyError(4, 0.5),
+        RuntimeError,
+        "query: 4 others were being answered for 0.5 s; ask again in a moment",
+    ),
+    (OperationNotFoundError("orders.place"), LookupError, "no operation 'orders.place' was ever measured"),
     (UnwrapError("unwrap", "x"), ValueError, "unwrap() on Failure('x')"),
+    (ArchiveError("/a", "is damaged"), ValueError, "archive /a: is damaged"),
+    (BackupError("/b", "is not empty"), ValueError, "backup: /b is not empty"),
+    (RetentionError("hour", -1), ValueError, "retention: hour must be 0 or more, not -1"),
+    (
+        DirectoryNotFoundError("/x"),
+        FileNotFoundError,
+        "no service has recorded into /x; name its directory (RFS_DIR)",
+    ),
+    (StoreFileError("a.chunk", "is damaged"), ValueError, "store file a.chunk: is damaged"),
 ]
 
 

@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
-from rfs.errors import MetricDefinitionError, TimeRangeError
+from rfs.errors import MetricDefinitionError, QueryBusyError, QueryTimeoutError, StoreError, TimeRangeError
 from rfs.monitoring import dashboard_api
 from rfs.monitoring.alerts import Alert, AlertCondition, Rule
 from rfs.monitoring.dashboard_api import SECURITY_HEADERS, Indicator
@@ -469,7 +469,7 @@ class TestRecords:
 
         assert (body["correlation_id"], body["truncated"]) == ("table-3", False)
         assert {record["correlation_id"] for record in body["records"]} == {"table-3"}
-        assert [record["sequence"] for record in body["records"]] == sorted(r["sequence"] for r in body["records"])
+        assert [record["timestamp"] for record in body["records"]] == sorted(r["timestamp"] for r in body["records"])
         assert body["records"][-1]["error"]["code"] == "SOLD_OUT"
 
     async def test_unknown_id_has_no_records(self, client: httpx.AsyncClient, busy: Monitor) -> None:
@@ -477,6 +477,16 @@ class TestRecords:
         An id that nobody used has an empty list.
         """
         assert (await client.get("/api/records/nobody")).json()["records"] == []
+
+    async def test_what_is_no_cursor(self, client: httpx.AsyncClient, busy: Monitor) -> None:
+        """
+        What no answer has given as a cursor is refused, and not repeated in the answer.
+        """
+        response = await client.get("/api/records", params={"before": "<script>"})
+
+        assert response.status_code == 422
+        assert response.json()["details"]["field"] == "before"
+        assert "script" not in response.text
 
     @pytest.mark.parametrize("name", ["a b", "a/b", "%3Cscript%3E", "x" * 65, "%00", "ㄱ"])
     async def test_what_is_no_id(self, client: httpx.AsyncClient, monitor: Monitor, name: str) -> None:
@@ -490,7 +500,7 @@ class TestRecords:
 
     async def test_filters(self, client: httpx.AsyncClient, busy: Monitor) -> None:
         """
-        Records are chosen by operation, level and id, and limited.
+        Records are chosen by operation, level and id, and limited; the cursor of the last goes on with the next page.
         """
         of_menu = (await client.get("/api/records", params={"operation": "menu/list"})).json()["records"]
         failed = (await client.get("/api/records", params={"min_level": 30, "limit": 2})).json()["records"]
@@ -498,7 +508,80 @@ class TestRecords:
 
         assert {record["operation"] for record in of_menu} == {"menu/list"}
         assert [record["correlation_id"] for record in failed] == ["table-5", "table-4"]
+        next_page = {"min_level": 30, "limit": 2, "before": failed[-1]["cursor"]}
+        more = (await client.get("/api/records", params=next_page)).json()["records"]
+        assert [record["correlation_id"] for record in more] == ["table-3"]
         assert {record["correlation_id"] for record in of_table} == {"table-1"}
+
+
+class TestNotNow:
+    @pytest.mark.parametrize(
+        "path", ["/api/overview", "/api/records", "/metrics", "/errors/top", "/health/result-patterns"]
+    )
+    @pytest.mark.parametrize(
+        ("error", "told"),
+        [
+            (QueryBusyError(4, 0.5), "query: 4 others were being answered for 0.5 s; ask again in a moment"),
+            (QueryTimeoutError(2), "query: not answered within 2 s"),
+            (StoreError("/var/lib/secret/store", "cannot be read", "S113"), "the store cannot be read at the moment"),
+        ],
+    )
+    async def test_is_told_to_come_again(
+        self,
+        client: httpx.AsyncClient,
+        monitor: Monitor,
+        monkeypatch: pytest.MonkeyPatch,
+        path: str,
+        error: Exception,
+        told: str,
+    ) -> None:
+        """
+        What cannot be answered now is 503 with the reason and when to ask again; where the store is is nobody's business.
+        """
+
+        def refuse() -> None:
+            raise error
+
+        monkeypatch.setattr(monitor.query, "_collect", refuse)
+
+        response = await client.get(path)
+
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "1"
+        assert response.headers["cache-control"] == "no-store"
+        body = strict(response.text)
+        assert body["code"] == "SERVICE_UNAVAILABLE"
+        assert body["message"].startswith(told)
+        assert "secret" not in response.text
+        assert (await client.get("/health")).status_code == 200
+
+
+class TestHangs:
+    async def test_a_disk_that_hangs_holds_up_no_other_request(
+        self, client: httpx.AsyncClient, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        An answer that never comes is 503 after a while, and what needs none is served meanwhile.
+        """
+        is_over, has_begun = threading.Event(), threading.Event()
+
+        def hang() -> None:
+            has_begun.set()
+            is_over.wait(60)
+
+        monkeypatch.setattr(monitor.query, "_collect", hang)
+        monkeypatch.setattr(dashboard_api, "_PATIENCE_SECONDS", 0.2)
+        try:
+            hung = asyncio.create_task(client.get("/errors/top"))
+            while not has_begun.is_set():
+                await asyncio.sleep(0)
+
+            assert (await client.get("/health")).status_code == 200
+            assert not hung.done() or (await hung).status_code == 503
+            assert (await hung).status_code == 503
+            assert strict((await hung).text)["message"].startswith("query: not answered within 0.2 s")
+        finally:
+            is_over.set()
 
 
 class TestBounds:
@@ -572,7 +655,7 @@ class TestHost:
                 reading -= 1
             return books()
 
-        monitor.query.settled = lambda: monitor.query  # type: ignore[method-assign]
+        monitor.query.settled = lambda moment=None: monitor.query  # type: ignore[method-assign]
         monitor.query.books = slow  # type: ignore[method-assign]
         responses = await asyncio.gather(*(client.get("/api/overview") for _ in range(12)))
 

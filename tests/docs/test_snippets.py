@@ -24,7 +24,7 @@ from tests.docs.snippets import ROOT, Snippet, pages, snippets
 
 ALL = [snippet for page in pages() for snippet in snippets(page)]
 PYTHON = [snippet for snippet in ALL if snippet.language in {"python", "py"}]
-LANGUAGES = {"python", "text", "sh", "json", "toml", "ini", "yaml"}
+LANGUAGES = {"python", "text", "sh", "sql", "json", "toml", "ini", "yaml"}
 
 
 def run(snippet: Snippet) -> None:
@@ -129,6 +129,8 @@ class TestSettingsPage:
             "RFS_DIR",
             "RFS_LIVE_DIR",
             "RFS_SERVICE_NAME",
+            "RFS_STORE",
+            "RFS_STORE_KEYS",
             "RFS_DASHBOARD_TOKEN",
             "RFS_SCRAPE_TOKEN",
         }

@@ -4,13 +4,16 @@
 
        offset of CLOCK_REALTIME in ns · times it was asked
        per call of enum call: the error to fail with (0: none) · how often it still may (negative: always) · how often it failed
+       how many steps more until the process is killed, before the last of them (0: it is not) · how many steps there were
 
-   RFS_SHIM_PATH limits the failures to files whose path contains it. The monotonic clock is never touched. */
+   RFS_SHIM_PATH limits failures and steps to files whose path contains it. A step is a call that changes what is on the disk.
+   The monotonic clock is never touched. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,9 +26,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum call { FALLOCATE, MMAP, OPEN, WRITE, RENAME, FTRUNCATE, MKDIR, CALLS };
+enum call { FALLOCATE, MMAP, OPEN, WRITE, RENAME, FTRUNCATE, MKDIR, SYNC, CALLS };
 
-static int64_t nothing[2 + 3 * CALLS];
+enum { STEPS = 2 + 3 * CALLS, WORDS = STEPS + 2 };
+
+static int64_t nothing[WORDS];
 static volatile int64_t *table = nothing;
 static const char *part = "";
 
@@ -48,18 +53,37 @@ static int fails(enum call call, const char *path) {
     return (int)entry[0];
 }
 
-static int fails_at(enum call call, int folder, const char *name) {
-    char link[64], path[8192];
-    if (!table[2 + 3 * call]) return 0;
-    if (folder == AT_FDCWD || name[0] == '/') return fails(call, name);
+/* The path of a name in a folder that is open; an empty name is the folder's own, or a file's. NULL: it has none. */
+static const char *path_of(int folder, const char *name, char *path, size_t size) {
+    char link[64];
+    if (*name == '/' || (folder == AT_FDCWD && *name)) return name;
     snprintf(link, sizeof link, "/proc/self/fd/%d", folder);
-    ssize_t length = syscall(SYS_readlink, link, path, 4095);
-    if (length < 0) return 0;
-    snprintf(path + length, sizeof path - length, *name ? "/%s" : "%s", name);
-    return fails(call, path);
+    ssize_t length = syscall(SYS_readlink, link, path, size / 2);
+    if (length < 0) return NULL;
+    snprintf(path + length, size - length, *name ? "/%s" : "%s", name);
+    return path;
+}
+
+static int fails_at(enum call call, int folder, const char *name) {
+    char path[8192];
+    return table[2 + 3 * call] ? fails(call, path_of(folder, name, path, sizeof path)) : 0;
 }
 
 static int fails_file(enum call call, int file) { return fails_at(call, file, ""); }
+
+static void step_at(int folder, const char *name) {
+    char path[8192];
+    if (!table[STEPS]) return;
+    const char *found = path_of(folder, name, path, sizeof path);
+    if (!found || !strstr(found, part)) return;
+    __sync_fetch_and_add(table + STEPS + 1, 1);
+    if (__sync_fetch_and_sub(table + STEPS, 1) == 1) {
+        syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
+        for (;;) syscall(SYS_pause); /* until it arrives */
+    }
+}
+
+static void step_file(int file) { step_at(file, ""); }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
@@ -95,6 +119,7 @@ time_t time(time_t *result) {
 #define FAIL(error) do { int found = (error); if (found) { errno = found; return -1; } } while (0)
 
 int posix_fallocate(int file, off_t offset, off_t size) {
+    step_file(file);
     int error = fails_file(FALLOCATE, file);
     return error ? error : NEXT(posix_fallocate)(file, offset, size); /* returns its error */
 }
@@ -118,6 +143,7 @@ void *mmap64(void *, size_t, int, int, int, off_t) __attribute__((alias("mmap"))
 
 static int opened(int folder, const char *path, int flags, va_list more) {
     mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, mode_t) : 0;
+    if (flags & (O_CREAT | O_TRUNC)) step_at(folder, path);
     FAIL(fails_at(OPEN, folder, path));
     return (int)syscall(SYS_openat, folder, path, flags, mode);
 }
@@ -139,27 +165,65 @@ int openat(int folder, const char *path, int flags, ...) {
 int openat64(int, const char *, int, ...) __attribute__((alias("openat")));
 
 ssize_t write(int file, const void *data, size_t size) {
+    step_file(file);
     FAIL(fails_file(WRITE, file));
     return NEXT(write)(file, data, size);
 }
+ssize_t pwrite(int file, const void *data, size_t size, off_t at) {
+    step_file(file);
+    FAIL(fails_file(WRITE, file));
+    return NEXT(pwrite)(file, data, size, at);
+}
+ssize_t pwrite64(int, const void *, size_t, off_t) __attribute__((alias("pwrite")));
+int fsync(int file) {
+    step_file(file);
+    FAIL(fails_file(SYNC, file));
+    return NEXT(fsync)(file);
+}
+int fdatasync(int file) {
+    step_file(file);
+    FAIL(fails_file(SYNC, file));
+    return NEXT(fdatasync)(file);
+}
+int unlink(const char *path) {
+    step_at(AT_FDCWD, path);
+    return NEXT(unlink)(path);
+}
+int unlinkat(int folder, const char *path, int flags) {
+    step_at(folder, path);
+    return NEXT(unlinkat)(folder, path, flags);
+}
+int link(const char *from, const char *to) {
+    step_at(AT_FDCWD, to);
+    return NEXT(link)(from, to);
+}
+int linkat(int folder, const char *from, int target, const char *to, int flags) {
+    step_at(target, to);
+    return NEXT(linkat)(folder, from, target, to, flags);
+}
 int rename(const char *from, const char *to) {
+    step_at(AT_FDCWD, to);
     FAIL(fails(RENAME, to));
     return NEXT(rename)(from, to);
 }
 int renameat(int folder, const char *from, int target, const char *to) {
+    step_at(target, to);
     FAIL(fails_at(RENAME, target, to));
     return NEXT(renameat)(folder, from, target, to);
 }
 int ftruncate(int file, off_t size) {
+    step_file(file);
     FAIL(fails_file(FTRUNCATE, file));
     return NEXT(ftruncate)(file, size);
 }
 int ftruncate64(int, off_t) __attribute__((alias("ftruncate")));
 int mkdir(const char *path, mode_t mode) {
+    step_at(AT_FDCWD, path);
     FAIL(fails(MKDIR, path));
     return NEXT(mkdir)(path, mode);
 }
 int mkdirat(int folder, const char *path, mode_t mode) {
+    step_at(folder, path);
     FAIL(fails_at(MKDIR, folder, path));
     return NEXT(mkdirat)(folder, path, mode);
 }

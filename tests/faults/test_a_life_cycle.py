@@ -350,7 +350,7 @@ class LoudSink:
         self.depth += 1
         self.deepest = max(self.deepest, self.depth)
         for frame in frames:
-            self.handed.append(read_record(0, frame.payload, "").message)
+            self.handed.append(read_record("", frame.payload, "").message)
             self.monitor.log(20, "from inside the sink")
             self.monitor.log(20, "from inside the sink")
         self.depth -= 1

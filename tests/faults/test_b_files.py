@@ -198,11 +198,11 @@ class TestB8HungDisk:
             disk.mode = Mode.HANG
             with subprocess.Popen(["cat", str(disk.path / "other")], stdout=subprocess.DEVNULL) as other:
                 hung = until(process, "hang", seconds=size(whole=30, small=3))
-                seen = look(process)
+                total = process.ask(do="total")
                 assert other.poll() is None  # the disk does hang
                 disk.mode = Mode.OK
                 assert other.wait(FAR_SECONDS) == 0
-            assert seen["total"] == 100 + hung["calls"]  # and questions are answered meanwhile
+            assert total == 100 + hung["calls"]  # and expositions are answered meanwhile
 
             show(f"B8, live directory in memory: longest call {hung['longest'] * 1e3:.2f} ms of {hung['calls']}")
             assert hung["longest"] < 0.25  # one such call is a busy machine; a hang is seconds
@@ -339,7 +339,8 @@ class TestB11Removed:
     @pytest.mark.parametrize("how", ["rm -rf", "mv"])
     def test_directory_gone_under_us(self, tmp_path: Path, how: str) -> None:
         """
-        A directory that is removed, or moved away, under a running host is made anew; no record of before or after is lost.
+        A directory that is removed, or moved away, under a running host is made anew. No record of afterwards is lost, nor of before but
+        what the store had by then: that went with it.
         """
         directory = tmp_path / "rfs"
         with host(directory) as process:
@@ -355,7 +356,10 @@ class TestB11Removed:
             assert_recovers(process, remove)
             burst(process, 300, 300)
 
-            assert_keeps_all(process, 600)
+            seen = look(process)
+            assert seen["total"] == 600
+            assert seen["numbers"][-300:] == list(range(300, 600))
+            assert seen["numbers"][:-300] in ([], list(range(300)))
             assert_read_elsewhere(directory, list(range(300, 600)), 600)
         if how == "mv":
             assert_read_elsewhere(tmp_path / "away", list(range(300)), 300)  # not mixed: it has only what was before

@@ -949,7 +949,7 @@ class TestE18Storm:
         assert books["suppressed"] == suppressed
         assert books["produced"] == 120_005
         assert books["delivered"] + suppressed == 120_005
-        records = monitor.query.records(limit=200_000)
+        records = monitor.query.records(limit=100_000)
         assert sum(record.message == "other" for record in records) == 4
         said = [record for record in records if record.message.startswith("Suppressed")]
         assert [record.message for record in said] == [f"Suppressed {suppressed:.0f} records: storm"]

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,6 +203,9 @@ class TestShim:
             (Call.RENAME, "os.rename(name, name + '2')"),
             (Call.FTRUNCATE, "os.ftruncate(f, 1)"),
             (Call.MKDIR, "os.mkdir(name + '3')"),
+            (Call.WRITE, "os.pwrite(f, b'x', 0)"),
+            (Call.SYNC, "os.fsync(f)"),
+            (Call.SYNC, "os.fdatasync(f)"),
         ],
     )
     def test_fails_the_chosen_call_on_the_chosen_file(
@@ -226,6 +230,34 @@ except OSError as error: print(error.errno)
 
         assert (done.stdout, done.stderr) == (f"{errno.EDQUOT}\n", "")
         assert shim.failed(call) == 1
+
+    def test_kills_before_the_chosen_step(self, library: Path, tmp_path: Path) -> None:
+        """
+        Each kind of step counts once, those of SQLite, too, and elsewhere none; the process dies before the one that was chosen.
+        """
+        shim = Shim(library, tmp_path / "control", "chosen")
+        folder = tmp_path / "chosen"
+        program = """
+import os, sqlite3, sys
+folder = sys.argv[1]; name = folder + "/a"
+os.mkdir(folder); f = os.open(name, os.O_RDWR | os.O_CREAT); os.write(f, b"x"); os.pwrite(f, b"x", 0)
+os.fsync(f); os.fdatasync(f); os.ftruncate(f, 1); os.posix_fallocate(f, 0, 9); os.link(name, name + "2")
+os.rename(name, name + "3"); os.unlink(name + "2"); os.open(name + "3", os.O_RDONLY)
+os.close(os.open(os.path.dirname(folder) + "/other", os.O_RDWR | os.O_CREAT))
+connection = sqlite3.connect(folder + "/database")
+connection.execute("CREATE TABLE t (a)"); connection.commit()
+"""
+        shim.kill_at(1_000)
+        assert python(program, str(folder), **shim.variables).returncode == 0
+        assert shim.steps > 11 + 5
+        shutil.rmtree(folder)
+
+        shim.kill_at(10)
+        killed = python(program, str(folder), **shim.variables)
+
+        assert killed.returncode == -signal.SIGKILL
+        assert shim.steps == 10
+        assert sorted(path.name for path in folder.iterdir()) == ["a", "a2"]
 
 
 class TestStrace:

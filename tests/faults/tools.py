@@ -184,13 +184,17 @@ class Call(IntEnum):
     RENAME = 4
     FTRUNCATE = 5
     MKDIR = 6
+    SYNC = 7
+
+
+_STEPS = 2 + 3 * len(Call)
 
 
 class Shim:
     """The preloaded library of one or more processes: start them with its ``variables``, then change it at any time."""
 
     def __init__(self, library: Path, control: Path, part: str = "") -> None:
-        size = 8 * (2 + 3 * len(Call))
+        size = 8 * (_STEPS + 2)
         control.write_bytes(bytes(size))
         with control.open("r+b") as file:
             self._table = mmap.mmap(file.fileno(), size)
@@ -221,6 +225,20 @@ class Shim:
     def failed(self, call: Call) -> int:
         """How often *call* was made to fail: the proof that the fault fired."""
         return self._get(4 + 3 * call)
+
+    def kill_at(self, step: int) -> None:
+        """
+        Let the process that comes to the *step*-th step from now on be killed before it; 0: nobody is.
+
+        A step is a call that changes what is on the disk: that writes, syncs, creates, cuts, renames or removes.
+        """
+        self._set(_STEPS + 1, 0)
+        self._set(_STEPS, step)
+
+    @property
+    def steps(self) -> int:
+        """How many steps there were since `kill_at`: as many as it was told if somebody was killed."""
+        return self._get(_STEPS + 1)
 
 
 def build_shim(folder: Path) -> Path:

@@ -76,5 +76,16 @@ class TestRunning:
         for goal in GOALS:
             assert f"| {goal.what} |" in done.stdout
         assert "| HTTP, everything recorded" in done.stdout
+        assert "| 20,000 records into the store" in done.stdout
+        for what in (
+            "all of one correlation id",
+            "top errors of an hour",
+            "p95 of 20 operations by minute",
+            "any dashboard query",
+            "what leading costs",
+            "the longest recording call",
+            "0.02 hours of the reference service",
+        ):
+            assert f"| {what}" in done.stdout
         assert "| `import rfs.monitoring`" in done.stdout
         assert (results.read_bytes() if results.exists() else None) == before

@@ -328,19 +328,26 @@ class TestSeveralProcesses:
 
     def test_gone_when_it_is_idle_everywhere(self, shared: Service) -> None:
         """
-        When all have forgotten a series nobody shows it, a process that has just begun as little as the others.
+        When all have forgotten a series nobody shows it, a process that has just begun as little as the others. Its past stays.
         """
         first, second = shared.begin(), shared.begin()
         for process in (first, second):
             count(process, "ann", 3)
             count(process, "bob", 3)
+        bobs = 6
 
-        shared.wait(LONG_SECONDS, lambda: count(second, "bob"))
+        def busy() -> None:
+            nonlocal bobs
+            count(second, "bob")
+            bobs += 1
+
+        shared.wait(LONG_SECONDS, busy)
         third = shared.begin()
 
         for process in (first, second, third):
             assert set(lines(process, "visits_total")) == {'{user="bob"}'}
-        assert third.query.increase("visits_total", "1d") == 0
+        assert third.query.increase("visits_total", "1d", {"user": "ann"}) == 6
+        assert third.query.increase("visits_total", "1d") == 6 + bobs
 
     def test_the_dead_keep_theirs_for_an_hour(self, shared: Service) -> None:
         """
@@ -389,7 +396,7 @@ class TestSeveralProcesses:
         other.registry.forgotten = 1
         other._leader.forget_idle(shared.clock.monotonic())
         with monkeypatch.context() as dying:
-            dying.setattr(LiveReader, "_remove", lambda *_: None)
+            dying.setattr(LiveReader, "_remove", lambda *_, **__: None)
             shared.beat()
         closed = f"{other.capture.process}.*.cells"
         there = sorted((shared.directory / "live").glob(closed))  # type: ignore[operator]

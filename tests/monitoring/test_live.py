@@ -13,10 +13,15 @@ from typing import Any
 import pytest
 
 from rfs.monitoring import _live
+from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.instruments import Registry
 from rfs.monitoring._capture.live import LiveDirectory
+from rfs.monitoring._capture.record import decode_record
 from rfs.monitoring._capture.segments import Segments
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT
+from rfs.monitoring._leader import LOST
+from rfs.monitoring._live import Lease, LiveReader, Pending
+from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.monitor import Monitor
 from tests.monitoring.conftest import ManualClock
 
@@ -38,7 +43,16 @@ def fold(watcher: Monitor) -> dict[str, float]:
     """Let *watcher* lead, fold who is dead, and say how the books are."""
     for _ in range(2):
         watcher._leader._capture_and_lead(is_new=False)
+    import_now(watcher)
     return watcher.query.books()["records"]
+
+
+def import_now(watcher: Monitor) -> None:
+    """Let *watcher*, which leads, not wait until there is more."""
+    local = watcher._leader._local
+    assert local is not None
+    assert local.leads
+    watcher._leader._import(local, at_once=True)
 
 
 def total(monitor: Monitor) -> float:
@@ -117,16 +131,19 @@ class TestAtRest:
             return map_file(directory, name, writable=writable)
 
         monkeypatch.setattr(LiveDirectory, "map", count)
-        watcher._leader._lease.keep()
 
         assert total(watcher) == 3
         assert ".segment" not in opened
         assert len(watcher.query.records()) == 1
-        assert sorted(opened) == [".cells", ".cells", ".segment", "segment to write"]
-        assert len(watcher.query.records()) == 1
+        assert sorted(opened) == [".cells", ".cells", ".segment"]
+        fold(watcher)
+        assert opened[3:] == ["segment to write"]
+        fold(watcher)
         assert len(opened) == 4
         other.log(20, "second")
         assert len(watcher.query.records()) == 2
+        assert len(opened) == 4
+        fold(watcher)
         assert opened[4:] == ["segment to write"]
         assert watcher.query.books()["records"]["delivered"] == 2
 
@@ -175,10 +192,12 @@ class TestBooksOfTheDead:
 
 
 class TestWhatWasBefore:
-    def test_so_much_is_read_again(self, watcher: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_so_much_is_read_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        Who comes later reads the newest segments as a whole; of older ones what nobody has imported, and nothing twice.
+        Where each keeps what it sees in its own memory, who comes later reads the newest segments as a whole; of older ones what nobody
+        has imported, and nothing twice.
         """
+        watcher = Monitor(service_name="live", directory=tmp_path, store=MemoryStore())
         watcher._leader._capture_and_lead(is_new=False)
         others = [Monitor(service_name="live", directory=tmp_path) for _ in range(3)]
         for number, other in enumerate(others):
@@ -191,14 +210,16 @@ class TestWhatWasBefore:
             other.capture.close()
         monkeypatch.setattr(_live, "READ_AGAIN_BYTES", 1)
 
-        late = Monitor(service_name="live", directory=tmp_path)
+        late = Monitor(service_name="live", directory=tmp_path, store=MemoryStore())
         try:
             seen = [record.message for record in late.query.records()]
+            in_flight = watcher.query.books()["records"]["in_flight"]
         finally:
             late.stop()
+            watcher.stop()
 
         assert sorted(seen) == ["imported from 2", "left by 0", "left by 1", "left by 2"]
-        assert watcher.query.books()["records"]["in_flight"] == 0
+        assert in_flight == 0
 
 
 class TestListing:
@@ -249,3 +270,137 @@ class TestListing:
 
         told = [record.message for record in watcher.query.records(limit=10_000)]
         assert sorted(told) == sorted(f"record {number}" for number in range(500))
+
+
+class TestPending:
+    def places(self, live: LiveReader) -> list[tuple[str, int, int]]:
+        live.refresh()
+        return sorted(
+            (run.source, run.sequence, offset) for run in live.pending().runs for offset in run.offsets if run.frames
+        )
+
+    def messages(self, pending: Pending) -> list[str]:
+        return [decode_record(frame.payload).message for run in pending.runs for frame in run.frames]
+
+    def test_places_are_the_same_in_every_process(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
+        """
+        Whoever reads, the process itself or another one, knows each record by the same file and place.
+        """
+        for number in range(3):
+            watcher.log(20, f"{number}")
+            other.log(20, f"{number}")
+        own, others = LiveReader(watcher.capture), LiveReader(other.capture)
+
+        assert self.places(own) == self.places(others)
+        files = {place[0] for place in self.places(own)}
+        assert files == {path.name for path in (tmp_path / "live").glob("*.segment")}
+        assert len(self.places(own)) == 6
+
+    def test_marked_is_what_was_handed_out(self, watcher: Monitor, other: Monitor) -> None:
+        """
+        What was recorded, and even read, after what is marked was handed out is pending still; in every process.
+        """
+        live, others = LiveReader(watcher.capture), LiveReader(other.capture)
+        other.log(20, "first")
+        live.refresh()
+        pending = live.pending()
+        other.log(20, "second")
+        watcher.log(20, "third")
+        live.refresh()
+        others.refresh()
+        assert (
+            sorted(self.messages(live.pending()))
+            == sorted(self.messages(others.pending()))
+            == ["first", "second", "third"]
+        )
+
+        assert live.mark(pending) == 1
+        assert live.mark(pending) == 0
+
+        assert sorted(self.messages(live.pending())) == sorted(self.messages(others.pending())) == ["second", "third"]
+        late = LiveReader(other.capture)
+        late.refresh()
+        assert sorted(self.messages(late.pending())) == ["second", "third"]
+
+    def test_the_limit(self, watcher: Monitor, other: Monitor) -> None:
+        """
+        No more than the limit, and a hundred records, is held; the rest comes when that is marked, each once.
+        """
+        for number in range(1_000):
+            other.log(20, f"{number}")
+        live = LiveReader(watcher.capture)
+        live.refresh()
+        found: list[str] = []
+        while (pending := live.pending(10_000)).runs:
+            assert self.messages(live.pending(10_000)) == self.messages(pending)
+            assert len(self.messages(pending)) < 300
+            found += self.messages(pending)
+            live.mark(pending)
+
+        assert found == [f"{number}" for number in range(1_000)]
+
+    def test_segments_of_the_dead(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
+        """
+        Where a store has what is imported, a dead process' segment goes when all of it is marked, and not earlier; and a process is
+        folded when all of it has been read.
+        """
+        for number in range(1_000):
+            other.log(20, f"{number}")
+        segment = other.capture.process + "*.segment"
+        other.capture.close()
+        live, lease = LiveReader(watcher.capture), Lease(watcher.capture)
+        assert lease.keep()
+
+        def fold(limit_bytes: int) -> Pending:
+            live.refresh()
+            dead = live.take_dead()
+            pending = live.pending(limit_bytes)
+            live.fold(dead, lease, LOST, 0.0, is_imported=True)
+            return pending
+
+        first = fold(10_000)
+        assert list((tmp_path / "live").glob(other.capture.process + "*.alive"))
+        live.mark(first)
+        rest = fold(1 << 24)
+        assert not list((tmp_path / "live").glob(other.capture.process + "*.alive"))
+        assert list((tmp_path / "live").glob(segment))
+        live.mark(rest)
+        fold(1 << 24)
+
+        assert not list((tmp_path / "live").glob(segment))
+        assert len(self.messages(first) + self.messages(rest)) == 1_000
+        assert LOST not in live.read().counters
+
+
+class TestDamage:
+    """What is no text where a text should be is damage like any other."""
+
+    @pytest.mark.parametrize(
+        "content", [b"\x81\xa9processes\x91\xa2\xff\xfe", b"\x81\xa7metrics\x91\x93\xa1n\xa1x\xa0"]
+    )
+    def test_of_the_sums(self, watcher: Monitor, other: Monitor, tmp_path: Path, content: bytes) -> None:
+        """
+        Sums of the dead that cannot be read are left out and said once; a Monitor starts beside them.
+        """
+        other.counter("seen_total").inc()
+        (tmp_path / "live" / "totals-7").write_bytes(content)
+        said: list[str] = []
+
+        late = LiveReader(watcher.capture, lambda code, text: said.append(f"{code} {text}"))
+
+        for _ in range(2):
+            assert late.read().counters[SeriesKey("seen_total", ())] == 1
+        assert [one.partition(":")[0] for one in said] == ["S113 live file totals-7 is left out"]
+        Monitor(service_name="late", directory=tmp_path).stop()
+
+    def test_of_who_leads(self, watcher: Monitor, tmp_path: Path) -> None:
+        """
+        Where nobody can read who leads, the next one does.
+        """
+        name = b"\x92\xa2\xff\xfe\x01"
+        (tmp_path / "live" / "leader-7").write_bytes((len(name).to_bytes(2, "little") + name).ljust(1_032, b"\0"))
+
+        lease = Lease(watcher.capture)
+
+        assert lease.keep()
+        assert lease.epoch == 8

@@ -11,9 +11,10 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.segments import Frame, SegmentReader, Segments
 from rfs.monitoring._capture.sketch import Sketch
-from rfs.monitoring._store import Batch, Window, memory
+from rfs.monitoring._store import Window, memory
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.monitor import Monitor
+from tests.monitoring.test_store_contract import batch
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ class TestOneStep:
         """
         store = MemoryStore(max_records=1_000)
 
-        store.append(Batch("process", 0, [Frame(number, 20, 0, "", "", b"") for number in range(10_000)], None))
+        store.append(batch("process", 0, [Frame(number, 20, 0, "", "", b"") for number in range(10_000)]))
 
         assert store.statistics()["evicted_records"] >= 9_000
         assert len(breaths) >= 9
@@ -113,6 +114,6 @@ class TestOneStep:
                 window.counters.update(dict.fromkeys(keys, 1.0))
             else:
                 window.sketches.update({key: Sketch() for key in keys})
-            store.append(Batch("process", second, [], window))
+            store.append(batch("process", second, [], window))
 
         assert len(breaths) >= 20

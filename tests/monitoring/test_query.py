@@ -13,6 +13,7 @@ from rfs.errors import TimeRangeError
 from rfs.monitoring._capture.instruments import MetricType
 from rfs.monitoring._capture.segments import Segments
 from rfs.monitoring._query import parse_time_range
+from rfs.monitoring._store import StoredRecord
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring._totals import Totals
 from rfs.monitoring.alerts import AlertCondition, Rule
@@ -313,6 +314,52 @@ class TestErrors:
 
         assert found is not None
         assert found.top_errors == [("no card N", 4)]
+
+    def test_reads_no_more_than_it_shows(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Among many failures of one group the newest few are enough for its sample.
+        """
+        read = _read_records(monkeypatch)
+        _fail_often(monitor, 500)
+
+        assert monitor.query.top_errors()[0].message == "no card 499"
+        assert sum(read) <= 20
+
+    @pytest.mark.parametrize(("seconds", "fewest", "most"), [(0.0, 20, 20), (math.inf, 500, 500)])
+    def test_messages_are_counted_while_there_is_time(
+        self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch, seconds: float, fewest: int, most: int
+    ) -> None:
+        """
+        When its time is up, an operation's messages are those of its newest failures.
+        """
+        monkeypatch.setattr("rfs.monitoring._query._MESSAGES_SECONDS", seconds)
+        _fail_often(monitor, 500)
+
+        found = monitor.query.operation("pay")
+
+        assert found is not None
+        assert found.failed_requests == 500
+        assert fewest <= found.top_errors[0][1] <= most
+
+
+def _fail_often(monitor: Monitor, times: int) -> None:
+    for number in range(times):
+        collect_result_metric("pay", Failure(ValueError()), 1.0)
+        monitor.log(40, "Operation failed", operation="pay", kind="operation", error=ValueError(f"no card {number}"))
+
+
+def _read_records(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many records each reading of the store in memory gives, from now on."""
+    read: list[int] = []
+    records = MemoryStore.records
+
+    def counting(*args: Any, **options: Any) -> list[StoredRecord]:
+        found = records(*args, **options)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(MemoryStore, "records", counting)
+    return read
 
 
 class TestRecords:

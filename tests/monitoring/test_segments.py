@@ -848,6 +848,8 @@ class TestOneStretch:
             (Segments.append, "at = writer.position", "words[at >> 3] = word"),
             (Segments._next_block, "if writers[block] is None and", "return writer"),
             (Segments._reclaim, "if writers[block] is writer and", "writers[block] = None"),
+            (Segments.scrub, "if writers[block] is None and", "used[block] = 0"),
+            (Segments.scrub, "if writer is not None and not writer.closed", "words[_TABLE + self._count + block]"),
         ],
     )
     def test_calls_nothing(self, function: Any, first: str, last: str) -> None:
@@ -857,7 +859,7 @@ class TestOneStretch:
         found = lines_between(function.__code__, first, last)
 
         assert len(found) > 20
-        assert "STORE_ATTR" in {instruction.opname for instruction in found}
+        assert {"STORE_ATTR", "STORE_SUBSCR"} & {instruction.opname for instruction in found}
         parting = ("CALL", "FOR_ITER", "SEND", "YIELD", "RESUME", "EVAL", "IMPORT")
         for instruction in found:
             assert not instruction.opname.startswith(parting)

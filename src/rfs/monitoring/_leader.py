@@ -1,36 +1,42 @@
 """
 The collector of a process, and the leader that one of them is.
 
-`collect` may be called by anybody at any time (a query does, so that it sees what has just been recorded); the thread
-that `start` starts hands this process' records to its sinks ten times a second, and once a second samples the cells of all
-processes into windows. In the process that leads it also frees what it has imported, folds the dead, and lets the alert rules be
-evaluated. None of this is on the recording path.
+`collect` may be called by anybody at any time (a query does, so that it sees what has just been recorded); the thread that `start`
+starts hands this process' records to its sinks ten times a second. In the process that leads it also, once a second, samples the cells
+of all processes into windows, imports their records, folds the dead, and lets the alert rules be evaluated. None of this is on the
+recording path.
 
-A process that joins others asks the one that leads for its history (see `_history`), and goes on from there.
+In a directory the leader writes a `LocalStore`, and every process answers from that and from the live files. Where there is no directory,
+or its store cannot be used, each process keeps in its own memory what it has seen of the live files.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock, Thread, get_ident
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rfs.errors import LiveFileError
+from rfs.errors import StaleLeaderError, StoreError
 from rfs.monitoring._capture.capture import Capture
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.live import HISTORY_SUFFIX, JOINING_SUFFIX, LiveDirectory, process_of
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.readings import NOTHING_READ
-from rfs.monitoring._capture.segments import FROM_SINK, Frame, SegmentReader
-from rfs.monitoring._history import pack_history, unpack_history
-from rfs.monitoring._live import Killed, Leadership, Lease, LiveReader
-from rfs.monitoring._store import Batch, Store, Window
+from rfs.monitoring._capture.segments import FROM_SINK, Frame, Run, SegmentReader
+from rfs.monitoring._live import CORRUPT, Killed, Leadership, Lease, LiveReader
+from rfs.monitoring._store import Batch, Moment, Store, Window
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring._totals import Totals
 
+if TYPE_CHECKING:
+    from rfs.monitoring._store.local import (
+        LocalStore,  # imported when a directory is used: it brings SQLite and zstandard
+    )
+    from rfs.monitoring.retention import Retention
+
 COLLECT_INTERVAL_SECONDS = 0.1
 TICK_SECONDS = 1.0
+HOME_BYTES = 7 << 20  # of records from memory, when the directory can be used again: less than half a segment
 NEW_SECONDS = 1.0  # so long a new process leaves the lead to those that know more
 LOST = SeriesKey("rfs_lost_on_crash_total", (("signal", "records"),))
 
@@ -52,43 +58,63 @@ class Leader:
     Collects, ticks, and can be started and stopped, twice.
 
     Args:
-        on_tick: Called once a second by the thread; it collects.
+        store: Where everything is kept; None: in the directory that is recorded into, or where there is none in memory.
+        forward_to: Handed all that the process which leads has kept, too; it never waits.
+        retention: How long the store in the directory keeps what.
+        on_tick: Called once a second by the thread; it calls `sample`.
         on_delivered: Told how many records have newly arrived, by the leader of all processes alone.
+        on_dropped: Told how many records found no room in the directory when it could be used again.
         on_folded: Told by the leader twice a second which processes it has found killed since the last time: mostly none.
+        on_problem: Told the code and the text of what is wrong with the store in the directory, as often as it is met.
         on_error: Told about every exception of a tick or a sink; the thread goes on.
     """
 
     def __init__(
         self,
         capture: Capture,
-        store: Store,
+        store: Store | None,
         *,
+        forward_to: Store | None,
+        retention: Retention | None,
         now_seconds: Callable[[], float],
         monotonic: Callable[[], float],
         on_tick: Callable[[], None],
         on_delivered: Callable[[int], None],
+        on_dropped: Callable[[int], None],
         on_folded: Callable[[list[Killed]], None],
+        on_problem: Callable[[str, str], None],
         on_error: Callable[[str, BaseException], None],
     ) -> None:
         self._capture = capture
-        self._store = store
+        self._memory: Store = store if store is not None else MemoryStore()
+        self._is_told_where = store is not None
+        self._forward_to = forward_to
+        self._retention = retention
         self._now_seconds = now_seconds
         self._monotonic = monotonic
         self._on_tick = on_tick
         self._on_delivered = on_delivered
+        self._on_dropped = on_dropped
         self._on_folded = on_folded
+        self._on_problem = on_problem
         self._on_error = on_error
         self.sinks: list[Sink] = []
         # The threads that are inside one. What they record goes to no sink, or it would never end.
         self.in_sink: set[int] = set()
-        self.live = LiveReader(capture)
+        self.live = LiveReader(capture, on_problem)
         self._lease = Lease(capture)
         self._last_second = 0
+        self._local: LocalStore | None = None
         self._begin()
 
     def after_fork(self) -> None:
         """In a forked child: a process of its own, without the parent's thread, locks, lease and stored records."""
-        self._store.after_fork()
+        self._memory.after_fork()
+        if self._forward_to is not None:
+            self._forward_to.after_fork()
+        if self._local is not None:
+            self._local.after_fork()
+            self._local = None
         self.live.after_fork()
         self._lease.after_fork()
         self._begin()
@@ -99,10 +125,12 @@ class Leader:
         self._thread: Thread | None = None
         self._stopping = Event()
         self._process = f"{os.getpid()}-{os.urandom(4).hex()}"
-        self._sequence = 0
+        self._sequence = self._forwarded = 0
         self._sampled = Totals({}, {}, {}, {}, {}, [])
+        self._was_local = False
+        self._homeless = 0  # records that were taken into memory while the directory could not be used
         self._own_tail: tuple[object, SegmentReader] | None = None
-        self._joining = ""  # the name under which history has been asked for
+        self.store_fault = ""  # why the store of the directory is not used
 
     @property
     def running(self) -> bool:
@@ -165,25 +193,142 @@ class Leader:
             # signal handler (a second SIGTERM) would be lost.
             if thread.is_alive():
                 self._thread = None
-        elif self._lock.acquire(timeout=timeout_seconds):
-            try:
-                self._finish()
-            finally:
-                self._lock.release()
+        elif self._lock.acquire(timeout=timeout_seconds):  # nobody hangs in there
+            self._lock.release()
+            self._finish()
 
     def _finish(self) -> None:
-        self._collect()
+        local = self._find_store()
+        with self._lock:
+            if local is None:
+                self._remember()
+            else:
+                self._feed_sinks([])
+        if local is not None and local.leads:
+            self._write(local)
+            self._import(local, at_once=True)
+            local.resign()
         if self._capture.directory is not None:
             self._lease.release()
 
-    def collect(self) -> Totals:
-        """Move everything recorded so far into the store, as one batch; return the totals that it now knows."""
+    def collect(self) -> Moment:
+        """What there is to answer from now, everything included that has been recorded so far."""
+        local = self._find_store()
         with self._lock:
-            return self._collect()
+            if local is None:
+                return Moment(self._remember(), self._memory)
+            self._bring_home()
+            self._feed_sinks([])
+            return self._moment(local, self.live.read())
 
-    def _collect(self) -> Totals:
+    def sample(self) -> Moment | None:
+        """
+        Once a second: collect and, in the process that leads, write what has been measured since the last time.
+
+        For the leader's own thread. None where there is nothing to be done with it.
+        """
+        local = self._local
+        if local is None or not local.leads:
+            return self.collect() if self._find_store() is None else None
+        return self._moment(local, self._write(local))
+
+    def totals(self) -> Totals:
+        """The totals of all processes at this instant; nothing is collected."""
+        with self._lock:
+            return self.live.read()
+
+    # In a directory
+
+    def _find_store(self) -> LocalStore | None:
+        """The store of the directory that is recorded into; None where everything is kept in memory."""
+        path = self._capture.path
+        if self._is_told_where or path is None or self._capture.directory is None:
+            return None
+        if self._local is None and not self.store_fault:
+            from rfs.monitoring._store.local import LocalStore
+
+            try:
+                self._local = LocalStore(
+                    path,
+                    retention=self._retention,
+                    now_seconds=self._now_seconds,
+                    monotonic=self._monotonic,
+                    on_problem=self._on_problem,
+                    on_window=lambda window: self._pass_on([], window),
+                    on_kept=lambda runs: self._pass_on(runs, None),
+                )
+            except StoreError as error:
+                self.store_fault = error.fault
+                self._on_problem(error.code, f"{error}; each process keeps in its own memory what it sees")
+        self._was_local = self._local is not None
+        return self._local
+
+    def _moment(self, local: LocalStore, totals: Totals) -> Moment:
+        return Moment(totals, local.at(totals, self._pending))
+
+    def _pending(self) -> list[Run]:
+        with self._lock:
+            self.live.refresh()
+            return self.live.pending().runs
+
+    def _write(self, local: LocalStore) -> Totals:
+        with self._lock:
+            totals = self.live.read()
+            is_whole = self.live.is_whole
+        # Outside of the lock: whoever asks does not wait for the disk.
+        try:
+            if local.write(totals, is_whole=is_whole):
+                self._lease.note_written()
+        except StaleLeaderError:
+            local.resign()
+        return totals
+
+    def _import(self, local: LocalStore, *, at_once: bool = False) -> bool:
+        """
+        Bring what is in segments into chunks, if it is enough or *at_once*, and let it be overwritten there; return whether all is.
+        """
+        with self._lock:
+            self.live.refresh()
+            pending = self.live.pending()
+        if local.keep(pending.runs, at_once=at_once):
+            with self._lock:
+                delivered = self.live.mark(pending)
+            if delivered:
+                self._on_delivered(delivered)
+            return True
+        return False
+
+    # In memory
+
+    @property
+    def _waits_for_directory(self) -> bool:
+        return not self._is_told_where and self._capture.path is not None and self._capture.directory is None
+
+    def _bring_home(self) -> None:
+        """Record anew what was taken into memory while the directory could not be used; of very many the newest."""
+        homeless, self._homeless = self._homeless, 0
+        if homeless and isinstance(self._memory, MemoryStore):
+            segments = self._capture.segments
+            brought = sum(
+                segments.append(
+                    frame.time_ns,
+                    frame.level,
+                    frame.flags,
+                    frame.correlation_id.encode(),
+                    frame.operation.encode(),
+                    frame.payload,
+                )
+                for frame in self._memory.take_newest(homeless, HOME_BYTES)
+            )
+            if brought < homeless:
+                self._on_dropped(homeless - brought)
+
+    def _remember(self) -> Totals:
         self._move_records()
         totals = self.live.read()
+        if self._was_local:
+            self._was_local = False
+            self._sampled = totals  # it was in the store of the directory, and did not happen now
         self._append([], self._close_window(totals))
         self._sampled = totals
         return totals
@@ -195,13 +340,27 @@ class Leader:
             self._append(frames, None)
         if self._lease.held:
             delivered = self.live.mark_imported()
-            if delivered:
+            if self._waits_for_directory:
+                self._homeless += delivered
+            elif delivered:
                 self._on_delivered(delivered)
         self._feed_sinks(frames)
 
     def _append(self, frames: list[Frame], window: Window | None) -> None:
-        self._store.append(Batch(self._process, self._sequence, frames, window))
+        runs = [Run(self._process, self._sequence, range(len(frames)), len(frames), frames)] if frames else []
+        self._memory.append(Batch(self._process, self._sequence, runs, window))
         self._sequence += 1
+        if self._lease.held:
+            self._pass_on(runs, window)
+
+    def _pass_on(self, runs: Sequence[Run], window: Window | None) -> None:
+        if self._forward_to is None:
+            return
+        try:
+            self._forward_to.append(Batch(self._process, self._forwarded, runs, window))
+        except StoreError as error:
+            self._on_problem(error.code, str(error))
+        self._forwarded += 1
 
     def forget_idle(self, now: float) -> None:
         """Forget the series that nobody has written for an hour, by the monotonic clock, and give their memory back."""
@@ -210,11 +369,6 @@ class Leader:
             with self._lock:
                 if self._capture.renew():
                     registry.forgotten = 0
-
-    def totals(self) -> Totals:
-        """The totals of all processes at this instant; nothing is collected."""
-        with self._lock:
-            return self.live.read()
 
     def _feed_sinks(self, frames: list[Frame]) -> None:
         if not self.sinks:
@@ -273,75 +427,80 @@ class Leader:
             try:
                 if turn % 5 == 1:
                     self._capture_and_lead(is_new=turn <= new_turns)
-                self._hand_over()
                 if turn % ticks == 0:
                     self._on_tick()
                 elif self.sinks or self._capture.segments.half_full:
-                    with self._lock:
-                        self._move_records()
+                    self._hurry()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any fault of a store or a rule
                 self._on_error("leader", error)
         try:
-            with self._lock:
-                self._finish()
+            self._finish()
         except Exception as error:  # noqa: BLE001 - as above
             self._on_error("leader", error)
+
+    def _hurry(self) -> None:
+        """Between two ticks: sinks wait, or this process' segment is filling up."""
+        local = self._find_store()
+        with self._lock:
+            if local is None:
+                self._move_records()
+                return
+            self._feed_sinks([])
+        if local.leads and self._capture.segments.half_full:
+            self._import(local)
 
     def _capture_and_lead(self, *, is_new: bool) -> None:
         with self._lock:
             self._capture.mend()
             self.live.refresh()
-        alone = not is_new or self.live.living() == 1
-        if self._lease.keep(may_follow=alone) and self._capture.directory is not None:
+        local = self._find_store()
+        if local is not None:
             with self._lock:
-                dead = self.live.take_dead()
-                self._move_records()
-                killed = self.live.fold(dead, self._lease, LOST, self._monotonic())
-            self._on_folded(killed)
-        elif is_new and not self._joining and self._lease.leadership.epoch:
-            self._join()
-
-    # History
-
-    def _join(self) -> None:
-        directory = self._capture.directory
-        if directory is not None and isinstance(self._store, MemoryStore):
-            self._joining = self._capture.process
-            directory.claim(self._joining + JOINING_SUFFIX, b"")
-
-    def _hand_over(self) -> None:
-        directory = self._capture.directory
-        if directory is None:
+                self._bring_home()
+        may_follow = local is not None or not is_new or self.live.living() == 1
+        led = self._lease.keep(may_follow=may_follow, above=int if local is None else local.epoch)
+        if self._capture.directory is None or not led:
+            if local is not None:
+                local.resign()
             return
-        if self._lease.held:
-            asked = [process_of(name) for name in directory.names() if name.endswith(JOINING_SUFFIX)]
-            if asked:
-                self._give_history(directory, asked)
-        elif self._joining and directory.has(self._joining + HISTORY_SUFFIX):
-            self._take_history(directory, self._joining + HISTORY_SUFFIX)
+        if local is not None:
+            local.lead(self._lease.epoch, is_first=self._lease.is_first, has_written=self._lease.has_written)
+        with self._lock:
+            dead = self.live.take_dead()
+            if local is None:
+                self._move_records()
+        if local is not None:
+            asked = local.is_asked_to_seal
+            if self._import(local, at_once=bool(dead) or asked or self._capture.is_scrubbing) and asked:
+                local.seal()
+        with self._lock:
+            killed = self.live.fold(dead, self._lease, LOST, self._monotonic(), is_imported=local is not None)
+        self._on_folded(killed)
 
-    def _give_history(self, directory: LiveDirectory, asked: list[str]) -> None:
-        if isinstance(self._store, MemoryStore):
-            with self._lock:
-                totals = self._collect()
-                snapshot = self._store.snapshot()
-            for process in asked:
-                if process != self._capture.process:  # which has asked another, and come to lead itself
-                    directory.write(process + HISTORY_SUFFIX, pack_history(snapshot, totals))
-        for process in asked:
-            directory.unlink(process + JOINING_SUFFIX)
 
-    def _take_history(self, directory: LiveDirectory, name: str) -> None:
-        self._joining = ""
-        try:
-            snapshot, totals = unpack_history(directory.read(name), name)
-        except LiveFileError as error:
-            self.live.refused[name] = str(error)
-        else:
-            assert isinstance(self._store, MemoryStore)  # noqa: S101 - `_join` has asked
-            with self._lock:
-                self._collect()  # what the snapshot has of the records is then known here, too, and recognised
-                self._store.take_over(snapshot)
-                self._sampled = totals
-                self._collect()
-        directory.unlink(name)
+def books_of(totals: Totals) -> Mapping[str, Mapping[str, float]]:
+    """What was produced of each signal, and where it went; see `Query.books`."""
+    signal = ("signal", "records")
+    dropped: dict[str, float] = {}
+    for key, count in totals.counters.items():
+        if key.name == "rfs_dropped_total" and signal in key.labels:
+            dropped[dict(key.labels).get("reason", "unknown")] = count
+    corrupt = totals.counters.get(CORRUPT, 0.0)
+    if corrupt:
+        dropped["corrupt_frame"] = corrupt
+    produced, delivered = (
+        totals.counters.get(SeriesKey(name, (signal,)), 0.0) for name in ("rfs_produced_total", "rfs_delivered_total")
+    )
+    lost = totals.counters.get(LOST, 0.0)
+    suppressed = totals.counters.get(SeriesKey("rfs_suppressed_total", (signal,)), 0.0)
+    books = {
+        "produced": produced,
+        "delivered": delivered,
+        "in_flight": produced - delivered - lost - suppressed - sum(dropped.values()),
+        **{f"dropped_{reason}": count for reason, count in dropped.items()},
+    }
+    if suppressed:
+        books["suppressed"] = suppressed
+    if lost:
+        books["lost_on_crash"] = lost
+    return {"records": books}

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from itertools import chain
@@ -46,7 +46,7 @@ from rfs.monitoring._capture.live import (
 )
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.readings import NOTHING_READ, Octave, SketchReading
-from rfs.monitoring._capture.segments import Frame, SegmentReader
+from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
 from rfs.monitoring._foreign import MAX_FOLDED_SAMPLES, REFUSED, FoldedSample, ForeignSums
 from rfs.monitoring._totals import Exemplar, Metric, Totals
@@ -55,11 +55,17 @@ LEASE_SECONDS = 1.5
 MAX_LEFT_SERIES = 20_000  # with labels, and of dead processes alone; the longest dead go first
 # Of what a leader has imported before we came, so much is read again: as much as the store in memory keeps, the newest first.
 READ_AGAIN_BYTES = 16 << 20
-MAX_DEAD_SEGMENTS = 8  # segments of dead processes that stay readable; the oldest go first
+MAX_DEAD_SEGMENTS = (
+    8  # segments of dead processes that stay readable where no store on disk has them; the oldest go first
+)
+PENDING_BYTES = (
+    16 << 20
+)  # of records that no chunk has yet, so much is read; what is beyond stays in the segments until then
 CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
-_LEADER = "leader-"
-_TOTALS = "totals-"
+LEADER = "leader-"
+TOTALS = "totals-"
 _HEARTBEAT_AT = 1024
+_WRITTEN_AT = _HEARTBEAT_AT + 8  # a byte that is 0 until a leader has written to the store; older leaders have none
 _EXEMPLAR_TRIES = 3  # it changes once a second
 _WORDS = struct.Struct("=QQ")
 _DOUBLES = struct.Struct("=dd")
@@ -85,6 +91,13 @@ class Killed(NamedTuple):
     pid: int
     records: int
     lost: int
+
+
+class Pending(NamedTuple):
+    """Records that are not marked as imported, and the marks to be set once all of them are kept: see `LiveReader.pending`."""
+
+    runs: list[Run]
+    marks: dict[str, list[Mark]]  # per segment
 
 
 class _Folded(msgspec.Struct):
@@ -116,6 +129,18 @@ _decode_folded = msgspec.msgpack.Decoder(_Folded, dec_hook=octave_in).decode
 _decode_leader = msgspec.msgpack.Decoder(tuple[str, int]).decode
 
 
+def folded_series(content: bytes) -> list[SeriesKey]:
+    """
+    The series of which ``totals-<epoch>``, with this *content*, has sums.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    folded = _decode_folded(content)
+    own = (*folded.counters, *folded.sketches, *folded.left)
+    return [*(SeriesKey(*one[:2]) for one in own), *(SeriesKey(*one[4:6]) for one in folded.foreign)]
+
+
 class _Process:
     """What is mapped of another process."""
 
@@ -139,11 +164,15 @@ class LiveReader:
     """
     Reads what all processes of *capture*'s directory record; in memory mode, this process alone.
 
+    Args:
+        on_problem: Told once of each live file that is damaged (``S113``) and left out.
+
     Not safe to use from two threads at once.
     """
 
-    def __init__(self, capture: Capture) -> None:
+    def __init__(self, capture: Capture, on_problem: Callable[[str, str], None] = lambda _code, _text: None) -> None:
         self._capture = capture
+        self._on_problem = on_problem
         self.refused: dict[str, str] = {}  # files that cannot be read, and why
         self.after_fork()
 
@@ -171,6 +200,11 @@ class LiveReader:
             totals = self._add_up()
             if self._identify_folded() == identity:
                 return totals
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last reading had all files: one that cannot be read may hold series that then seem to be gone."""
+        return not self._is_blind
 
     def others(self) -> Totals:
         """What all but this process have measured so far."""
@@ -293,16 +327,21 @@ class LiveReader:
         except OSError:
             process.names.discard(name)  # it is gone, or nothing is left to map it with: tried again the next time
         except LiveFileError as error:
-            self.refused[name] = str(error)
+            self._refuse(name, error)
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        if name not in self.refused:
+            self._on_problem("S113", f"live file {name} is left out: {error}")
+        self.refused[name] = str(error)
 
     def _identify_folded(self) -> tuple[int, ...]:
         directory = self._capture.directory
         if directory is None:
             return ()
-        epoch = highest_epoch(directory.names(), _TOTALS)
+        epoch = highest_epoch(directory.names(), TOTALS)
         if not epoch:
             return ()
-        return epoch, *directory.identify(f"{_TOTALS}{epoch}")
+        return epoch, *directory.identify(f"{TOTALS}{epoch}")
 
     def _load_folded(self) -> tuple[int, ...]:
         while True:
@@ -313,34 +352,66 @@ class LiveReader:
             directory = self._capture.directory
             if identity and directory is not None:
                 try:
-                    folded = _decode_folded(directory.read(f"{_TOTALS}{identity[0]}"))
+                    found = _decode_folded(directory.read(f"{TOTALS}{identity[0]}"))
+                    for _, type_name, _ in found.metrics:
+                        MetricType(type_name)
+                    folded = found
                 except FileNotFoundError:
                     continue  # the next leader has just replaced it
-                except (OSError, msgspec.DecodeError) as error:
-                    self.refused[f"{_TOTALS}{identity[0]}"] = str(error)
+                except (OSError, ValueError) as error:  # what cannot be decoded, not even a text in it
+                    self._refuse(f"{TOTALS}{identity[0]}", error)
             self._folded = folded
             self._folded_counters = {SeriesKey(name, labels): value for name, labels, value in folded.counters}
             self._folded_sketches = {SeriesKey(name, labels): value for name, labels, value in folded.sketches}
             self._left = {SeriesKey(name, labels): since for name, labels, since in folded.left}
             self._folded_identity = identity
 
-    # Records
+    # Records: either `records` and `mark_imported`, or `pending` and `mark`
 
     def records(self) -> list[Frame]:
-        """The records of all processes since the last time, in order of time."""
+        """The records of all processes since the last time, in order of time; for a store in memory."""
         if self._directory is not None:
-            self._map_segments(self._directory)
+            self._map_segments(self._directory, READ_AGAIN_BYTES)
         found = [reader.read() for reader in self._segments()]
         for process in self._processes.values():
             if process.segments and not process.alive():
                 found += [reader.finish() for reader in process.segments.values()]
         return found[0] if len(found) == 1 else sorted(chain.from_iterable(found), key=_time_of)
 
-    def _map_segments(self, directory: LiveDirectory) -> None:
+    def pending(self, limit_bytes: int = PENDING_BYTES) -> Pending:
+        """
+        The records of all processes that are not marked as imported, about *limit_bytes* of them; for a store on disk.
+
+        What is not in here, and was recorded before `refresh`, either was in a chunk, and synced, before this was called, or is beyond
+        the limit. Each record has the same place in every process.
+        """
+        if self._directory is not None:
+            self._map_segments(self._directory, 0)
+        found: list[Run] = []
+        marks: dict[str, list[Mark]] = {}
+        for reader, is_dead in self._known_segments():
+            runs = reader.unimported(limit_bytes, is_dead=is_dead)
+            limit_bytes -= sum(run.end - run.offsets[0] for run in runs)
+            found += runs
+            ours = reader.marks()
+            if ours:
+                marks[reader.name] = ours
+        return Pending(found, marks)
+
+    def _known_segments(self) -> list[tuple[SegmentReader, bool]]:
+        """All segments, and whether the process is dead."""
+        found: list[tuple[SegmentReader, bool]] = []
+        for process in self._processes.values():
+            if process.segments:
+                is_dead = not process.alive()
+                found += [(reader, is_dead) for reader in process.segments.values()]
+        own = self._own_reader()
+        return found if own is None else [*found, (own, False)]
+
+    def _map_segments(self, directory: LiveDirectory, room: int) -> None:
         found = [(process, name) for process in self._processes.values() for name in process.unread]
         if len(found) > 1:
             found.sort(key=lambda each: directory.modified(each[1]), reverse=True)
-        room = READ_AGAIN_BYTES
         for process, name in found:
             process.unread.remove(name)
             self._map(directory, process, name)
@@ -355,15 +426,19 @@ class LiveReader:
         return others + self._own_segments()
 
     def _own_segments(self) -> list[SegmentReader]:
-        capture = self._capture
-        if capture.memory_reader is not None:
-            return [capture.memory_reader]
-        memory = getattr(capture.segments, "memory", None)
-        if memory is None:
-            return []
-        if self._own_segment is None or self._own_segment[0] is not memory:
-            self._own_segment = memory, SegmentReader(memory, name="own segment")
-        return [self._own_segment[1]]
+        if self._capture.memory_reader is not None:
+            return [self._capture.memory_reader]
+        own = self._own_reader()
+        return [] if own is None else [own]
+
+    def _own_reader(self) -> SegmentReader | None:
+        # Not the one of `Capture`: where that stands, the capture goes on when it takes records from memory into a file.
+        segments = self._capture.segments
+        if not isinstance(segments, Segments):
+            return None
+        if self._own_segment is None or self._own_segment[0] is not segments.memory:
+            self._own_segment = segments.memory, SegmentReader(segments.memory, name=segments.name)
+        return self._own_segment[1]
 
     def mark_imported(self) -> int:
         """The leader's part: publish what `records` has returned, so that it may be overwritten; return how many are new."""
@@ -381,6 +456,21 @@ class LiveReader:
             marked += self._own_segment[1].mark_imported()
         return marked
 
+    def mark(self, pending: Pending) -> int:
+        """The leader's part: publish that all records of *pending* are kept, and nothing read since; return how many are new."""
+        directory = self._capture.directory
+        own = self._own_segment[1] if self._own_segment is not None else None
+        marked = 0
+        for name, marks in pending.marks.items():
+            if own is not None and name == own.name:
+                marked += own.mark_imported(marks=marks)
+            elif directory is not None:
+                for process in tuple(self._processes.values()):
+                    if name in process.segments:
+                        with suppress(OSError, LiveFileError):  # it is gone, or tried again the next time
+                            marked += process.segments[name].mark_imported(directory.map(name, writable=True), marks)
+        return marked
+
     # Folding
 
     def take_dead(self) -> list[str]:
@@ -392,12 +482,16 @@ class LiveReader:
             if one not in known and process.watch >= 0 and take_lock(process.watch)
         ]
 
-    def fold(self, taken: list[str], lease: Lease, lost: SeriesKey, now: float) -> list[Killed]:
+    def fold(
+        self, taken: list[str], lease: Lease, lost: SeriesKey, now: float, *, is_imported: bool = False
+    ) -> list[Killed]:
         """
         The leader's part: add the sums of the dead and of closed files to the folded ones, each exactly once, and remove the files.
 
         *lost* is the counter of records that were begun and not committed, *now* the monotonic clock. Call it after `refresh` and
-        `records`, which have found the last that *taken* have left. Return those that were killed.
+        `records` or `pending`, which have found the last that *taken* have left; who has left more than the limit is folded later.
+        *is_imported*: what is marked is in a store on disk, so segments of the dead go when all of them is marked. Return those that
+        were killed.
         """
         directory = self._capture.directory
         killed: list[Killed] = []
@@ -409,7 +503,12 @@ class LiveReader:
         there = {process_of(name) for name in names if not name.endswith(SEGMENT_SUFFIX)}
         known = set(self._folded.processes)
         dead = {
-            one: self._processes[one] for one in taken if one in there and one in self._processes and one not in known
+            one: process
+            for one in taken
+            if one in there
+            and one not in known
+            and (process := self._processes.get(one)) is not None
+            and all(reader.is_exhausted for reader in process.segments.values())
         }
         finished = {one for one in known if one not in there}
         closed = self._closed_files(directory, known | dead.keys())
@@ -417,7 +516,7 @@ class LiveReader:
         due = not self._is_blind and any(now - since >= IDLE_SECONDS for since in self._left.values())
         is_own = self._folded_identity[:1] == (lease.epoch,)
         if is_own and not (dead or finished or closed or due) and len(files) == len(self._folded.files):
-            self._remove(lease, directory, known & there, files)
+            self._remove(lease, directory, known & there, files, is_imported=is_imported)
             return killed
         totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
         for name, type_name, help_text in self._folded.metrics:
@@ -449,8 +548,8 @@ class LiveReader:
             files=files,
             left=[(key.name, key.labels, since) for key, since in left.items()],
         )
-        directory.write(f"{_TOTALS}{lease.epoch}", [_encode(folded)])
-        self._remove(lease, directory, set(folded.processes), files)
+        directory.write(f"{TOTALS}{lease.epoch}", [_encode(folded)])
+        self._remove(lease, directory, set(folded.processes), files, is_imported=is_imported)
         return killed
 
     def _closed_files(self, directory: LiveDirectory, gone: AbstractSet[str]) -> list[CellsReader]:
@@ -498,7 +597,9 @@ class LiveReader:
             del left[key]
         return left
 
-    def _remove(self, lease: Lease, directory: LiveDirectory, folded: set[str], files: list[str]) -> None:
+    def _remove(
+        self, lease: Lease, directory: LiveDirectory, folded: set[str], files: list[str], *, is_imported: bool
+    ) -> None:
         names = directory.names()
         if not lease.still_highest(names):
             return
@@ -506,14 +607,18 @@ class LiveReader:
             if (
                 (process_of(name) in folded and not name.endswith(SEGMENT_SUFFIX))
                 or name in files
-                or (name.startswith((_TOTALS, _LEADER)) and _epoch_of(name) < lease.epoch)
+                or (name.startswith((TOTALS, LEADER)) and _epoch_of(name) < lease.epoch)
             ):
                 directory.unlink(name)
         alive = {process_of(name) for name in names if name.endswith(ALIVE_SUFFIX)} - folded
-        read = {name for process in self._processes.values() for name in process.segments}
+        read = {name: reader for process in self._processes.values() for name, reader in process.segments.items()}
         dead = [name for name in names if name in read and process_of(name) not in alive]
-        dead.sort(key=directory.modified)
-        for name in dead[: max(0, len(dead) - MAX_DEAD_SEGMENTS)]:
+        if is_imported:
+            dead = [name for name in dead if read[name].is_exhausted and not read[name].marks()]
+        else:
+            dead.sort(key=directory.modified)
+            del dead[max(0, len(dead) - MAX_DEAD_SEGMENTS) :]
+        for name in dead:
             directory.unlink(name)
 
 
@@ -528,6 +633,8 @@ class Lease:
     def __init__(self, capture: Capture) -> None:
         self._capture = capture
         self.epoch = 0
+        self.is_first = False  # this process leads, and nobody has led before it here
+        self.has_written = False  # it, or one before it here, has written to the store
         self._beats = -1
         self._seen = _NOBODY
 
@@ -548,9 +655,11 @@ class Lease:
         """Whether this process leads; `keep` finds out."""
         return self._capture.directory is None or self.epoch > 0
 
-    def keep(self, *, may_follow: bool = True) -> bool:
+    def keep(self, *, may_follow: bool = True, above: Callable[[], int] = int) -> bool:
         """
         Stay or, if *may_follow*, become the leader where nobody leads; return whether this process leads. Raises OSError.
+
+        *above* says which epochs are used up elsewhere: live files may be lost, and begin anew beside a store that has outlived them.
         """
         capture = self._capture
         directory = capture.directory
@@ -559,28 +668,43 @@ class Lease:
             self._seen = _NOBODY
             return True
         names = directory.names()
-        highest = highest_epoch(names, _LEADER)
+        highest = highest_epoch(names, LEADER)
         if self.epoch and highest == self.epoch:
             self._beat()
             return True
         self._step_down()
         if (highest and self._beating(directory, highest)) or not may_follow:
             return False
-        epoch = max(highest, highest_epoch(names, _TOTALS)) + 1
+        used = max(highest, highest_epoch(names, TOTALS))
+        epoch = max(used, above()) + 1
         who = _encode((capture.process, os.getpid()))
         content = len(who).to_bytes(2, "little") + who
-        content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8)
-        if not directory.claim(f"{_LEADER}{epoch}", content):
+        has_written = used > 0 and self._was_written(directory, highest)
+        content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8) + bytes([has_written])
+        if not directory.claim(f"{LEADER}{epoch}", content):
             return False
-        self._beats = directory.watch(f"{_LEADER}{epoch}")
+        self._beats = directory.watch(f"{LEADER}{epoch}")
         self.epoch = epoch
+        self.is_first, self.has_written = not used, has_written
         self._seen = Leadership(epoch, os.getpid(), capture.process, is_self=True)
         self._beat()
         return True
 
+    def note_written(self) -> None:
+        """Let who follows know that there is a store that knows what the live files have measured; twice is once. Raises OSError."""
+        if not self.has_written and self._beats >= 0:
+            os.pwrite(self._beats, b"\1", _WRITTEN_AT)
+            self.has_written = True
+
+    def _was_written(self, directory: LiveDirectory, epoch: int) -> bool:
+        try:
+            return directory.read(f"{LEADER}{epoch}")[_WRITTEN_AT : _WRITTEN_AT + 1] != b"\0"
+        except OSError:
+            return True
+
     def still_highest(self, names: list[str]) -> bool:
         """Whether nobody has followed this leader."""
-        return highest_epoch(names, _LEADER) == self.epoch
+        return highest_epoch(names, LEADER) == self.epoch
 
     def release(self) -> None:
         """Stop leading: another may follow at once."""
@@ -600,13 +724,12 @@ class Lease:
 
     def _beating(self, directory: LiveDirectory, epoch: int) -> bool:
         try:
-            content = directory.read(f"{_LEADER}{epoch}")
-            process, pid = _decode_leader(content[2 : 2 + int.from_bytes(content[:2], "little")])
-        except (OSError, msgspec.DecodeError):
+            leader = read_heartbeat(directory.read(f"{LEADER}{epoch}"))
+        except (OSError, ValueError):
             return False
-        self._seen = Leadership(epoch, pid, process, is_self=False)
+        self._seen = Leadership(epoch, leader.pid, leader.process, is_self=False)
         try:
-            watch = directory.watch(process + ALIVE_SUFFIX)
+            watch = directory.watch(leader.process + ALIVE_SUFFIX)
         except OSError:
             return False
         try:
@@ -614,8 +737,21 @@ class Lease:
                 return False
         finally:
             os.close(watch)
-        age = time.monotonic_ns() - int.from_bytes(content[_HEARTBEAT_AT : _HEARTBEAT_AT + 8], "little")
-        return 0 <= age < LEASE_SECONDS * 1e9
+        return 0 <= time.monotonic_ns() - leader.beat_ns < LEASE_SECONDS * 1e9
+
+
+class Heartbeat(NamedTuple):
+    """What the file of an epoch says: who made it, and when he has last been there, by CLOCK_MONOTONIC."""
+
+    process: str
+    pid: int
+    beat_ns: int
+
+
+def read_heartbeat(content: bytes) -> Heartbeat:
+    """Read the file of an epoch; raises ValueError if it is damaged: msgspec's for what cannot be decoded, or Python's for a text."""
+    process, pid = _decode_leader(content[2 : 2 + int.from_bytes(content[:2], "little")])
+    return Heartbeat(process, pid, int.from_bytes(content[_HEARTBEAT_AT : _HEARTBEAT_AT + 8], "little"))
 
 
 def highest_epoch(names: list[str], prefix: str) -> int:

@@ -25,7 +25,7 @@ from math import ceil, isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, move_on_after, to_thread
 from anyio.lowlevel import RunVar
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -33,8 +33,17 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 from typing_extensions import TypedDict
 
-from rfs.errors import AlertRuleError, MetricDefinitionError, TimeRangeError
-from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, parse_time_range
+from rfs.errors import (
+    AlertRuleError,
+    CursorError,
+    MetricDefinitionError,
+    QueryBusyError,
+    QueryError,
+    QueryTimeoutError,
+    StoreError,
+    TimeRangeError,
+)
+from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Prefix, parse_time_range
 from rfs.monitoring.alerts import Aggregation, AlertCondition, NoData, Rule, Severity
 from rfs.monitoring.context import is_valid_correlation_id
 from rfs.monitoring.metrics import get_dashboard_data
@@ -324,7 +333,7 @@ class IndicatorBody(TypedDict):
 class RecordRow(TypedDict):
     """A record in a list: its message is cut, its fields are left out."""
 
-    sequence: int
+    cursor: str
     timestamp: str
     level: str
     logger: str
@@ -362,7 +371,7 @@ class Overview(TypedDict):
 
 
 class RecordsBody(TypedDict):
-    """Records as their JSON lines have them, each with its sequence."""
+    """Records as their JSON lines have them, each with its cursor."""
 
     records: list[dict[str, Any]]
 
@@ -398,45 +407,27 @@ def _matching(known: Mapping[str, float], pattern: str) -> float:
     return sum(value for label, value in known.items() if label.startswith(pattern.removesuffix("*")))
 
 
-def _starred(labels: Mapping[str, str]) -> str | None:
-    return next((label for label, value in labels.items() if value.endswith("*")), None)
-
-
 def _rate(increase: float | None) -> float | None:
     return None if increase is None else increase / _RATE_SECONDS
 
 
-def _increase(query: MonitorQuery, metric: str, window: str, labels: Mapping[str, str]) -> float | None:
-    starred = _starred(labels)
-    if starred is None:
-        return query.increase(metric, window, labels)
-    exact = {label: value for label, value in labels.items() if label != starred}
-    # A known counter that never had such a label value has counted none of them: 0 is measured here, not guessed.
-    if query.increase(metric, window, exact) is None:
-        return None
-    return _matching(query.increase_by(metric, starred, window, exact), labels[starred])
-
-
-def _series_labels(query: MonitorQuery, metric: str, labels: Mapping[str, str]) -> list[Mapping[str, str]]:
-    """The labels with the starred value replaced by each that it matches."""
-    starred = _starred(labels)
-    if starred is None:
-        return [labels]
-    prefix = labels[starred].removesuffix("*")
-    known = (value for value in query.label_values(metric, starred) if value.startswith(prefix))
-    return [{**labels, starred: value} for value in known]
+def _selected(labels: Mapping[str, str]) -> dict[str, str | Prefix]:
+    return {label: Prefix(value[:-1]) if value.endswith("*") else value for label, value in labels.items()}
 
 
 def _latest(query: MonitorQuery, metric: str, labels: Mapping[str, str]) -> float | None:
-    values = [query.latest(metric, one) for one in _series_labels(query, metric, labels)]
-    known = [value for value in values if value is not None]
+    starred = next((label for label, value in labels.items() if value.endswith("*")), None)
+    if starred is None:
+        return query.latest(metric, labels)
+    prefix = labels[starred].removesuffix("*")
+    named = (value for value in query.label_values(metric, starred) if value.startswith(prefix))
+    known = [value for one in named if (value := query.latest(metric, {**labels, starred: one})) is not None]
     return sum(known) if known else None
 
 
 def _points(query: MonitorQuery, metric: str, window: str, step: float, labels: Mapping[str, str]) -> Points:
     """Increase per step (last value of a gauge); with a starred label, the sum over the values it matches."""
-    lines = [query.points(metric, window, step, one) for one in _series_labels(query, metric, labels)]
-    return _sum_points([[point.value for point in line] for line in lines])
+    return [point.value for point in query.points(metric, window, step, _selected(labels))]
 
 
 def _sum_points(lines: Iterable[Points]) -> Points:
@@ -601,15 +592,17 @@ def _indicator(moment: _Moment, indicator: Indicator) -> IndicatorBody:
         else:
             value = seen.mean if indicator.kind == "mean" else seen.quantile(0.95 if indicator.kind == "p95" else 0.99)
     elif indicator.kind == "ratio":
-        whole = (indicator.denominator, window, indicator.denominator_labels)
-        value = _divide(_increase(query, metric, window, labels), _increase(query, *whole))
+        value = _divide(
+            query.increase(metric, window, _selected(labels)),
+            query.increase(indicator.denominator, window, _selected(indicator.denominator_labels)),
+        )
         points = _divide_points(
             _points(query, metric, window, _step(window), labels),
             _points(query, indicator.denominator, window, _step(window), indicator.denominator_labels),
         )
     else:
         counted = indicator.kind == "increase"
-        value = _increase(query, metric, window, labels) if counted else _latest(query, metric, labels)
+        value = query.increase(metric, window, _selected(labels)) if counted else _latest(query, metric, labels)
         points = _points(query, metric, window, _step(window), labels)
     value = _known(value)
     state: Literal["ok", "over", "unknown", "watch"]
@@ -636,7 +629,7 @@ def _indicator(moment: _Moment, indicator: Indicator) -> IndicatorBody:
 def _record_row(record: LogRecord) -> RecordRow:
     message = record.message
     return RecordRow(
-        sequence=record.sequence,
+        cursor=record.cursor,
         timestamp=_iso(record.timestamp),
         level=record.level,
         logger=record.logger,
@@ -652,7 +645,7 @@ def _record_row(record: LogRecord) -> RecordRow:
 
 
 def _whole_record(record: LogRecord) -> dict[str, Any]:
-    return {"sequence": record.sequence, **record.to_dict()}
+    return {"cursor": record.cursor, **record.to_dict()}
 
 
 def _health(monitor: Monitor) -> HealthBody:
@@ -698,6 +691,12 @@ def _refusal(name: str, fault: str) -> Response:
     return _problem(422, "VALIDATION_ERROR", f"{name}: {fault}", field=name, fault=fault)
 
 
+def _not_now(message: str) -> Response:
+    response = _problem(503, "SERVICE_UNAVAILABLE", message)
+    response.headers["Retry-After"] = "1"
+    return response
+
+
 def _first_fault(error: RequestValidationError) -> tuple[str, str]:
     """Name the first field that cannot be used, and what is allowed; what was sent is not repeated."""
     fault = error.errors()[0]
@@ -724,6 +723,14 @@ class _Route(APIRoute):
                 response = _refusal(*_first_fault(error))
             except TimeRangeError as error:
                 response = _refusal("time_range", error.fault)
+            except CursorError:
+                response = _refusal("before", "must be the cursor of a record that was answered")
+            except QueryError as error:
+                response = _refusal(error.argument, error.fault)
+            except (QueryBusyError, QueryTimeoutError) as error:
+                response = _not_now(str(error))
+            except StoreError:
+                response = _not_now("the store cannot be read at the moment")
             except AlertRuleError as error:
                 response = _refusal(error.field, error.fault)
             except _NotKnownError as error:
@@ -744,6 +751,7 @@ def _serve(name: str) -> Response:
     return Response(_asset(name), media_type=_ASSETS[name])
 
 
+_PATIENCE_SECONDS = 2.5  # a little more than a query takes by itself at most
 _readings: RunVar[CapacityLimiter] = RunVar("rfs_dashboard_readings")
 
 
@@ -753,7 +761,10 @@ async def _read(reading: Callable[[], _T]) -> _T:
     except LookupError:
         limiter = CapacityLimiter(_READINGS_AT_ONCE)
         _readings.set(limiter)
-    return await to_thread.run_sync(reading, limiter=limiter)
+    # What reads a disk that hangs cannot be stopped. It keeps its place under the limiter, so that not all threads hang some day.
+    with move_on_after(_PATIENCE_SECONDS):
+        return await to_thread.run_sync(reading, limiter=limiter, abandon_on_cancel=True)
+    raise QueryTimeoutError(_PATIENCE_SECONDS)
 
 
 _Limit = Annotated[int, Query(ge=1, le=_MOST_RECORDS)]
@@ -807,7 +818,10 @@ class _Dashboard:
 
         def reading() -> ResultPatternHealth:
             monitor = self._monitor()
-            query = monitor.query.settled()
+            with monitor.query.bounded():
+                return answer(monitor, monitor.query.settled())
+
+        def answer(monitor: Monitor, query: MonitorQuery) -> ResultPatternHealth:
             succeeded, failed = _by_operation(query, SUCCESSES, "1h"), _by_operation(query, FAILURES, "1h")
             totals = _added(succeeded, failed)
             total, failures = sum(totals.values()), sum(failed.values())
@@ -863,7 +877,10 @@ class _Dashboard:
 
         def reading() -> Overview:
             monitor = self._monitor()
-            moment = _Moment(monitor.query)
+            with monitor.query.bounded():
+                return answer(monitor, _Moment(monitor.query))
+
+        def answer(monitor: Monitor, moment: _Moment) -> Overview:
             query = moment.query
             seconds = parse_time_range(time_range).seconds
             operations, operations_known, together = _operations(moment, time_range)
@@ -897,12 +914,15 @@ class _Dashboard:
         min_level: _Level = 0,
         operation: Annotated[str | None, Query(max_length=1000)] = None,
         correlation_id: Annotated[str | None, Query(max_length=64)] = None,
+        before: Annotated[
+            str | None, Query(max_length=200, description="the cursor of the last record of a page")
+        ] = None,
     ) -> Response:
-        """The newest records first, whole."""
+        """The newest records first, whole; *before* goes on with those after it."""
 
         def reading() -> RecordsBody:
             found = self._monitor().query.records(
-                limit=limit, min_level=min_level, operation=operation, correlation_id=correlation_id
+                limit=limit, min_level=min_level, operation=operation, correlation_id=correlation_id, before=before
             )
             return RecordsBody(records=[_whole_record(record) for record in found])
 

@@ -7,12 +7,20 @@ Metrics: measure, summarise, and set alert rules, on the default Monitor.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from rfs.core.result import Failure, Result, error_code, is_expected
-from rfs.errors import MetricDefinitionError
+from rfs.core.result import Failure, Result, Success, error_code, is_expected
+from rfs.errors import (
+    MetricDefinitionError,
+    OperationNotFoundError,
+    QueryBusyError,
+    QueryTimeoutError,
+    RfsError,
+    StoreError,
+)
 from rfs.monitoring._capture.instruments import (
     BoundCounter,
     BoundGauge,
@@ -22,11 +30,20 @@ from rfs.monitoring._capture.instruments import (
     Histogram,
     MetricType,
 )
-from rfs.monitoring._query import ErrorSummary, OperationMetrics, Query, TimeRange, parse_time_range
+from rfs.monitoring._query import (
+    ErrorGroup,
+    ErrorSummary,
+    OperationMetrics,
+    Prefix,
+    Query,
+    TimeRange,
+    TimeSeries,
+    parse_time_range,
+)
 from rfs.monitoring.alerts import Alert, AlertCondition, Rule
 from rfs.monitoring.monitor import Monitor, default_monitor
 from rfs.monitoring.result_logging import count_error, operation_is_measured
-from rfs.reactive import FluxResult
+from rfs.reactive import FluxResult, MonoResult
 
 # Declaring
 
@@ -271,6 +288,30 @@ class ResultMetricsCollector:
         """See `get_metrics_summary`."""
         return self.query.summary(time_range_minutes)
 
+    def get_operation_metrics(
+        self, operation_name: str, time_range: TimeRange = "1h"
+    ) -> MonoResult[OperationMetrics, RfsError]:
+        """
+        How operation *operation_name* did, as a chain: read when it is awaited, in a thread, so that no event loop waits for it.
+
+        Returns:
+            A Failure holds `OperationNotFoundError` if it was never measured, or what kept it from being read:
+            `QueryTimeoutError`, `QueryBusyError` or `StoreError`.
+
+        Raises:
+            TimeRangeError: At once, if *time_range* cannot be read.
+        """
+        parse_time_range(time_range)
+
+        def read() -> Result[OperationMetrics, RfsError]:
+            try:
+                found = self.query.operation(operation_name, time_range)
+            except (QueryBusyError, QueryTimeoutError, StoreError) as error:
+                return Failure(error)
+            return Failure(OperationNotFoundError(operation_name)) if found is None else Success(found)
+
+        return MonoResult.from_async_result(lambda: asyncio.to_thread(read), name="get_operation_metrics")
+
 
 class ResultAlertManager:
     """The alert rules of a collector's Monitor, under the ancestor's names. It has no state of its own."""
@@ -307,14 +348,17 @@ __all__ = [
     "BoundGauge",
     "BoundHistogram",
     "Counter",
+    "ErrorGroup",
     "ErrorSummary",
     "Gauge",
     "Histogram",
     "MetricType",
     "OperationMetrics",
+    "Prefix",
     "ResultAlertManager",
     "ResultMetricsCollector",
     "Rule",
+    "TimeSeries",
     "collect_flux_result_metric",
     "collect_metric",
     "collect_result_metric",

@@ -20,11 +20,10 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 from rfs.monitoring._capture.capture import Capture, CaptureState
-from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.foreign import SampleKey
 from rfs.monitoring._capture.instruments import (
     INTERNAL_ERRORS,
@@ -42,15 +41,17 @@ from rfs.monitoring._capture.record import RecordData, encode_record
 from rfs.monitoring._capture.segments import FROM_SINK, HAS_ERROR, MAX_FRAME_BYTES
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT, Storms
 from rfs.monitoring._foreign import REFUSED, ForeignMirror
-from rfs.monitoring._leader import LOST, Leader, Sink
-from rfs.monitoring._live import CORRUPT, Killed, Leadership
+from rfs.monitoring._leader import Leader, Sink, books_of
+from rfs.monitoring._live import Killed, Leadership
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query
 from rfs.monitoring._store import Store
-from rfs.monitoring._store.memory import MemoryStore
-from rfs.monitoring._totals import ForeignFamily, Totals
+from rfs.monitoring._totals import ForeignFamily
 from rfs.monitoring.alerts import Alert, AlertManager, Rule, Sample, default_aggregation
 from rfs.monitoring.context import RANDOM_IDS, Context, Ids, RandomIds, current
 from rfs.monitoring.masking import ErrorInfo, JsonValue, Masker
+
+if TYPE_CHECKING:
+    from rfs.monitoring.retention import Retention
 
 INFO = 20
 UNNAMED = "rfs"
@@ -116,7 +117,9 @@ class Monitor:
         service_name: The name on every JSON line.
         clock: Where time comes from.
         ids: Where trace and span ids come from.
-        store: Where collected records and windows are kept; by default in memory, bounded.
+        store: Where collected records and windows are kept; by default in the directory, or without one in memory, bounded.
+        forward_to: A store elsewhere, for many machines, that gets all that is kept here: a `ClickHouseStore`. Closed by ``stop``.
+        retention: How long the store in the directory keeps what.
         masker: What no secret gets past; by default the built-in rules.
         level: The lowest level that is recorded, as the standard library numbers them (20 is INFO).
         storm_limit: How many log records a second one call site may make; see `rfs.monitoring._capture.storm`.
@@ -133,6 +136,8 @@ class Monitor:
         clock: Clock = SYSTEM_CLOCK,
         ids: Ids = RANDOM_IDS,
         store: Store | None = None,
+        forward_to: Store | None = None,
+        retention: Retention | None = None,
         masker: Masker | None = None,
         level: int = INFO,
         storm_limit: float = DEFAULT_LIMIT,
@@ -146,7 +151,6 @@ class Monitor:
         self.include_performance_data = True
         self.correlation_header = "X-Correlation-ID"
         self.masker = masker if masker is not None else Masker()
-        self.store: Store = store if store is not None else MemoryStore()
         self._diagnostics: dict[str, list[Any]] = {}
         self._diagnosed_at = 0.0
         self._clock_offset: float | None = None  # between the wall clock and the monotonic one
@@ -192,30 +196,37 @@ class Monitor:
 
         self._leader = Leader(
             self.capture,
-            self.store,
+            store,
+            forward_to=forward_to,
+            retention=retention,
             now_seconds=self._now_seconds,
             monotonic=clock.monotonic,
             on_tick=self.tick,
             on_delivered=self._delivered.inc,
+            on_dropped=lambda count: self._dropped.inc(count, signal="records", reason="store_full"),
             on_folded=self._tell_killed,
+            on_problem=self._tell_problem,
             on_error=self.internal_error,
         )
         self.in_sink = self._leader.in_sink
-        self.query = Query(
-            self.store,
-            collect=self._leader.collect,
-            totals=self._leader.totals,
-            now=self._now_seconds,
-            service_name=lambda: self.service_name,
-            statistics=self._books,
+        self.query, self._rules = (
+            Query(
+                collect=self._leader.collect,
+                totals=self._leader.totals,
+                now=self._now_seconds,
+                service_name=lambda: self.service_name,
+                statistics=books_of,
+            )
+            for _ in range(2)  # one is for the rules alone: however many look at the dashboard, they are evaluated
         )
-        self._rule_query = self.query
+        self._rule_query = self._rules
         self.alerts = AlertManager(
             read=self._read_for_rule,
             clock=clock,
             on_internal_error=self.internal_error,
             on_event=self._record_alert,
         )
+        self._forward_to = forward_to
         self._foreign = ForeignMirror(self._publish_foreign, self.internal_error)
         self._foreign_refused = 0
         self._planned: Path | None = None
@@ -265,6 +276,9 @@ class Monitor:
     def _degraded(self, reason: str) -> None:
         self.diagnose(reason)
 
+    def _tell_problem(self, code: str, text: str) -> None:
+        self.diagnose(f"RFS-{code} {text}")
+
     # Life
 
     @property
@@ -274,7 +288,7 @@ class Monitor:
 
     def start(self) -> None:
         """Start collecting and evaluating alert rules; does nothing if it runs. At exit the interpreter stops it."""
-        if self._planned is not None and not self.capture.chosen:
+        if self._planned is not None and self.capture.path is None:
             self.use_directory(self._planned)
         self._leader.start()
         if self._leader.running:
@@ -285,7 +299,11 @@ class Monitor:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Stop, deliver what the sinks still hold, within 2 s in all; does nothing if it does not run."""
+        """
+        Stop, deliver what the sinks still hold, within 2 s in all; does nothing if it does not run.
+
+        What is forwarded to another store gets 2 s of its own, and then no more.
+        """
         deadline = time.monotonic() + STOP_SECONDS
         if self.running:
             self._foreign.refresh(_FOREIGN_SECONDS / 2)
@@ -295,6 +313,8 @@ class Monitor:
             sink.close(max(0.1, (deadline - time.monotonic()) / 2))
         self._leader.sinks.clear()
         self.alerts.close(max(0.1, deadline - time.monotonic()))
+        if self._forward_to is not None:
+            self._forward_to.close()
         self._print_diagnostics(at_the_end=True)
         atexit.unregister(self.stop)
 
@@ -320,6 +340,8 @@ class Monitor:
         self.capture.after_fork(self._planned)
         self._storms.after_fork()
         self._leader.after_fork()
+        self.query.after_fork()
+        self._rules.after_fork()
         self._foreign.after_fork()
         self._foreign_refused = 0
         if self._planned is not None:
@@ -644,8 +666,9 @@ class Monitor:
         self._report_storms()
         if self._foreign.due(time.monotonic()):
             self._foreign.refresh()
-        self._rule_query = self.query.settled()  # collects; all rules see one moment
-        if self._leader.leads():
+        moment = self._leader.sample()
+        if moment is not None and self._leader.leads():
+            self._rule_query = self._rules.settled(moment)  # all rules see the same one
             self.alerts.evaluate(self.clock.monotonic())
         self._watch_pipeline()
         self._watch_clock()
@@ -721,35 +744,6 @@ class Monitor:
         level = 30 if alert["event"] in ("fire", "error") else INFO
         self.log(level, alert.message, logger="rfs.alerts", kind="alert", fields=alert.to_dict())
 
-    # Books
-
-    def _books(self, totals: Totals) -> Mapping[str, Mapping[str, float]]:
-        signal = ("signal", "records")
-        dropped: dict[str, float] = {}
-        for key, count in totals.counters.items():
-            if key.name == "rfs_dropped_total" and signal in key.labels:
-                dropped[dict(key.labels).get("reason", "unknown")] = count
-        corrupt = totals.counters.get(CORRUPT, 0.0)
-        if corrupt:
-            dropped["corrupt_frame"] = corrupt
-        produced, delivered = (
-            totals.counters.get(SeriesKey(name, (signal,)), 0.0)
-            for name in ("rfs_produced_total", "rfs_delivered_total")
-        )
-        lost = totals.counters.get(LOST, 0.0)
-        suppressed = totals.counters.get(SeriesKey("rfs_suppressed_total", (signal,)), 0.0)
-        books = {
-            "produced": produced,
-            "delivered": delivered,
-            "in_flight": produced - delivered - lost - suppressed - sum(dropped.values()),
-            **{f"dropped_{reason}": count for reason, count in dropped.items()},
-        }
-        if suppressed:
-            books["suppressed"] = suppressed
-        if lost:
-            books["lost_on_crash"] = lost
-        return {"records": books}
-
 
 def _plain_text(error: BaseException) -> str:
     try:
@@ -781,12 +775,29 @@ def _make_default() -> Monitor:
             made = Monitor(
                 service_name=os.environ.get("RFS_SERVICE_NAME", UNNAMED),
                 directory=None if directory in ("", MEMORY) else directory,
+                forward_to=_forward_to(os.environ.get("RFS_STORE", "")),
             )
             if default is None:
                 default = _made = made
         return default
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _forward_to(url: str) -> Store | None:
+    if not url:
+        return None
+    from rfs.monitoring._store.clickhouse import ClickHouseStore
+
+    def tell(code: str, text: str) -> None:
+        if _made is not None:
+            _made.diagnose(f"RFS-{code} {text}")
+
+    try:
+        return ClickHouseStore.from_url(url, service=os.environ.get("RFS_SERVICE_NAME", UNNAMED), on_problem=tell)
+    except ValueError as error:  # who records must not fail over a setting
+        sys.stderr.write(f"RFS-S116 RFS_STORE: {error}; nothing is forwarded\n")
+        return None
 
 
 def plan_default_directory() -> None:

@@ -199,7 +199,7 @@ class StreamSink:
                     return
             try:
                 name = self._monitor.service_name
-                lines = "".join(f"{json_line(read_record(0, frame.payload, name))}\n" for frame in frames)
+                lines = "".join(json_line(read_record("", frame.payload, name)) + "\n" for frame in frames)
                 in_sink.add(thread)
                 self._stream.write(lines if self._takes_all else escape_json(lines))
                 self._stream.flush()

@@ -12,13 +12,14 @@ import time
 from typing import Any
 
 from rfs.core.result import Result, Success
-from rfs.monitoring import log_result_operation
+from rfs.monitoring import info, log_result_operation
 from rfs.monitoring.monitor import default_monitor
 
 
 @log_result_operation("timed")
 def timed(n: int) -> Result[int, str]:
     """An operation of a millisecond, inside which the clock may move."""
+    info("at work", number=n)
     time.sleep(0.001)
     return Success(n)
 
@@ -30,11 +31,12 @@ def answer(command: dict[str, Any]) -> dict[str, Any]:
             timed(n)
         return {"wall": time.time(), "monotonic": time.monotonic()}
     query = default_monitor().query
-    finished = [record for record in query.records(limit=10_000) if record.kind == "operation"]
+    records = query.records(limit=10_000)
+    finished = [record for record in records if record.kind == "operation"]
     found = query.operation("timed", "1h")
     return {
         "durations_ms": [record.duration_ms for record in finished],
-        "newest_first": [record.sequence for record in finished],
+        "newest_first": [record.context["number"] for record in records if record.message == "at work"],
         "wall": [record.timestamp.timestamp() for record in finished],
         "requests": found.total_requests if found else None,
         "books": query.books()["records"],

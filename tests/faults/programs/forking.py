@@ -206,6 +206,9 @@ def storm(monitor: Monitor, live: Path, forks: int) -> dict[str, object]:
             recorders.batch = signals.batch = batch + 1
             signals.start()
     signals.stop()
+    deadline = time.monotonic() + FAR_SECONDS
+    while monitor.query.books()["records"]["in_flight"] and time.monotonic() < deadline:
+        time.sleep(0.1)  # few records wait for more, ten seconds at most
     counters = monitor.query.totals().counters
     return {
         "pid": os.getpid(),

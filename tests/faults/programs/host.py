@@ -6,6 +6,7 @@ It writes the number of each record to the witness pipe after the call that reco
 * ``{"do": "burst", "id": …, "first": n, "count": n, "level": n}``: records the numbers, and adds 1 to ``host_total`` for each.
 * ``{"do": "until", "id": …, "first": n, "seconds": n}``: the same for a time.
 * ``{"do": "look", "id": …}``: what RFS says here, and which numbers are found.
+* ``{"do": "total"}``: ``host_total``, as an exposition has it.
 * ``{"do": "order", "id": …}``: the numbers in the order in which they came in, as the dashboard lists them.
 * ``{"do": "series", "metrics": n, "labels": n}``: makes series.
 * ``{"do": "alert", "name": …, "above": n, "file": …}``: a rule on ``host_total`` whose callback adds ``<name> <event>`` to the file.
@@ -47,7 +48,7 @@ class Host:
     def __init__(self, monitor: Monitor, witness: int) -> None:
         self.monitor = monitor
         self.witness = witness
-        self.total = counter("host_total").labels()
+        self.counted = counter("host_total").labels()
         self.mends = (
             0  # how often the capture has looked after itself; and after how many, and when, it was last well again
         )
@@ -67,7 +68,7 @@ class Host:
     def record(self, number: int, level: int, taken: list[float]) -> None:
         """Record *number*, and say so afterwards."""
         began = time.perf_counter()
-        self.total.inc()
+        self.counted.inc()
         log(level, "host", n=number, pad="x" * 100)
         taken.append(time.perf_counter() - began)
         os.write(self.witness, NUMBER.pack(number))
@@ -144,6 +145,11 @@ class Host:
         assert os.waitpid(child, 0)[1] == 0
         return said
 
+    def total(self) -> float:
+        """What has been counted, by all processes."""
+        totals = self.monitor.query.totals()
+        return sum(value for key, value in totals.counters.items() if key.name == "host_total")
+
     def look(self, *, id: str = "") -> dict[str, Any]:  # noqa: A002
         """What RFS says in this process."""
         monitor = self.monitor
@@ -157,7 +163,7 @@ class Host:
             "mends": self.mends,
             "well": self.well,
             "times": [record.timestamp.timestamp() for record in records],
-            "total": sum(value for key, value in totals.counters.items() if key.name == "host_total"),
+            "total": self.total(),
             "books": monitor.query.books()["records"],
             "mode": state.mode,
             "degraded": state.degraded,

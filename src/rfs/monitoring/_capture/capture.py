@@ -26,6 +26,7 @@ from rfs.monitoring._capture.instruments import Registry
 from rfs.monitoring._capture.live import (
     ALIVE_SUFFIX,
     CELLS_SUFFIX,
+    SCRUB_REQUEST,
     SEGMENT_SUFFIX,
     LiveDirectory,
     boot_id,
@@ -36,6 +37,7 @@ from rfs.monitoring._capture.segments import SEGMENT_BYTES, SegmentReader, Segme
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_SCRUB_SECONDS = 60
 _LEFTOVER_ROUNDS = 5  # a thread that was just appending is done long before as many rounds of `mend`
 
 
@@ -63,6 +65,8 @@ class Capture:
         self.directory: LiveDirectory | None = None
         self.process = _new_process()
         self.degraded = ""
+        self.is_scrubbing = False  # somebody waits for what was imported to be overwritten
+        self._asked_ns = 0
         self._running = False
         self._said = ("", "")  # why, and how it was said
         self._service = service
@@ -70,6 +74,7 @@ class Capture:
         self._planned: Path | None = None
         self._lock = -1
         self._serials = itertools.count()
+        self._memories = itertools.count()
         self._leftovers: list[tuple[SegmentReader, int]] = []
         self._cells_names: dict[int, str] = {}  # number of a region → its file
         self.closed: set[str] = set()  # our files that nobody writes into any more, and that may be folded already
@@ -89,10 +94,20 @@ class Capture:
         self._planned = path
         self._enter(keep=True)
 
+    def look_into(self, path: Path) -> None:
+        """
+        See the files of the directory *path*, and record into none of them.
+
+        Raises:
+            LiveDirectoryError: Others may write into it, or it is somebody else's.
+            OSError: It cannot be opened.
+        """
+        self.directory = LiveDirectory(path)
+
     @property
-    def chosen(self) -> bool:
-        """Whether a directory has been chosen, if it can be used or not."""
-        return self._planned is not None
+    def path(self) -> Path | None:
+        """The directory that has been chosen, if it can be used or not."""
+        return self._planned
 
     def after_fork(self, path: Path | None) -> None:
         """In a forked child: record as a new process, with nothing of the parent's, into files of *path* if it is given."""
@@ -123,6 +138,12 @@ class Capture:
         if self._planned is None:
             return
         directory = self.directory
+        asked_ns = 0 if directory is None else directory.modified(SCRUB_REQUEST)
+        # A request that is older was left by somebody who was killed.
+        self.is_scrubbing = asked_ns > time.time_ns() - _SCRUB_SECONDS * 1e9
+        if self.is_scrubbing and isinstance(self.segments, Segments):
+            self.segments.scrub(close=asked_ns != self._asked_ns)
+        self._asked_ns = asked_ns
         if directory is not None and not (directory.intact() and directory.has(self.process + ALIVE_SUFFIX)):
             # Somebody removed the directory or our file. What is mapped is still ours: it goes on in new files.
             self._leave()
@@ -223,7 +244,7 @@ class Capture:
         segments = self.segments
         if isinstance(segments, Segments) and self.memory_reader is None:
             # They are no file any more, but memory they are: their records are not lost.
-            self.memory_reader = SegmentReader(segments.memory, name="own segment")
+            self.memory_reader = SegmentReader(segments.memory, name=segments.name)
             self.memory_reader.resume()
         self.process = _new_process()
 
@@ -257,13 +278,14 @@ class Capture:
         return memory
 
     def _record_in_memory(self) -> None:
-        self.segments = segments = Segments.in_memory(self.process)
-        self.memory_reader = SegmentReader(segments.memory, name="memory")
+        self.segments = segments = Segments.in_memory(f"{self.process}.memory-{next(self._memories)}")
+        self.memory_reader = SegmentReader(segments.memory, name=segments.name)
 
     def _record_into_files(self) -> None:
         reader, self.memory_reader = self.memory_reader, None
         self.segments = _FirstRecord(self)
         if reader is not None:
+            reader.catch_up()  # what a leader here has imported from memory is in its store
             self._take_over(reader)
             self._leftovers.append((reader, _LEFTOVER_ROUNDS))
 
@@ -285,7 +307,7 @@ class Capture:
             name = f"{self.process}.{next(self._serials)}{SEGMENT_SUFFIX}"
             try:
                 header = pack_header(SEGMENT_MAGIC, self._header(0, segment_layout()))
-                made = Segments(directory.create(name, SEGMENT_BYTES, header))
+                made = Segments(directory.create(name, SEGMENT_BYTES, header), name)
                 if self.segments is waiting:
                     self.segments = made  # nothing calls between the two: of two first records one makes the segment
                     directory.publish(name)

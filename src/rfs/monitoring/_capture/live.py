@@ -24,8 +24,7 @@ from rfs.monitoring._capture.files import ALIVE_MAGIC, HEADER_BYTES, read_header
 ALIVE_SUFFIX = ".alive"
 CELLS_SUFFIX = ".cells"
 SEGMENT_SUFFIX = ".segment"
-JOINING_SUFFIX = ".joining"
-HISTORY_SUFFIX = ".history"
+SCRUB_REQUEST = "scrub.request"  # asks every process to clear what of its records is in the store
 MEMORY = ":memory:"  # as a directory's name: none
 
 _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -257,6 +256,16 @@ class LiveDirectory:
                 finally:
                     os.close(fd)
         return None
+
+    def service(self) -> str:
+        """The name of the service whose files these are; empty if none of them tells."""
+        for name in self.names():
+            if name.endswith(ALIVE_SUFFIX):
+                with suppress(OSError, LiveFileError):
+                    header = read_header(self.read(name)[:HEADER_BYTES], ALIVE_MAGIC, name)
+                    if header.service:
+                        return header.service
+        return ""
 
     def close(self) -> None:
         """Let go of the directory."""

@@ -89,10 +89,11 @@ class LogRecord:
 
     ``operation`` is the dotted name of the operation, ``error`` is None unless the record describes a failure,
     ``duration_ms`` None unless something ended with it. ``kind`` is ``log``, ``operation_start``, ``operation``, ``step``,
-    ``error``, ``performance``, ``request_start``, ``request`` or ``alert``.
+    ``error``, ``performance``, ``request_start``, ``request`` or ``alert``. ``cursor`` names this record where it was read, and
+    lets a reader go on from there; it means nothing else.
     """
 
-    sequence: int
+    cursor: str
     timestamp: datetime
     level: str
     logger: str
@@ -165,7 +166,7 @@ class LogRecord:
         return line
 
 
-def read_record(sequence: int, payload: bytes, service_name: str) -> LogRecord:
+def read_record(cursor: str, payload: bytes, service_name: str) -> LogRecord:
     """Decode a kept record. One that cannot be decoded is shown as such: it must not hide the others."""
     try:
         data = decode_record(payload)
@@ -173,7 +174,7 @@ def read_record(sequence: int, payload: bytes, service_name: str) -> LogRecord:
         data = RecordData(0, 40, "log", "rfs", "", "", "<unreadable record>", "", "", "", "", "", None, {}, None)
     duration = data.duration_seconds
     return LogRecord(
-        sequence=sequence,
+        cursor=cursor,
         timestamp=datetime.fromtimestamp(data.time_ns / 1e9, UTC),
         level=level_name(data.level),
         logger=data.logger,

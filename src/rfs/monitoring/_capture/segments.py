@@ -27,10 +27,15 @@ from __future__ import annotations
 
 import mmap
 import os
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from errno import EAGAIN
 from itertools import count
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
 from threading import local
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -68,6 +73,7 @@ _PADDING = tuple(bytes(-length % 8) for length in range(8))
 _SHED_BELOW = ((10, 0.5), (20, 0.25), (30, 0.125))
 _REFUSALS_PER_SCAN = 64  # of a full segment, while nothing seems to have changed
 _FRAMES_PER_BREATH = 100  # read in half a millisecond
+_COPY_TRIES = 100  # each takes some 20 µs, and a block is used anew after some 100 records
 
 
 def segment_bytes(block_count: int = BLOCK_COUNT) -> int:
@@ -91,6 +97,25 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     correlation_id: str
     operation: str
     payload: bytes
+
+
+class Run(NamedTuple):
+    """
+    Consecutive records of one block of a segment. Where a record was written first is what it is known by for ever.
+
+    Args:
+        source: Name of the segment's file; never used for another one.
+        sequence: Which use of the block it was.
+        offsets: Where each of *frames* begins in the block, rising.
+        end: Where the next record will begin.
+        frames: The records.
+    """
+
+    source: str
+    sequence: int
+    offsets: Sequence[int]
+    end: int
+    frames: Sequence[Frame]
 
 
 def segment_layout(block_count: int = BLOCK_COUNT) -> dict[str, int]:
@@ -119,6 +144,15 @@ def _read_layout(memory: memoryview, name: str) -> Header:
     return header
 
 
+class Mark(NamedTuple):
+    """How far a use of a block was read: to *offset*, with *frames* records before it."""
+
+    block: int
+    sequence: int
+    offset: int
+    frames: int
+
+
 class _Writer:
     """A thread's place in its block. Once it is closed, ``limit`` is ``position``: nothing can be added."""
 
@@ -138,18 +172,19 @@ class Segments:
     Keeps the records of all threads of this process, in *memory* that begins with a segment's header.
 
     ``append`` never raises, never waits, and is safe from any thread and signal handler. A forked child must make
-    segments of its own.
+    segments of its own. *name* is the file's, or one that no other segment has: with it, records are known by their places.
 
     Raises:
         LiveFileError: *memory* does not begin with a segment's header, or is shorter than that says.
     """
 
-    def __init__(self, memory: mmap.mmap) -> None:
+    def __init__(self, memory: mmap.mmap, name: str = "own segment") -> None:
         self.memory = memory
+        self.name = name
         self._view = memoryview(memory)
-        layout = _read_layout(self._view, "own segment").layout
+        layout = _read_layout(self._view, name).layout
         if layout["block_bytes"] != BLOCK_BYTES:
-            raise LiveFileError("own segment", f"has blocks of {layout['block_bytes']} bytes, not {BLOCK_BYTES}")
+            raise LiveFileError(name, f"has blocks of {layout['block_bytes']} bytes, not {BLOCK_BYTES}")
         self._count = blocks = layout["block_count"]
         self._sync = layout["sync"]
         whole = self._view[: len(self._view) & ~7]
@@ -166,12 +201,12 @@ class Segments:
         self._held: tuple[SegmentReader, ...] = ()
 
     @classmethod
-    def in_memory(cls, process: str = "memory", block_count: int = BLOCK_COUNT) -> Segments:
+    def in_memory(cls, name: str = "memory", block_count: int = BLOCK_COUNT) -> Segments:
         """Make segments in memory of this process alone."""
         memory = mmap.mmap(-1, segment_bytes(block_count), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        header = pack_header(SEGMENT_MAGIC, Header(process, os.getpid(), "", "", 0, 0, segment_layout(block_count)))
+        header = pack_header(SEGMENT_MAGIC, Header(name, os.getpid(), "", "", 0, 0, segment_layout(block_count)))
         memory[: len(header)] = header
-        return cls(memory)
+        return cls(memory, name)
 
     @property
     def half_full(self) -> bool:
@@ -286,6 +321,43 @@ class Segments:
                     words[_TABLE + self._count + (full.start - _BLOCKS_AT) // BLOCK_BYTES] = full.position - full.start
                 return writer
 
+    def scrub(self, *, close: bool) -> None:
+        """
+        Overwrite with zeros what blocks still hold of records of which all were imported, and read by who they are held for.
+
+        To *close* blocks lets their threads go on in others, so that what is in them now can be overwritten once it was imported. For
+        one thread at a time.
+        """
+        writers, used, words, view = self._writers, self._used, self._words, self._view
+        if close:
+            for block in range(self._count):
+                writer = writers[block]
+                # Nothing calls in these lines, as in `_reclaim`: its thread has no time to add to it.
+                if writer is not None and not writer.closed:
+                    writer.closed = True
+                    writer.limit = writer.position
+                    words[_TABLE + self._count + block] = writer.position - writer.start
+        self._reclaim(closed=True)
+        for block in range(self._count):
+            dirty = used[block]
+            if not dirty:
+                continue
+            zeros = _ZEROS[:dirty]
+            start = _BLOCKS_AT + block * BLOCK_BYTES
+            entry = _TABLE + block
+            end_entry = entry + self._count
+            progress_entry = end_entry + self._count
+            head = start >> 3
+            # Nothing calls from here on, as in `_next_block`: nobody takes the block meanwhile.
+            if writers[block] is None and used[block] == dirty:
+                words[head] = 0
+                words[entry] = 0
+                words[_REUSED] = words[_REUSED] + (words[progress_entry] >> 15 & 0x1FFF)
+                words[progress_entry] = 0
+                words[end_entry] = 0
+                view[start : start + dirty] = zeros
+                used[block] = 0
+
     def _free_blocks(self) -> int:
         """How many blocks are free, after a look for more if they get few."""
         free = self._writers.count(None)
@@ -366,6 +438,7 @@ class SegmentReader:
 
     def __init__(self, memory: mmap.mmap | bytes | bytearray | memoryview, *, name: str) -> None:
         self._view = memoryview(memory).cast("B")
+        self.name = name
         self.header = _read_layout(self._view, name)
         layout = self.header.layout
         self._block_bytes, self._count, self._sync = layout["block_bytes"], layout["block_count"], layout["sync"]
@@ -378,6 +451,9 @@ class SegmentReader:
         self._known = [0] * self._count  # the sequences that ``_pending`` was made of
         self._pending: list[_Cursor] = []
         self.unmarked = False  # whether anything was read that `mark_imported` has not published
+        self.is_exhausted = False  # nothing is left of a process that is dead
+        self._ahead: list[Run] = []
+        self._imports = -1  # as they were when ``_ahead`` was last compared with the marks
         self.frames_read = 0
         self.corrupt_frames = 0
         self.torn_frames = 0
@@ -393,7 +469,33 @@ class SegmentReader:
 
         Of one thread, what is returned now was written before what is returned later.
         """
+        return _sorted(self.runs(limit))
+
+    def runs(self, limit: int = 1 << 30, *, limit_bytes: int = 1 << 30) -> list[Run]:
+        """
+        What `read` returns, block by block, with the places of the records: for who must know a record again.
+
+        It stops with the first hundred frames that make *limit_bytes* full.
+        """
         # A block of the table as it is now is read to its end, unless it is the one that its thread still writes into.
+        self._follow_table()
+        runs: list[Run] = []
+        finished = False
+        for cursor in self._pending:
+            kept = piece = 0
+            while kept == piece and limit > 0 and limit_bytes > 0:  # there may be more in the block
+                piece = min(limit, _FRAMES_PER_BREATH)
+                at = cursor.at
+                kept = self._keep_run(runs, cursor, *self._read_block(cursor, piece))
+                limit -= kept
+                limit_bytes -= cursor.at - at
+                breathe()
+            finished |= cursor.done
+        if finished:
+            self._pending = [cursor for cursor in self._pending if not cursor.done]
+        return runs
+
+    def _follow_table(self) -> None:
         sequences = self._table.tolist()
         if sequences != self._known:
             for cursor, sequence in zip(self._cursors, sequences, strict=True):
@@ -402,18 +504,50 @@ class SegmentReader:
             self._known = sequences
             self._pending = [cursor for cursor in self._cursors if cursor.sequence and not cursor.done]
             self._pending.sort(key=_sequence_of)
-        frames: list[Frame] = []
-        finished = False
-        for cursor in self._pending:
-            stop = len(frames)
-            while stop == len(frames) < limit:  # there may be more in the block
-                stop = min(limit, stop + _FRAMES_PER_BREATH)
-                self._read_block(cursor, frames, stop)
-                breathe()
-            finished |= cursor.done
-        if finished:
-            self._pending = [cursor for cursor in self._pending if not cursor.done]
-        return self._sorted(frames)
+
+    def unimported(self, limit_bytes: int, *, is_dead: bool = False) -> list[Run]:
+        """
+        What was committed and no mark covers, whoever marks; *is_dead*: with all that `finish` finds.
+
+        It is read once and kept until it is marked, about *limit_bytes* of it: what is beyond is read when there is room. Not to be
+        mixed with `read`, `runs` and `finish`.
+        """
+        imports = self._words[_IMPORTS]
+        if imports != self._imports:
+            self._imports = imports
+            self.catch_up()
+            self._ahead = self._unmarked(self._ahead)
+        room = limit_bytes - sum(run.end - run.offsets[0] for run in self._ahead)
+        if room > 0:
+            found = self.runs(limit_bytes=room)
+            room -= sum(run.end - run.offsets[0] for run in found)
+            self._ahead += found
+            if is_dead and room > 0:
+                self._ahead += self.last_runs()
+        return self._ahead[:]
+
+    def catch_up(self) -> None:
+        """Pass over what is marked as imported."""
+        self._follow_table()
+        progresses = self._words[_TABLE + 2 * self._count : _TABLE + 3 * self._count].tolist()
+        for cursor, progress in zip(self._cursors, progresses, strict=True):
+            offset = (progress & 0x7FFF) << 3
+            if (
+                cursor.sequence
+                and progress >> 28 == cursor.sequence
+                and cursor.at - cursor.start < offset <= self._block_bytes
+            ):
+                cursor.at = cursor.start + offset
+                cursor.frames = progress >> 15 & 0x1FFF
+
+    def _unmarked(self, runs: list[Run]) -> list[Run]:
+        """What of *runs* is in the blocks still, and not marked."""
+        reached: dict[int, int] = {}
+        progresses = self._words[_TABLE + 2 * self._count : _TABLE + 3 * self._count].tolist()
+        for cursor, sequence, progress in zip(self._cursors, self._table.tolist(), progresses, strict=True):
+            for named in (sequence, self._words[cursor.start >> 3]):
+                reached[named] = (progress & 0x7FFF) << 3 if progress >> 28 == named else 0
+        return [rest for run in runs if (rest := _behind(run, reached.get(run.sequence, run.end))).frames]
 
     def finish(self) -> list[Frame]:
         """
@@ -421,8 +555,15 @@ class SegmentReader:
 
         Said too early it does no harm but to the counts of damage.
         """
-        frames: list[Frame] = []
+        return _sorted(self.last_runs())
+
+    def last_runs(self) -> list[Run]:
+        """What `finish` returns, block by block, with the places of the records."""
+        runs: list[Run] = []
         table = self._table.tolist()
+        for cursor in self._cursors:
+            if cursor.sequence and not table[cursor.block] and not self._words[cursor.start >> 3]:
+                cursor.begin(0)  # it was scrubbed: the header counts its frames
         last_named = max((block for block, sequence in enumerate(table) if sequence), default=-1)
         for cursor in self._cursors:
             named = table[cursor.block], self._words[cursor.start >> 3]
@@ -437,9 +578,17 @@ class SegmentReader:
                 cursor.begin(sequence)
             if not cursor.judged or self._words[cursor.at >> 3]:
                 # Where table and block differ, one is damaged: the frames themselves say which.
-                self._finish_block(cursor, frames, [name & 0xFFFFFFFF for name in set(named) if name])
+                seeds = [name & 0xFFFFFFFF for name in set(named) if name]
+                self._keep_run(runs, cursor, *self._finish_block(cursor, seeds))
                 breathe()
-        return self._sorted(frames)
+        self.is_exhausted = True
+        return runs
+
+    def _keep_run(self, runs: list[Run], cursor: _Cursor, offsets: list[int], frames: list[Frame]) -> int:
+        if frames:
+            runs.append(Run(self.name, cursor.sequence, offsets, cursor.at - cursor.start, frames))
+        self.frames_read += len(frames)
+        return len(frames)
 
     def has_read(self, block: int, sequence: int, offset: int) -> bool:
         """Whether this reader has come to *offset* in that use of the block."""
@@ -451,12 +600,22 @@ class SegmentReader:
         """How many frames the process has ever committed, but for damaged ones; of a dead one, after `finish`."""
         return self._words[_REUSED] + sum(cursor.frames for cursor in self._cursors)
 
+    def emptied(self) -> bytes:
+        """How a segment begins that has held as many frames and holds none any more; of a dead process, after `finish`."""
+        table = bytes(_TABLE_BYTES - 8) + self.total_frames.to_bytes(8, "little")
+        return self._view[:HEADER_BYTES].tobytes() + table
+
     @property
     def used_bytes(self) -> int:
         """How long the blocks are that hold frames; one that is still written counts as a whole."""
         ends = self._words[_TABLE + self._count : _TABLE + 2 * self._count].tolist()
         used = (end for sequence, end in zip(self._table.tolist(), ends, strict=True) if sequence)
         return sum(min(end or self._block_bytes, self._block_bytes) for end in used)
+
+    @property
+    def imports(self) -> int:
+        """Another number whenever progress has been published."""
+        return self._words[_IMPORTS]
 
     def resume(self) -> None:
         """Begin where the last `mark_imported`, of any process, has left."""
@@ -471,46 +630,98 @@ class SegmentReader:
         self._pending = [cursor for cursor in self._cursors if cursor.sequence]
         self._pending.sort(key=_sequence_of)
 
-    def mark_imported(self, table: mmap.mmap | None = None) -> int:
+    def marks(self) -> list[Mark]:
+        """How far this reader has read, where that is farther than what is marked; for `mark_imported`."""
+        progresses = self._words[_TABLE + 2 * self._count : _TABLE + 3 * self._count].tolist()
+        return [
+            mark
+            for mark, progress in zip(map(_mark_of, self._cursors), progresses, strict=True)
+            if mark.sequence and (progress >> 28 != mark.sequence or (progress & 0x7FFF) << 3 < mark.offset)
+        ]
+
+    def mark_imported(self, table: mmap.mmap | None = None, marks: Iterable[Mark] | None = None) -> int:
         """
-        Publish how far this reader has read, for the owner to use the blocks again.
+        Publish how far this reader has read, or had read when `marks` was asked, for the owner to use the blocks again.
 
         Return how many frames have been published that were not before.
 
         *table* is a writable mapping of the file's first pages, by default the memory itself.
         """
+        if marks is None:
+            marks = map(_mark_of, self._cursors)
+            self.unmarked = False
         if table is None:
-            return self._mark(self._words)
+            return self._mark(self._words, marks)
         with memoryview(table) as view, view[:_BLOCKS_AT] as beginning, beginning.cast("Q") as words:
-            return self._mark(words)
+            return self._mark(words, marks)
 
-    def _mark(self, target: memoryview[int]) -> int:
+    def copy_to(self, fd: int) -> None:
+        """
+        Write into the empty file *fd* what is here now, as if the process had been killed at this moment, between two records.
+
+        The process may go on meanwhile: of what a thread writes then there is nothing, or the beginning. Raises OSError.
+        """
+        words, count, size = self._words, self._count, self._block_bytes
+        table = words[: _BLOCKS_AT >> 3].tolist()
+        newest = max(table[_TABLE : _TABLE + count])
+        for block in range(count):
+            start = _BLOCKS_AT + block * size
+            for _ in range(_COPY_TRIES):
+                entry = [_TABLE + column * count + block for column in range(3)]
+                sequence, end, progress = (words[at] for at in entry)
+                content = self._view[start : start + size].tobytes() if sequence else b""
+                if words[entry[0]] == sequence:
+                    break
+            else:
+                raise OSError(EAGAIN, "is written too quickly to be copied; try again", self.name)
+            if sequence > newest:  # begun since: what is in front of it may have been written behind us
+                sequence = end = progress = 0
+            for at, word in zip(entry, (sequence, end, progress), strict=True):
+                table[at] = word
+            if sequence:
+                os.pwrite(fd, content[: end or self._end_of_frames(content)], start)
+            breathe()
+        # Of a block that was used anew after it was copied the frames count twice here: none of them is thought to be lost.
+        table[_REUSED] = words[_REUSED]
+        os.pwrite(fd, array("Q", table).tobytes(), 0)
+        os.ftruncate(fd, len(self._view))
+
+    def _end_of_frames(self, block: bytes) -> int:
+        """Where the first frame would begin that is not there yet; the block's own end where that cannot be told."""
+        at = 8
+        while at + _FRAME_HEAD_BYTES <= len(block):
+            sync, size = int.from_bytes(block[at : at + 4], "little"), int.from_bytes(block[at + 4 : at + 8], "little")
+            if not sync:
+                return at
+            if sync != self._sync:  # damaged: what follows is for its reader to judge
+                break
+            at += (12 + size + 7) & ~7
+        return len(block)
+
+    def _mark(self, target: memoryview[int], marks: Iterable[Mark]) -> int:
         first = _TABLE + 2 * self._count
         marked = 0
-        changed = self.unmarked = False
-        for cursor in self._cursors:
-            sequence = cursor.sequence
+        changed = False
+        for mark in marks:
+            sequence = mark.sequence
             if not sequence or sequence >> 36:  # more than a progress can hold: damaged
                 continue
-            entry = first + cursor.block
-            offset = (cursor.at - cursor.start) >> 3
+            entry = first + mark.block
+            offset = mark.offset >> 3
             before = target[entry]
             known = before >> 28 == sequence
-            if (known and before & 0x7FFF >= offset) or target[_TABLE + cursor.block] != sequence:
+            if (known and before & 0x7FFF >= offset) or target[_TABLE + mark.block] != sequence:
                 continue
-            target[entry] = sequence << 28 | min(cursor.frames, 0x1FFF) << 15 | offset
+            target[entry] = sequence << 28 | min(mark.frames, 0x1FFF) << 15 | offset
             changed = True
-            marked += cursor.frames - (before >> 15 & 0x1FFF if known else 0)
+            marked += mark.frames - (before >> 15 & 0x1FFF if known else 0)
         if changed:
             target[_IMPORTS] = (target[_IMPORTS] + 1) & 0xFFFFFFFF
         return marked
 
-    def _sorted(self, frames: list[Frame]) -> list[Frame]:
-        self.frames_read += len(frames)
-        frames.sort(key=_time_of)
-        return frames
-
-    def _read_block(self, cursor: _Cursor, frames: list[Frame], limit: int) -> None:
+    def _read_block(self, cursor: _Cursor, limit: int) -> tuple[list[int], list[Frame]]:
+        offsets: list[int] = []
+        frames: list[Frame] = []
         words = self._words
         block_end = cursor.start + self._block_bytes
         # Asked before the words are: once it is said where the frames end, all of them are there.
@@ -525,6 +736,7 @@ class SegmentReader:
                 break  # nothing more yet
             frame = self._frame(at, block_end, word, seeds) if word else None
             if frame is not None:
+                offsets.append(at - cursor.start)
                 frames.append(frame)
                 cursor.frames += 1
                 at += (12 + (word >> 32) + 7) & ~7
@@ -548,8 +760,11 @@ class SegmentReader:
         self.unmarked |= cursor.at != at
         cursor.at = at
         cursor.done = at + _FRAME_HEAD_BYTES > block_end or (closed and at + _FRAME_HEAD_BYTES > stop)
+        return offsets, frames
 
-    def _finish_block(self, cursor: _Cursor, frames: list[Frame], seeds: list[int]) -> None:
+    def _finish_block(self, cursor: _Cursor, seeds: list[int]) -> tuple[list[int], list[Frame]]:
+        offsets: list[int] = []
+        frames: list[Frame] = []
         words = self._words
         stop = cursor.start + self._block_bytes
         at = cursor.at
@@ -557,6 +772,7 @@ class SegmentReader:
             word = words[at >> 3]
             frame = self._frame(at, stop, word, seeds) if word else None
             if frame is not None:
+                offsets.append(at - cursor.start)
                 frames.append(frame)
                 cursor.frames += 1
                 cursor.judged = False
@@ -582,6 +798,7 @@ class SegmentReader:
             at = following
         self.unmarked |= cursor.at != at
         cursor.at = at
+        return offsets, frames
 
     def _frame(self, at: int, stop: int, word: int, seeds: tuple[int, ...] | list[int]) -> Frame | None:
         size = word >> 32
@@ -634,9 +851,26 @@ class SegmentReader:
             at += 1
 
 
+def _behind(run: Run, offset: int) -> Run:
+    first = bisect_left(run.offsets, offset)
+    return run._replace(offsets=run.offsets[first:], frames=run.frames[first:]) if first else run
+
+
+def _sorted(runs: list[Run]) -> list[Frame]:
+    frames: list[Frame] = []
+    for run in runs:
+        frames += run.frames
+    frames.sort(key=_time_of)
+    return frames
+
+
 def _time_of(frame: Frame) -> int:
     return frame.time_ns
 
 
 def _sequence_of(cursor: _Cursor) -> int:
     return cursor.sequence
+
+
+def _mark_of(cursor: _Cursor) -> Mark:
+    return Mark(cursor.block, cursor.sequence, cursor.at - cursor.start, cursor.frames)

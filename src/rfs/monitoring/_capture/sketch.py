@@ -12,13 +12,13 @@ A `Sketch` is plain data: the difference of two instants of one series, or the s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from math import ceil, inf, nan
 
 import msgspec
 
 BUCKETS_PER_OCTAVE = 64
 _GROWTH = math.pow(2.0, 1.0 / BUCKETS_PER_OCTAVE)
-# The point of a bucket with the least relative error to both its ends.
 _CENTRE = 2.0 / (1.0 + _GROWTH)
 
 
@@ -27,7 +27,8 @@ def bucket_upper_bound(index: int) -> float:
     return math.pow(2.0, index / BUCKETS_PER_OCTAVE)
 
 
-def _representative(index: int) -> float:
+def bucket_centre(index: int) -> float:
+    """The point of bucket *index* with the least relative error to both its ends."""
     return bucket_upper_bound(index) * _CENTRE
 
 
@@ -80,14 +81,14 @@ class Sketch(msgspec.Struct):
         for index in sorted(self.negative, reverse=True):
             seen += self.negative[index]
             if seen > rank:
-                return self._clamp(-_representative(index))
+                return self._clamp(-bucket_centre(index))
         seen += self.zero
         if seen > rank:
             return self._clamp(0.0)
         for index in sorted(self.positive):
             seen += self.positive[index]
             if seen > rank:
-                return self._clamp(_representative(index))
+                return self._clamp(bucket_centre(index))
         return self.max
 
     def _clamp(self, value: float) -> float:
@@ -96,14 +97,23 @@ class Sketch(msgspec.Struct):
     def bound_extremes(self) -> None:
         """Set min and max from the outermost buckets, for an interval whose exact extremes are not known."""
         if self.positive:
-            self.max = _representative(max(self.positive))
+            self.max = bucket_centre(max(self.positive))
         elif self.zero:
             self.max = 0.0
         elif self.negative:
-            self.max = -_representative(min(self.negative))
+            self.max = -bucket_centre(min(self.negative))
         if self.negative:
-            self.min = -_representative(max(self.negative))
+            self.min = -bucket_centre(max(self.negative))
         elif self.zero:
             self.min = 0.0
         elif self.positive:
-            self.min = _representative(min(self.positive))
+            self.min = bucket_centre(min(self.positive))
+
+
+def sum_of(parts: Iterable[Sketch | None]) -> Sketch:
+    """All *parts* in one; None is a histogram that is not known."""
+    total = Sketch()
+    for part in parts:
+        if part is not None and part.count:
+            total.add(part)
+    return total

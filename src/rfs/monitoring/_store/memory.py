@@ -6,28 +6,28 @@ after an hour they are thinned out to one per minute, and forgotten after a day.
 points would be passed, they are thinned out earlier, and if that is not enough, forgotten earlier (`statistics` says how far back
 the store reaches). Counters keep running totals, so an increase is one subtraction whatever the range; histograms keep packed
 differences.
-
-A new process takes over what another one keeps (`snapshot`, `take_over`), so that both give the same answers.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from itertools import chain
 from math import ceil
 from threading import Lock
-from typing import TypeVar
+from typing import NamedTuple
 
 import msgspec
 
+from rfs.errors import CursorError
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import breathe, pieces
-from rfs.monitoring._capture.segments import Frame
-from rfs.monitoring._capture.sketch import Sketch
-from rfs.monitoring._store import Batch, Point, StoredRecord
+from rfs.monitoring._capture.segments import Frame, Run
+from rfs.monitoring._capture.sketch import Sketch, sum_of
+from rfs.monitoring._store import Batch, Kind, StoredRecord, Wanted
+from rfs.monitoring._store.deadline import check_deadline
 
 MAX_RECORDS = 50_000
 MAX_RECORD_BYTES = 16 << 20
@@ -44,6 +44,9 @@ _TIERINGS = (
 _NOTABLE_LEVEL = 30
 _COMPACT_EVERY = 64  # appended points at least
 _TIDY_SECONDS = 600
+_EVER = 1 << 63
+_LONGEST_CURSOR = 19  # digits
+_RECORDS_PER_LOOK = 1_024  # at the clock
 _POINTS_WORTH_A_SUM = 8  # of one minute; so the sums that are kept are few beside the points
 
 
@@ -63,11 +66,11 @@ class ValueSeries:
 
     __slots__ = ("base", "compact_at", "times", "values")
 
-    def __init__(self, times: array[int] | None = None, values: array[float] | None = None, base: float = 0.0) -> None:
-        self.times = array("q") if times is None else times
-        self.values = array("d") if values is None else values
-        self.base = base  # the value before the first point that is still kept
-        self.compact_at = _next_compaction(len(self.times))
+    def __init__(self) -> None:
+        self.times = array("q")
+        self.values = array("d")
+        self.base = 0.0  # the value before the first point that is still kept
+        self.compact_at = _next_compaction(0)
 
     def put(self, second: int, value: float) -> None:
         if self.times and self.times[-1] >= second:
@@ -81,6 +84,15 @@ class ValueSeries:
         index = bisect_left(self.times, time)
         return self.values[index - 1] if index else self.base
 
+    def increase(self, start: float, end: float) -> float:
+        """By how much running totals have grown."""
+        return max(0.0, self.before(end) - self.before(start))
+
+    def last(self, _start: float, end: float) -> float | None:
+        """The last value before *end*; None if there is none that is still kept."""
+        index = bisect_left(self.times, end)
+        return self.values[index - 1] if index else None
+
     def compact(self, now: int, density: Density) -> None:
         kept = _thinned(self.times, now, density)
         forgotten = bisect_left(self.times, density.oldest(now))
@@ -91,9 +103,6 @@ class ValueSeries:
         self.compact_at = _next_compaction(len(kept))
         breathe()
 
-    def copy(self) -> ValueSeries:
-        return ValueSeries(self.times[:], self.values[:], self.base)
-
 
 Packed = tuple[int, float, int, float, float, bytes, bytes]
 
@@ -103,10 +112,10 @@ class SketchSeries:
 
     __slots__ = ("_minutes", "compact_at", "deltas", "times")
 
-    def __init__(self, times: array[int] | None = None, deltas: list[Packed] | None = None) -> None:
-        self.times = array("q") if times is None else times
-        self.deltas = [] if deltas is None else deltas
-        self.compact_at = _next_compaction(len(self.times))
+    def __init__(self) -> None:
+        self.times = array("q")
+        self.deltas: list[Packed] = []
+        self.compact_at = _next_compaction(0)
         self._minutes: dict[int, Packed] = {}  # sums of whole minutes that are over, made when they are first asked for
 
     def put(self, second: int, sketch: Sketch) -> None:
@@ -157,22 +166,20 @@ class SketchSeries:
         self._minutes.clear()
         breathe()
 
-    def copy(self) -> SketchSeries:
-        return SketchSeries(self.times[:], self.deltas[:])  # the packed differences themselves never change
+
+class _Kept(NamedTuple):
+    """A record in its place; later ones have higher numbers."""
+
+    number: int
+    frame: Frame
 
 
-Kind = TypeVar("Kind", ValueSeries, SketchSeries)
+class _Step(NamedTuple):
+    """A step of a time series: from when to when, and whether any window was closed in it."""
 
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """What a `MemoryStore` keeps, at one instant; to be read only."""
-
-    records: Sequence[Frame]
-    seen: ValueSeries
-    values: Mapping[str, Mapping[SeriesKey, ValueSeries]]
-    sketches: Mapping[str, Mapping[SeriesKey, SketchSeries]]
-    gauges: AbstractSet[str]
-    density: Density
+    start: float
+    end: float
+    is_seen: bool
 
 
 class MemoryStore:
@@ -204,14 +211,12 @@ class MemoryStore:
 
     def _begin(self) -> None:
         self._lock = Lock()
-        self._records: deque[StoredRecord] = deque()
-        self._by_id: dict[str, list[StoredRecord]] = {}
-        self._notable: deque[StoredRecord] = (
-            deque()
-        )  # those of WARNING and above, or with a flag: few, and often asked for
+        self._records: deque[_Kept] = deque()
+        self._by_id: dict[str, list[_Kept]] = {}
+        self._notable: deque[_Kept] = deque()  # those of WARNING and above, or with a flag: few, and often asked for
         self._record_bytes = 0
         self._evicted = 0
-        self._sequence = 0
+        self._number = 0
         self._batches: dict[str, int] = {}  # process → highest sequence kept
         self._values: dict[str, dict[SeriesKey, ValueSeries]] = {}
         self._sketches: dict[str, dict[SeriesKey, SketchSeries]] = {}
@@ -232,7 +237,7 @@ class MemoryStore:
             if batch.sequence <= self._batches.get(batch.process, -1):
                 return False
             self._batches[batch.process] = batch.sequence
-            self._keep_records(batch.records)
+            self._keep_records(_in_order(batch.runs))
             window = batch.window
             if window is not None:
                 second = window.second
@@ -254,11 +259,11 @@ class MemoryStore:
             return True
 
     def _keep_records(self, frames: Iterable[Frame]) -> None:
-        by_id, sequence = self._by_id, self._sequence
+        by_id, number = self._by_id, self._number
         for piece in pieces(frames):
             for frame in piece:
-                sequence += 1
-                record = StoredRecord(sequence, frame)
+                number += 1
+                record = _Kept(number, frame)
                 self._records.append(record)
                 self._record_bytes += len(frame.payload)
                 correlation_id = frame.correlation_id
@@ -268,51 +273,29 @@ class MemoryStore:
                     by_id[correlation_id] = [record]
                 if frame.level >= _NOTABLE_LEVEL or frame.flags:
                     self._notable.append(record)
-        self._sequence = sequence
+        self._number = number
         if len(self._records) > self._max_records or self._record_bytes > self._max_record_bytes:
             self._evict_oldest()
 
-    def snapshot(self) -> Snapshot:
-        """All that is kept at this instant, for `take_over` of another process' store."""
+    def take_newest(self, count: int, max_bytes: int) -> list[Frame]:
+        """Forget the newest *count* records, and return those of them that fit into *max_bytes* of payload, oldest first."""
+        taken: list[Frame] = []
         with self._lock:
-            return Snapshot(
-                [record.frame for record in self._records],
-                self._seen.copy(),
-                {name: _copies(by_key) for name, by_key in self._values.items()},
-                {name: _copies(by_key) for name, by_key in self._sketches.items()},
-                set(self._gauges),
-                self._density,
-            )
-
-    def take_over(self, other: Snapshot) -> None:
-        """
-        Go on from *other*: its series replace this store's, and its records come before those that this store alone has.
-
-        *other* belongs to this store afterwards.
-        """
-        with self._lock:
-            both = Counter(_identity(frame) for frame in other.records)
-            own = [record.frame for record in self._records]
-            self._records.clear()
-            self._notable.clear()
-            self._by_id.clear()
-            self._record_bytes = 0
-            self._keep_records(other.records)
-            alone: list[Frame] = []
-            for frame in own:
-                identity = _identity(frame)
-                if both[identity]:
-                    both[identity] -= 1
-                else:
-                    alone.append(frame)
-            self._keep_records(alone)
-            self._seen, self._gauges, self._density = other.seen, set(other.gauges), other.density
-            self._values = {name: dict(by_key) for name, by_key in other.values.items()}
-            self._sketches = {name: dict(by_key) for name, by_key in other.sketches.items()}
-            self._points = sum(len(one.times) for by_key in self._values.values() for one in by_key.values())
-            self._sketch_points = sum(len(one.times) for by_key in self._sketches.values() for one in by_key.values())
-            if self._seen.times:
-                self._keep_bounds(self._seen.times[-1])
+            for _ in range(min(count, len(self._records))):
+                frame = self._records.pop().frame
+                self._record_bytes -= len(frame.payload)
+                max_bytes -= len(frame.payload)
+                if max_bytes >= 0:
+                    taken.append(frame)
+                same_id = self._by_id.get(frame.correlation_id)
+                if same_id is not None:
+                    same_id.pop()
+                    if not same_id:
+                        del self._by_id[frame.correlation_id]
+            newest = self._records[-1].number if self._records else 0
+            while self._notable and self._notable[-1].number > newest:
+                self._notable.pop()
+        return taken[::-1]
 
     def _evict_oldest(self) -> None:
         # Some more than needed at once, so that an id with very many records is cut seldom.
@@ -327,8 +310,8 @@ class MemoryStore:
                 breathe()
             if frame.correlation_id:
                 evicted[frame.correlation_id] = evicted.get(frame.correlation_id, 0) + 1
-        oldest = self._records[0].sequence if self._records else self._sequence + 1
-        while self._notable and self._notable[0].sequence < oldest:
+        oldest = self._records[0].number if self._records else self._number + 1
+        while self._notable and self._notable[0].number < oldest:
             self._notable.popleft()
         for correlation_id, count in evicted.items():
             same_id = self._by_id[correlation_id]
@@ -397,78 +380,116 @@ class MemoryStore:
                 sketch_series.compact(now, self._density)
                 self._sketch_points += len(sketch_series.times)
 
-    def records(
-        self,
-        *,
-        limit: int,
-        min_level: int = 0,
-        operation: str | None = None,
-        before_sequence: int | None = None,
-        correlation_id: str | None = None,
-        flags: int = 0,
-        since_ns: int = 0,
-    ) -> list[StoredRecord]:
+    def records(self, wanted: Wanted, *, limit: int, before: str | None = None) -> list[StoredRecord]:
+        first_too_new = _EVER if before is None else _number_of(before)
         found: list[StoredRecord] = []
         with self._lock:
-            source: Sequence[StoredRecord] = self._records
-            if correlation_id is not None:
-                source = self._by_id.get(correlation_id, ())
-            elif min_level >= _NOTABLE_LEVEL or flags:
+            source: Sequence[_Kept] = self._records
+            if wanted.correlation_id is not None:
+                source = self._by_id.get(wanted.correlation_id, ())
+            elif wanted.min_level >= _NOTABLE_LEVEL or wanted.flags:
                 source = self._notable
-            for record in reversed(source):
-                frame = record.frame
+            for looked_at, (number, frame) in enumerate(reversed(source)):
                 if len(found) >= limit:
                     break
+                if looked_at % _RECORDS_PER_LOOK == 0:
+                    check_deadline()
                 if (
-                    frame.level >= min_level
-                    and (operation is None or frame.operation == operation)
-                    and (before_sequence is None or record.sequence < before_sequence)
-                    and frame.flags & flags == flags
-                    and frame.time_ns >= since_ns
+                    number < first_too_new
+                    and frame.level >= wanted.min_level
+                    and (wanted.operation is None or frame.operation == wanted.operation)
+                    and frame.flags & wanted.flags == wanted.flags
+                    and wanted.since_ns <= frame.time_ns < wanted.until_ns
                 ):
-                    found.append(record)
+                    found.append(StoredRecord(str(number), frame))
         return found
+
+    def kinds(self) -> Mapping[str, Kind]:
+        with self._lock:
+            kinds: dict[str, Kind] = {name: "gauge" if name in self._gauges else "counter" for name in self._values}
+            kinds.update(dict.fromkeys(self._sketches, "histogram"))
+            return kinds
 
     def series(self, name: str) -> list[SeriesKey]:
         with self._lock:
             return [*self._values.get(name, ()), *self._sketches.get(name, ())]
 
-    def increase(self, key: SeriesKey, start: float, end: float) -> float | None:
+    def increases(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[float | None]:
         with self._lock:
-            series = self._values.get(key.name, {}).get(key)
-            return None if series is None else max(0.0, series.before(end) - series.before(start))
+            found = [self._values.get(key.name, {}).get(key) for key in keys]
+            return [None if series is None else series.increase(start, end) for series in found]
 
-    def sketch(self, key: SeriesKey, start: float, end: float) -> Sketch | None:
+    def sketches(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[Sketch | None]:
         with self._lock:
-            series = self._sketches.get(key.name, {}).get(key)
-            return None if series is None else series.sum(start, end)
+            found: list[Sketch | None] = []
+            for series in self._measured(keys):
+                found.append(None if series is None else series.sum(start, end))
+                check_deadline()
+            return found
 
-    def points(self, key: SeriesKey, start: float, end: float, step_seconds: float) -> list[Point]:
+    def distribution(self, keys: Sequence[SeriesKey], start: float, end: float) -> Sketch:
+        return sum_of(self.sketches(keys, start, end))
+
+    def points(
+        self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float
+    ) -> list[list[float | None]]:
         with self._lock:
-            read = self._step_reader(key)
-            points: list[Point] = []
-            steps = max(1, ceil((end - start) / step_seconds))
-            for index in range(steps):
-                at, until = start + index * step_seconds, start + (index + 1) * step_seconds
-                seen = bisect_left(self._seen.times, until) - bisect_left(self._seen.times, at)
-                points.append(Point(at, read(at, until) if seen and read is not None else None))
-            return points
+            steps = self._steps(start, end, step_seconds)
+            return [self._line(key, steps) for key in keys]
 
-    def _step_reader(self, key: SeriesKey) -> Callable[[float, float], float | None] | None:
+    def quantiles(
+        self, keys: Sequence[SeriesKey], q: float, start: float, end: float, step_seconds: float
+    ) -> list[list[float | None]]:
+        with self._lock:
+            steps = self._steps(start, end, step_seconds)
+            lines: list[list[float | None]] = []
+            for series in self._measured(keys):
+                check_deadline()
+                parts = [None if series is None else series.sum(at, until) for at, until, _ in steps]
+                lines.append([part.quantile(q) if part is not None and part.count else None for part in parts])
+            return lines
+
+    def distributions(
+        self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float
+    ) -> list[Sketch | None]:
+        with self._lock:
+            found = [series for series in self._measured(keys) if series is not None]
+            steps: list[Sketch | None] = []
+            for at, until, is_seen in self._steps(start, end, step_seconds):
+                check_deadline()
+                together = Sketch() if is_seen and found else None
+                if together is not None:
+                    for series in found:
+                        together.add(series.sum(at, until))
+                steps.append(together)
+            return steps
+
+    def _measured(self, keys: Sequence[SeriesKey]) -> list[SketchSeries | None]:
+        return [self._sketches.get(key.name, {}).get(key) for key in keys]
+
+    def _steps(self, start: float, end: float, step_seconds: float) -> list[_Step]:
+        times = self._seen.times
+        steps: list[_Step] = []
+        for index in range(max(1, ceil((end - start) / step_seconds))):
+            at, until = start + index * step_seconds, start + (index + 1) * step_seconds
+            steps.append(_Step(at, until, bisect_left(times, until) > bisect_left(times, at)))
+        return steps
+
+    def _line(self, key: SeriesKey, steps: Sequence[_Step]) -> list[float | None]:
+        check_deadline()
         sketches = self._sketches.get(key.name, {}).get(key)
-        if sketches is not None:
-            return sketches.count
         series = self._values.get(key.name, {}).get(key)
-        if series is None:
-            return None
-        if key.name not in self._gauges:
-            return lambda start, end: max(0.0, series.before(end) - series.before(start))
+        read: Callable[[float, float], float | None]
+        if sketches is not None:
+            read = sketches.count
+        elif series is None:
+            return [None] * len(steps)
+        else:
+            read = series.last if key.name in self._gauges else series.increase
+        return [read(at, until) if is_seen else None for at, until, is_seen in steps]
 
-        def last_value(_start: float, end: float) -> float | None:
-            index = bisect_left(series.times, end)
-            return series.values[index - 1] if index else None
-
-        return last_value
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
     def statistics(self) -> Mapping[str, float]:
         with self._lock:
@@ -505,13 +526,20 @@ def _thinned(times: array[int], now: int, density: Density) -> list[int]:
     return kept
 
 
-def _identity(frame: Frame) -> tuple[int, bytes]:
-    # The payload has the record's ids; the time has nanoseconds.
-    return frame.time_ns, frame.payload
+def _in_order(runs: Sequence[Run]) -> Sequence[Frame]:
+    if len(runs) == 1:
+        return runs[0].frames
+    return sorted(chain.from_iterable(run.frames for run in runs), key=_time_of)
 
 
-def _copies(series: Mapping[SeriesKey, Kind]) -> dict[SeriesKey, Kind]:
-    return {key: one.copy() for some in pieces(series.items()) for key, one in some}
+def _time_of(frame: Frame) -> int:
+    return frame.time_ns
+
+
+def _number_of(cursor: str) -> int:
+    if not (cursor.isdecimal() and cursor.isascii() and len(cursor) <= _LONGEST_CURSOR):
+        raise CursorError(cursor)
+    return int(cursor)
 
 
 def _outlived(series: Mapping[SeriesKey, ValueSeries | SketchSeries], oldest: int) -> list[SeriesKey]:

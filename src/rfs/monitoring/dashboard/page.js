@@ -549,7 +549,7 @@ function showRecords(data) {
   list(
     $("records"),
     data.records,
-    (record) => String(record.sequence),
+    (record) => record.cursor,
     () => {
       const item = element("li", "record");
       const message = element("span", "message");
@@ -594,7 +594,7 @@ function showTrace(data) {
   const whole = records.length ? instant(records.at(-1).timestamp) - instant(first) : 0;
   const summary = records.length ? say("trace_summary", { count: count(records.length), duration: took(whole) }) : "";
   write($("trace-summary"), data.truncated ? `${summary}. ${say("trace_truncated", { count: count(records.length) })}` : summary);
-  list($("trace-records"), records, (record) => String(record.sequence), makeTraceRecord, (item, record) => {
+  list($("trace-records"), records, (record) => record.cursor, makeTraceRecord, (item, record) => {
     const [offset, level, message, duration, more] = item.children;
     mark(item, "data-level", record.level);
     write(offset, `+${took(Math.max(0, instant(record.timestamp) - instant(first)))}`);

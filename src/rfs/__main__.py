@@ -1,0 +1,5 @@
+"""``python -m rfs`` is the command ``rfs``."""
+
+from rfs.cli import main
+
+main()

@@ -1,0 +1,1183 @@
+"""
+Ranges of time, read from the windows of a catalogue: sums, distributions, time series and quantiles.
+
+An answer comes from the blocks and the rows of the journal as they were at one moment, and what the live totals have beyond
+them: the *head*, which stands at the present second. Rows that were written after the totals were read are left out, so the sum
+of it all is what had been measured then. A sum is put together from as few slots as possible: hours, then minutes, ten seconds
+and seconds towards the ends of the range.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from math import ceil
+from operator import add
+from typing import Generic, NamedTuple, TypeVar, cast
+
+import msgspec
+
+from rfs.monitoring._capture.cells import SeriesKey
+from rfs.monitoring._capture.pace import breathe, pieces
+from rfs.monitoring._capture.readings import SketchReading
+from rfs.monitoring._capture.sketch import Sketch, sum_of
+from rfs.monitoring._store import Kind
+from rfs.monitoring._store.blocks import (
+    BlockError,
+    Codec,
+    Measured,
+    SketchBlock,
+    ValueBlock,
+    ValuePoints,
+    beyond,
+    compact,
+    count_of,
+    sketch_of,
+    together,
+)
+from rfs.monitoring._store.catalogue import CatalogueReader, nothing
+from rfs.monitoring._store.deadline import check_deadline
+from rfs.monitoring._store.windows import (
+    BLOCK_SPANS,
+    COUNTER,
+    GAUGE,
+    GROUP_SLOTS,
+    HISTOGRAM,
+    HOUR,
+    MINUTE,
+    NEVER,
+    SEEN_GROUP,
+    WIDTHS,
+    Amount,
+    Journaled,
+    SketchesById,
+    Total,
+    ValuesById,
+    add_row,
+    changes_of,
+    decode_labels,
+    decoded_totals,
+    is_residue,
+    plus,
+    read_row,
+    with_change,
+)
+from rfs.monitoring._totals import Totals
+
+_MAX_KNOWN = 10_000  # runs of quantiles that a reader remembers: mostly of one to sixty numbers
+_MAX_SUMS = 1_000  # of a histogram in some blocks, that it remembers: about 2 KB for each of them
+_MAX_VALUE_SUMS = 10_000  # likewise of a counter, which is one number
+_MAX_STEPS = 250_000  # likewise of a counter or histogram in one step
+_MAX_NAMES = 1_000  # metrics whose series it remembers
+_MAX_SEEN = 64  # ranges of steps: a page asks for one or two
+_MAX_BLOCK_BYTES = 8 << 20  # of blocks that it remembers
+_PARSED_BYTES = 10_000  # of one beside its content
+KINDS: tuple[Kind, ...] = ("counter", "gauge", "histogram")  # by number
+
+_BlockRow = tuple[int, int, int]  # id, tier, start
+_Wanted = tuple[SeriesKey, int, int | None]  # a series, its kind and number
+_Block = TypeVar("_Block", ValueBlock, SketchBlock)
+
+
+class Lifetime(NamedTuple):
+    """What one series came to since it began; ``second`` is when it last changed. A gauge's value is its last one."""
+
+    key: SeriesKey
+    kind: int
+    second: int
+    value: float | Sketch
+
+
+class Quantiles(NamedTuple):
+    """Of one histogram in one block."""
+
+    times: Sequence[int]
+    values: Sequence[float]
+
+
+SumsKey = tuple[int, int, frozenset[int], int, int]  # tier, group, slots in it, bounds
+_Key = TypeVar("_Key")
+_Sums = TypeVar("_Sums")
+
+
+class _Memo(Generic[_Key, _Sums]):
+    """Sums over blocks, or over other sums, with what they are of; of those that were used last as many as *limit* allows."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._known: dict[_Key, tuple[tuple[object, ...], _Sums, int]] = {}
+
+    def take(self, key: _Key, rows: Sequence[object], empty: _Sums) -> tuple[int, _Sums]:
+        """How many of *rows* are in the sum, and the sum, which is the caller's until it is `put` back; else 0 and *empty*."""
+        before, sums, size = self._known.pop(key, ((), empty, 0))
+        self._size -= size
+        return (len(before), sums) if tuple(rows[: len(before)]) == before else (0, empty)
+
+    def put(self, key: _Key, rows: Sequence[object], sums: _Sums, size: int) -> None:
+        """Remember *sums*, which are of *rows*, and of that *size*."""
+        self._known[key] = tuple(rows), sums, size
+        self._size += size
+        while self._size > self._limit:
+            self._size -= self._known.pop(next(iter(self._known)))[2]
+
+
+class _Kept:
+    """What is remembered of a database from answer to answer: what cannot change, and the rest until somebody has written."""
+
+    def __init__(self, leave_out: Callable[[str], None]) -> None:
+        self.leave_out = leave_out
+        self.codec = Codec()
+        self._version = (-1, -1)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.journal: dict[int, Journaled] = {}
+        self.quantiles: dict[tuple[int, int, float], Quantiles] = {}  # by block, slot in the group, and share
+        self.sums: _Memo[SumsKey, dict[int, Measured]] = _Memo(_MAX_SUMS)
+        self.value_sums: _Memo[SumsKey, dict[int, float]] = _Memo(_MAX_VALUE_SUMS)
+        self.steps: _Memo[tuple[SumsKey, float, float], dict[int, array[float]]] = _Memo(_MAX_STEPS)
+        self.beyond: dict[int, tuple[SketchReading, Amount, Measured | None]] = {}  # by series
+        self.together: _Memo[tuple[int, ...], list[Measured]] = _Memo(_MAX_SUMS)  # of several series
+        self._blocks: dict[int, tuple[int, ValueBlock | SketchBlock | None]] = {}  # the last used ones last
+        self._block_bytes = 0
+        self._totals: dict[int, tuple[bytes, dict[int, Total] | None]] = {}  # by group; None: damaged
+        self._names = -1
+        self._numbers: dict[tuple[str, int], dict[SeriesKey, int]] = {}  # by name and kind
+        self._kinds: dict[str, int] | None = None
+
+    def refresh(self, connection: sqlite3.Connection, opened: int) -> None:
+        """Begin an answer: what somebody has changed since the last one is forgotten."""
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        self.connection = connection
+        if self._version == (opened, version):
+            return
+        if self._version[0] != opened:
+            self._forget()
+        self._version = -1, -1
+        self.cuts: dict[int, int] = dict.fromkeys(WIDTHS, 0)
+        self.cuts.update(connection.execute("SELECT width, second FROM cuts").fetchall())
+        self._read_journal()
+        self.rows: dict[tuple[int, int, int, int], list[_BlockRow]] = {}
+        self.seen: dict[tuple[float, float, int], list[bool]] = {}  # by steps: in which a block has a window
+        self._checked: set[int] = set()
+        (newest,) = connection.execute(
+            "SELECT max(start) FROM blocks WHERE width = 1 AND grp = ?", (SEEN_GROUP,)
+        ).fetchone()
+        self.until = 0 if newest is None else newest + MINUTE  # what is in blocks was before
+        meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+        self.is_full = bool(meta.get("full"))
+        if meta.get("names", 0) != self._names:
+            self._names, self._kinds = meta.get("names", 0), None
+            self._numbers.clear()
+            self.beyond.clear()
+        self._version = opened, version
+
+    def _read_journal(self) -> None:
+        # A row never changes, so each is read once.
+        ids = [number for (number,) in self.connection.execute("SELECT id FROM journal ORDER BY id")]
+        journal = {number: row for number in ids if (row := self.journal.get(number)) is not None}
+        for number in ids:
+            if number not in journal:
+                for second, payload in self.connection.execute(
+                    "SELECT second, payload FROM journal WHERE id = ?", (number,)
+                ):
+                    try:
+                        journal[number] = read_row(second, self.codec.unpack(payload))
+                    except BlockError as error:
+                        self.leave_out(f"second {second} of the journal is damaged and left out: {error}")
+                        journal[number] = Journaled(-1, {}, {}, {}, {}, False)
+                breathe()
+        self.journal = journal
+        self.read = [row for _, row in sorted(journal.items()) if row.second >= 0]
+        # Of these sampled is not simply what it was before the journal and the sum of its rows.
+        self.apart = {number for row in self.read for number in row.bases}
+        for row in self.read:
+            if not row.is_sampled:
+                self.apart.update(row.counters, row.sketches)
+
+    def numbers(self, name: str, kind: int) -> Mapping[SeriesKey, int]:
+        """The series of metric *name* and this kind, in the order in which they came."""
+        found = self._numbers.get((name, kind))
+        if found is None:
+            found = {}
+            for number, text in self.connection.execute(
+                "SELECT id, labels FROM series WHERE name = ? AND kind = ? ORDER BY id", (name, kind)
+            ):
+                with suppress(msgspec.DecodeError):  # the writer says so
+                    found[SeriesKey(name, decode_labels(text))] = number
+            if len(self._numbers) >= _MAX_NAMES:
+                self._numbers.pop(next(iter(self._numbers)))
+            self._numbers[name, kind] = found
+        return found
+
+    def kinds(self) -> Mapping[str, int]:
+        """Every metric and its kind; of several the last."""
+        if self._kinds is None:
+            self._kinds = dict(
+                self.connection.execute("SELECT DISTINCT name, kind FROM series ORDER BY kind").fetchall()
+            )
+        return self._kinds
+
+    def total(self, number: int) -> Total | None:
+        """What is kept of series *number*, but for the journal; None if nothing is, or it was damaged."""
+        group, slot = divmod(number, GROUP_SLOTS)
+        totals = self._totals_of(group)
+        return None if totals is None else totals.get(slot)
+
+    def sampled(self, number: int) -> Amount | None:
+        """Up to which live total series *number* is counted without the journal; None if that is not known."""
+        group, slot = divmod(number, GROUP_SLOTS)
+        totals = self._totals_of(group)
+        if totals is None:
+            return None
+        total = totals.get(slot)
+        if total is None:
+            return 0.0
+        sampled = total.amount if total.sampled is None else total.sampled
+        return None if sampled != sampled else sampled
+
+    def _totals_of(self, group: int) -> dict[int, Total] | None:
+        known = self._totals.get(group)
+        if group not in self._checked or known is None:
+            (payload,) = self.connection.execute("SELECT payload FROM totals WHERE grp = ?", (group,)).fetchone() or (
+                b"",
+            )
+            if known is None or known[0] != payload:
+                known = payload, self._decoded(payload)
+                self._totals[group] = known
+            self._checked.add(group)
+        return known[1]
+
+    def _decoded(self, payload: bytes) -> dict[int, Total] | None:
+        if not payload:
+            return {}
+        try:
+            return decoded_totals(self.codec, payload)
+        except BlockError as error:
+            self.leave_out(f"a row of lifetime totals is damaged and left out: {error}")
+            return None
+
+    def block(self, row: _BlockRow, make: type[_Block]) -> _Block | None:
+        """The block of *row*; None, which has been said, if it is damaged."""
+        check_deadline()
+        number, tier, at = row
+        known = self._blocks.pop(number, None)
+        if known is None:
+            (payload,) = self.connection.execute("SELECT payload FROM blocks WHERE id = ?", (number,)).fetchone()
+            size, block = _PARSED_BYTES, None
+            try:
+                content = self.codec.unpack(payload)
+                block = make(content, tier)
+                size += 2 * len(content)
+            except BlockError as error:
+                self.leave_out(f"a block of {tier} s from {at} is damaged and left out: {error}")
+            known = size, block
+            self._block_bytes += size
+        self._blocks[number] = known
+        while self._block_bytes > _MAX_BLOCK_BYTES:
+            self._block_bytes -= self._blocks.pop(next(iter(self._blocks)))[0]
+        found = known[1]
+        return found if isinstance(found, make) else None
+
+
+class _View:
+    """The windows of a catalogue, and the head, at one moment."""
+
+    def __init__(self, kept: _Kept, totals: Totals | None, now: float) -> None:
+        self.kept = kept
+        self._connection = kept.connection
+        self.cuts = kept.cuts
+        self.journal = kept.read
+        self.second = int(now)
+        self.totals = totals
+        if totals is not None:
+            # What was written after the totals were read, they have not.
+            rows = len(self.journal)
+            while rows and self.journal[rows - 1].second > self.second:
+                rows -= 1
+            if rows < len(self.journal):
+                if kept.until > self.second + 1:
+                    self.totals = None  # too long ago: it is in blocks, which cannot be told from those before
+                else:
+                    self.journal = self.journal[:rows]
+
+    def number(self, key: SeriesKey, kind: int) -> int | None:
+        """The number of *key*; None if the catalogue does not know it."""
+        return self.kept.numbers(key.name, kind).get(key)
+
+    def live(self, key: SeriesKey, kind: int, number: int | None) -> float | SketchReading | None:
+        """Its live total, of a gauge its value; None if it has none, or is none that is counted."""
+        totals = self.totals
+        if totals is None or (number is None and self.kept.is_full and kind != GAUGE):
+            return None
+        return (totals.counters, totals.gauges, totals.sketches)[kind].get(key)
+
+    def find(self, key: SeriesKey) -> _Wanted:
+        """Kind and number of *key*, of any kind; first of one that is in the live totals. The kind of what is not known is -1."""
+        numbers = [self.number(key, kind) for kind in range(len(KINDS))]
+        for kind in (HISTOGRAM, GAUGE, COUNTER):
+            if self.live(key, kind, numbers[kind]) is not None:
+                return key, kind, numbers[kind]
+        return next(
+            ((key, kind, numbers[kind]) for kind in (HISTOGRAM, GAUGE, COUNTER) if numbers[kind] is not None),
+            (key, -1, None),
+        )
+
+    def rows(self, width: int, group: int, start: int, end: int) -> list[_BlockRow]:
+        """
+        Id, tier and start of the blocks of this tier and group with anything from *start* to before *end*, in the order in which
+        they were written. Those of an hour that is not over yet have a point per minute.
+        """
+        found = self.kept.rows.get((width, group, start, end))
+        if found is None:
+            found = self._connection.execute(
+                "SELECT id, width, start FROM blocks WHERE width = ? AND grp = ? AND start > ? AND start < ? AND start + span > ?",
+                (width, group, start - BLOCK_SPANS[width], end, start),
+            ).fetchall()
+            if width == HOUR:
+                found += self._connection.execute(
+                    "SELECT id, width, start FROM blocks WHERE width = ? AND grp = ? AND start >= ? AND start < ? AND span = ?",
+                    (MINUTE, group, start, end, MINUTE),
+                ).fetchall()
+            found.sort()
+            if len(self.kept.rows) >= _MAX_KNOWN:
+                self.kept.rows.clear()
+            self.kept.rows[width, group, start, end] = found
+        return found
+
+    def value_blocks(self, width: int, group: int, start: int, end: int) -> Iterator[ValueBlock]:
+        """The blocks of `rows`, of counters or gauges."""
+        for row in self.rows(width, group, start, end):
+            block = self.kept.block(row, ValueBlock)
+            if block is not None:
+                yield block
+
+    def sketch_blocks(self, width: int, group: int, start: int, end: int) -> Iterator[SketchBlock]:
+        """The blocks of `rows`, of histograms."""
+        for row in self.rows(width, group, start, end):
+            block = self.kept.block(row, SketchBlock)
+            if block is not None:
+                yield block
+
+    def bounds(self, start: float, end: float) -> tuple[int, int]:
+        """The seconds from which to which slots are counted: those that begin within the range, as fine as there are any."""
+        first, last = _to_second(start), _to_second(end)
+        newest = max((row.second for row in self.journal), default=0)
+        newest = max(newest, self.kept.until, 0 if self.totals is None else self.second)
+        finest = self.finest(first)
+        if last > newest:
+            return _up(first, finest), _up(last, HOUR)  # so that the last slots of all tiers count whole
+        return _up(first, finest), _up(last, self.finest(last - 1))
+
+    def finest(self, second: int) -> int:
+        """Seconds per slot of the finest tier that reaches back to *second*."""
+        return next((width for width in WIDTHS if self.cuts[width] <= second), HOUR)
+
+    def runs(self, start: int, end: int, widths: Sequence[int] = WIDTHS[::-1]) -> list[tuple[int, int, int]]:
+        """Tiers and bounds that make up the range (of `bounds`) with as few slots as possible."""
+        if start >= end:
+            return []
+        width, finer = widths[0], widths[1:]
+        first, last = _up(start, width), end - end % width
+        if not finer:
+            return [(width, start, end)]
+        if first >= last:
+            return self.runs(start, end, finer)
+        return [*self.runs(start, first, finer), (width, first, last), *self.runs(last, end, finer)]
+
+    def stretches(self, start: int, end: int, width: int) -> list[tuple[int, int, int]]:
+        """Tiers and bounds that make up the range with slots of *width* where these are kept, and larger ones before."""
+        found: list[tuple[int, int, int]] = []
+        for tier in WIDTHS[WIDTHS.index(width) :]:
+            begin = max(start, self.cuts[tier]) if tier != HOUR else start
+            if begin < end:
+                found.append((tier, begin, end))
+                end = begin
+        return found[::-1]
+
+    def increases(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[float | None]:
+        """The sum of each counter over the range; None for those that are not known."""
+        first, last = self.bounds(start, end)
+        numbers = [self.number(key, COUNTER) for key in keys]
+        sums = dict.fromkeys((one for one in numbers if one is not None), 0.0)
+        groups = _by_group(sums)
+        for width, begin, until in self.runs(first, last):
+            for group, slots in groups.items():
+                base = group * GROUP_SLOTS
+                for slot, value in self._value_sums(width, group, frozenset(slots), begin, until).items():
+                    sums[base + slot] += value
+        within, is_all = self._within(first, last)
+        found: list[float | None] = []
+        for key, number in zip(keys, numbers, strict=True):
+            live = cast("float | None", self.live(key, COUNTER, number))
+            if number is None:
+                found.append(None if live is None else live if first <= self.second < last else 0.0)
+                continue
+            value = sums[number]
+            before = None if live is None or not is_all or number in self.kept.apart else self.kept.sampled(number)
+            if live is not None and isinstance(before, float):
+                value += _less(live, before)
+            else:
+                for row in within:
+                    value += row.counters.get(number, 0.0)
+                if first <= self.second < last:
+                    value += self.head(number, live)
+            found.append(max(0.0, value))
+            breathe()
+        return found
+
+    def _value_sums(self, width: int, group: int, slots: frozenset[int], begin: int, until: int) -> dict[int, float]:
+        """What blocks have of these counters. Blocks never change, so only those are read that came since the last time."""
+        key = width, group, slots, begin, until
+        rows = self.rows(width, group, begin, until)
+        before, sums = self.kept.value_sums.take(key, rows, {})
+        for row in rows[before:]:
+            block = self.kept.block(row, ValueBlock)
+            if block is not None:
+                for slot, value in block.sums(begin, until, slots):
+                    sums[slot] = sums.get(slot, 0.0) + value
+            breathe()
+        self.kept.value_sums.put(key, rows, sums, len(sums))
+        return sums
+
+    def _within(self, first: int, last: int) -> tuple[list[Journaled], bool]:
+        """The rows of the journal within the range; and whether it has all of them, and the present."""
+        within = [row for row in self.journal if first <= row.second < last]
+        return within, first <= self.second < last and len(within) == len(self.journal)
+
+    def head(self, number: int, live: float | None) -> float:
+        """By how much counter *number* has grown in the live totals since it was sampled."""
+        sampled = 0.0 if live is None else self._sampled(number)
+        if live is None or isinstance(sampled, Measured) or sampled is None or live in self._left_behind(number):
+            return 0.0
+        return _less(live, sampled)
+
+    def sketch_head(self, number: int, live: SketchReading | None) -> list[Measured]:
+        """What histogram *number* has measured since it was sampled."""
+        sampled = None if live is None else self._sampled(number)
+        if live is None or sampled is None:
+            return []
+        count = count_of(live)
+        if count == _count(sampled) or any(count == _count(one) for one in self._left_behind(number)):
+            return []  # all is counted
+        return self._beyond(number, live, sampled)
+
+    def _sampled(self, number: int) -> Amount | None:
+        sampled = self.kept.sampled(number)
+        group = number // GROUP_SLOTS
+        for row in self.journal:
+            sampled = row.bases.get(number, sampled)
+            if row.is_sampled and sampled is not None:
+                grown = row.counters.get(number) if group % 4 == COUNTER else row.sketches.get(number)
+                if grown is not None:
+                    sampled = plus(sampled, grown)
+        return sampled
+
+    def _left_behind(self, number: int) -> list[Amount]:
+        """
+        From where series *number* began again just now: who read the live totals shortly before that has not seen it,
+        and what it was before is no head.
+        """
+        found: list[Amount] = []
+        if number in self.kept.apart:
+            sampled = self.kept.sampled(number)
+            for row in self.journal:
+                if number in row.bases:
+                    if sampled is not None and row.second >= self.second - 1:
+                        found.append(sampled)
+                    sampled = row.bases[number]
+                if row.is_sampled and sampled is not None:
+                    grown = row.counters.get(number) or row.sketches.get(number)
+                    sampled = sampled if grown is None else plus(sampled, grown)
+        return found
+
+    def _beyond(self, number: int, live: SketchReading, sampled: Amount) -> list[Measured]:
+        known = self.kept.beyond.get(number)
+        if known is None or known[0] is not live or known[1] is not sampled:
+            found = beyond(live, sampled if isinstance(sampled, Measured) else None)
+            known = live, sampled, found
+            if len(self.kept.beyond) >= _MAX_KNOWN:
+                self.kept.beyond.clear()
+            self.kept.beyond[number] = known
+        return [] if known[2] is None else [known[2]]
+
+    def sketches(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[Sketch | None]:
+        """The distribution of each histogram over the range; None for those that are not known."""
+        first, last = self.bounds(start, end)
+        numbers = [self.number(key, HISTOGRAM) for key in keys]
+        parts: dict[int, list[Measured]] = {number: [] for number in numbers if number is not None}
+        groups = _by_group(parts)
+        for width, begin, until in self.runs(first, last):
+            for group, slots in groups.items():
+                for slot, part in self._sums(width, group, frozenset(slots), begin, until).items():
+                    parts[group * GROUP_SLOTS + slot].append(part)
+        within, is_all = self._within(first, last)
+        is_now = first <= self.second < last
+        found: list[Sketch | None] = []
+        for key, number in zip(keys, numbers, strict=True):
+            live = cast("SketchReading | None", self.live(key, HISTOGRAM, number))
+            if number is None:
+                found.append(None if live is None else live.since(None) if is_now else Sketch())
+                continue
+            before = None if live is None or not is_all or number in self.kept.apart else self.kept.sampled(number)
+            if live is not None and before is not None:
+                found.append(sketch_of([*parts[number], *self._beyond(number, live, before)]))
+            else:
+                rows = [row.sketches[number] for row in within if number in row.sketches]
+                found.append(sketch_of([*parts[number], *rows, *(self.sketch_head(number, live) if is_now else ())]))
+            breathe()
+        return found
+
+    def distribution(self, keys: Sequence[SeriesKey], start: float, end: float) -> Sketch:
+        """
+        What all of these histograms together measured over the range.
+
+        As `sketches`, but live totals and what is sampled are added up before they are compared: a part of the time.
+        """
+        first, last = self.bounds(start, end)
+        _, is_all = self._within(first, last)
+        one_by_one: list[SeriesKey] = []
+        sampled: dict[int, Measured] = {}
+        reading: SketchReading | None = None
+        for key in keys:
+            number = self.number(key, HISTOGRAM)
+            live = cast("SketchReading | None", self.live(key, HISTOGRAM, number))
+            known = None if number is None or not is_all or number in self.kept.apart else self.kept.sampled(number)
+            # One that has begun again at zero must not take away from the others.
+            if number is None or live is None or not isinstance(known, Measured) or live.count < _count(known):
+                one_by_one.append(key)
+                continue
+            sampled[number] = known
+            reading = live if reading is None else reading.plus(live)
+            breathe()
+        total = sum_of(self.sketches(one_by_one, start, end))
+        if reading is not None:
+            parts: list[Measured] = []
+            for width, begin, until in self.runs(first, last):
+                for group, slots in _by_group(sampled).items():
+                    found = self._sums(width, group, frozenset(slots), begin, until)
+                    parts += self._together((width, begin, until, group, *slots), list(found.values()))
+            (before,) = self._together(tuple(sampled), list(sampled.values()))
+            head = beyond(reading, before)
+            total.add(sketch_of(parts if head is None else [*parts, head]))
+        return total
+
+    def _together(self, key: tuple[int, ...], parts: Sequence[Measured]) -> list[Measured]:
+        """*parts* as one, if there are any. They are what *key* names, and seldom change: then the sum is known."""
+        count, sums = self.kept.together.take(key, parts, [])
+        for some in pieces(parts[count:], 25):
+            sums = [compact(together([*sums, *some]))]
+        self.kept.together.put(key, parts, sums, len(parts))
+        return sums
+
+    def _sums(self, width: int, group: int, slots: frozenset[int], begin: int, until: int) -> dict[int, Measured]:
+        """What blocks have of these histograms. Blocks never change, so only those are read that came since the last time."""
+        key = width, group, slots, begin, until
+        rows = self.rows(width, group, begin, until)
+        before, sums = self.kept.sums.take(key, rows, {})
+        parts: dict[int, list[Measured]] = {}
+        for row in rows[before:]:
+            block = self.kept.block(row, SketchBlock)
+            if block is not None:
+                for slot in slots:
+                    part = block.get(slot, begin, until)
+                    if part is not None:
+                        parts.setdefault(slot, [sums[slot]] if slot in sums else []).append(part.total())
+                    breathe()
+        sums.update((slot, compact(together(found))) for slot, found in parts.items())
+        self.kept.sums.put(key, rows, sums, len(sums))
+        return sums
+
+    def last_before(self, number: int, time: int) -> float | None:
+        """What gauge *number* was just before *time*."""
+        group, slot = divmod(number, GROUP_SLOTS)
+        journaled = [
+            (row.second, row.gauges[number]) for row in self.journal if number in row.gauges and row.second < time
+        ]
+        if journaled:
+            return max(reversed(journaled), key=lambda one: one[0])[1]  # of one second the last word
+        total = self.kept.total(number)
+        if total is not None and total.second < time and isinstance(total.amount, float):
+            return total.amount
+        end = time
+        for width, begin in ((1, time - time % MINUTE), (10, time - time % MINUTE), (MINUTE, time - time % HOUR)):
+            if self.cuts[width] <= begin < end:
+                found = self._latest(width, group, slot, begin, end)
+                if found is not None:
+                    return found
+                end = begin
+        while end > 0:
+            rows = self._connection.execute(
+                "SELECT max(start) FROM blocks WHERE width IN (?, ?) AND grp = ? AND start < ?",
+                (HOUR, MINUTE, group, end),
+            ).fetchone()
+            if rows[0] is None:
+                break
+            begin = rows[0] - rows[0] % HOUR
+            found = self._latest(HOUR, group, slot, begin, end)
+            if found is not None:
+                return found
+            end = begin
+        return None
+
+    def _latest(self, width: int, group: int, slot: int, begin: int, end: int) -> float | None:
+        latest: tuple[int, float] | None = None
+        for block in self.value_blocks(width, group, begin, end):
+            part = block.get(slot)
+            if part is not None:
+                times, values = part
+                index = bisect_left(times, end)
+                if index and times[index - 1] >= begin and (latest is None or times[index - 1] >= latest[0]):
+                    latest = times[index - 1], values[index - 1]
+        return None if latest is None else latest[1]
+
+    def lifetimes(self) -> list[Lifetime]:
+        """The totals of all series, with what the journal adds."""
+        totals: dict[int, Total] = {}
+        for group, payload in self._connection.execute("SELECT grp, payload FROM totals"):
+            breathe()
+            try:
+                found = decoded_totals(self.kept.codec, payload)
+            except BlockError as error:
+                self.kept.leave_out(f"a row of lifetime totals is damaged and left out: {error}")
+                continue
+            totals.update((group * GROUP_SLOTS + slot, total) for slot, total in found.items())
+        values: ValuesById = {}
+        sketches: SketchesById = {}
+        for row in self.journal:
+            add_row(values, sketches, row)
+            breathe()
+        for group, changes in changes_of(values, sketches, self.journal).items():
+            for slot, change in changes.items():
+                number = group * GROUP_SLOTS + slot
+                totals[number] = with_change(totals.get(number), change, is_gauge=group % 4 == GAUGE)
+        lifetimes = [
+            _lifetime(name, labels, kind, totals[number])
+            for number, name, labels, kind in self._connection.execute(
+                "SELECT id, name, labels, kind FROM series ORDER BY id"
+            )
+            if number in totals
+        ]
+        for name, labels, kind, payload in self._connection.execute("SELECT name, labels, kind, payload FROM retired"):
+            breathe()
+            try:
+                lifetimes += [
+                    _lifetime(name, labels, kind, total) for total in decoded_totals(self.kept.codec, payload).values()
+                ]
+            except BlockError as error:
+                self.kept.leave_out(f"the lifetime total of {name} is damaged and left out: {error}")
+        return lifetimes
+
+    def statistics(self) -> Mapping[str, float]:
+        """Figures of what is kept."""
+        (series,) = self._connection.execute("SELECT count(*) FROM series").fetchone()
+        (blocks,) = self._connection.execute("SELECT count(*) FROM blocks").fetchone()
+        oldest = [row.second for row in self.journal]
+        newest = max(oldest, default=0)
+        for width in WIDTHS:
+            (found,) = self._connection.execute(
+                "SELECT min(start) FROM blocks WHERE width = ? AND grp = ?", (width, SEEN_GROUP)
+            ).fetchone()
+            oldest += [] if found is None else [found]
+        return {
+            "series": series,
+            "blocks": blocks,
+            "journal_rows": len(self.journal),
+            "horizon_seconds": newest - min(oldest, default=newest),
+        }
+
+
+def _lifetime(name: str, labels: str, kind: int, total: Total) -> Lifetime:
+    amount = total.amount
+    if kind == HISTOGRAM:
+        return Lifetime(
+            SeriesKey(name, decode_labels(labels)),
+            kind,
+            total.second,
+            sketch_of((amount,) if isinstance(amount, Measured) else ()),
+        )
+    return Lifetime(SeriesKey(name, decode_labels(labels)), kind, total.second, cast("float", amount))
+
+
+def _less(live: float, sampled: float) -> float:
+    head = live - sampled
+    return 0.0 if is_residue(head, live) else head
+
+
+def _count(sampled: Amount) -> int:
+    return sum(sampled.counts) if isinstance(sampled, Measured) else 0
+
+
+def _to_second(time: float) -> int:
+    return ceil(min(max(time, 0), NEVER))
+
+
+def _up(second: int, width: int) -> int:
+    return -(-second // width) * width
+
+
+def _by_group(numbers: Iterable[int]) -> dict[int, set[int]]:
+    groups: dict[int, set[int]] = {}
+    for number in numbers:
+        group, slot = divmod(number, GROUP_SLOTS)
+        groups.setdefault(group, set()).add(slot)
+    return groups
+
+
+class _Steps:
+    """The steps of a time series, from *start* on, each *seconds* long."""
+
+    def __init__(self, start: float, end: float, seconds: float) -> None:
+        self.start = start
+        self.seconds = seconds
+        self.count = max(1, ceil((end - start) / seconds))
+        is_whole = start % 1 == 0 and seconds % 1 == 0
+        self._whole = (int(start), int(seconds)) if is_whole else None  # as it mostly is; then reckoning is quicker
+        self.bounds = _to_second(start), _to_second(self.at(self.count))  # from which to which second the steps go
+        # The largest slots of which each step is made up.
+        self.width = max((width for width in WIDTHS if seconds % width == 0 and start % width == 0), default=WIDTHS[0])
+
+    def at(self, index: int) -> float:
+        return self.start + index * self.seconds
+
+    def index(self, time: int) -> int:
+        """In which step *time* is; outside of 0 to `count` - 1: in none."""
+        if self._whole is not None:
+            start, seconds = self._whole
+            return (time - start) // seconds
+        index = int((time - self.start) // self.seconds)
+        if time >= self.at(index + 1):  # as the bounds are reckoned, so are the times
+            return index + 1
+        return index - 1 if time < self.at(index) else index
+
+    def segments(self, times: Sequence[int], begin: int, until: int, width: int) -> Iterator[tuple[int, int, int]]:
+        """In which step, from which index to before which, those of *times* are that are within the bounds."""
+        at, last = bisect_left(times, begin), bisect_left(times, until)
+        while at < last:
+            time = times[at]
+            index = self.index(time - time % width)  # in an hour that is not over yet, there is a point per minute
+            if width > self.width:
+                to = at + 1
+            elif self._whole is not None:
+                to = bisect_left(times, self._whole[0] + (index + 1) * self._whole[1], at + 1, last)
+            else:
+                to = bisect_left(times, _to_second(self.at(index + 1)), at + 1, last)
+            yield index, at, to
+            at = to
+
+
+def _seen(view: _View, steps: _Steps) -> list[bool]:
+    """In which steps a window was closed. The present is no gap."""
+    start, end = steps.bounds
+    key = steps.start, steps.seconds, steps.count
+    known = view.kept.seen.get(key)
+    if known is None:  # else another series, or metric, has been asked for in the same steps
+        known = [False] * steps.count
+        for width, begin, until in view.stretches(start, end, steps.width):
+            for block in view.value_blocks(width, SEEN_GROUP, begin, until):
+                part = block.get(0)
+                if part is not None:
+                    for index, _, _ in steps.segments(part[0], begin, until, width):
+                        known[index] = True
+        if len(view.kept.seen) >= _MAX_SEEN:
+            view.kept.seen.clear()
+        view.kept.seen[key] = known
+    seen = list(known)
+    for row in view.journal:
+        if start <= row.second < end:
+            seen[steps.index(row.second)] = True
+    if view.totals is not None and start <= view.second < end:
+        seen[steps.index(view.second)] = True
+    return seen
+
+
+def _points(view: _View, wanted: Sequence[_Wanted], steps: _Steps) -> list[list[float | None]]:
+    start, end = steps.bounds
+    seen = _seen(view, steps)
+    is_now = start <= view.second < end
+    numbers = {number: kind for _, kind, number in wanted if number is not None}
+    sums = {number: [0.0] * steps.count for number, kind in numbers.items() if kind != GAUGE}
+    found: dict[int, list[tuple[int, float]]] = {number: [] for number, kind in numbers.items() if kind == GAUGE}
+    for width, begin, until in view.stretches(start, end, steps.width):
+        for group, slots in _by_group(numbers).items():
+            base = group * GROUP_SLOTS
+            if group % 4 != GAUGE:
+                for slot, by_step in _sums_by_step(view, (width, group, frozenset(slots), begin, until), steps).items():
+                    sums[base + slot] = list(map(add, sums[base + slot], by_step))
+                continue
+            for block in view.value_blocks(width, group, begin, until):
+                for slot in slots:
+                    part = block.get(slot)
+                    if part is not None:
+                        times, values_of = part
+                        for _, _, to in steps.segments(times, begin, until, width):
+                            found[base + slot].append((times[to - 1] - times[to - 1] % width, values_of[to - 1]))
+                    breathe()
+    for row in view.journal:
+        if start <= row.second < end:
+            index = steps.index(row.second)
+            for number, of_series in sums.items():
+                if number in row.counters:
+                    of_series[index] += row.counters[number]
+                elif number in row.sketches:
+                    of_series[index] += sum(row.sketches[number].counts)
+            for number in found.keys() & row.gauges.keys():
+                found[number].append((row.second, row.gauges[number]))
+            breathe()
+    answers: list[list[float | None]] = []
+    for key, kind, place in wanted:
+        live = view.live(key, kind, place)
+        if kind == GAUGE:
+            points = [] if place is None else sorted(found[place], key=lambda point: point[0])
+            if is_now and live is not None:
+                points.append((view.second, cast("float", live)))
+                points.sort(key=lambda point: point[0])
+            last = None if place is None else view.last_before(place, start)
+            answers.append(_last_values(points, last, seen, steps))
+        elif kind < 0:
+            answers.append([None] * steps.count)
+        else:
+            values = list(sums[place]) if place is not None else [0.0] * steps.count
+            if is_now:
+                index = steps.index(view.second)
+                values[index] = max(0.0, values[index] + _head_of(view, place, live))
+            answers.append([value if is_seen else None for value, is_seen in zip(values, seen, strict=True)])
+        breathe()
+    return answers
+
+
+def _sums_by_step(view: _View, key: SumsKey, steps: _Steps) -> dict[int, array[float]]:
+    """Per counter, or the count of a histogram, its sum in each step. Only blocks are read that came since the last time."""
+    width, group, slots, begin, until = key
+    rows = view.rows(width, group, begin, until)
+    before, sums = view.kept.steps.take((key, steps.start, steps.seconds), rows, {})
+    for row in rows[before:]:
+        for slot in slots:
+            part = _counted(view, row, slot, group % 4)
+            if part is not None:
+                times, values = part
+                of_series = sums.setdefault(slot, array("d", bytes(8 * steps.count)))
+                for index, at, to in steps.segments(times, begin, until, width):
+                    of_series[index] += sum(values[at:to])
+            breathe()
+    view.kept.steps.put((key, steps.start, steps.seconds), rows, sums, len(sums) * steps.count)
+    return sums
+
+
+def _counted(view: _View, row: _BlockRow, slot: int, kind: int) -> ValuePoints | None:
+    """What a block has of a counter, or of the count of a histogram."""
+    if kind == COUNTER:
+        block = view.kept.block(row, ValueBlock)
+        return None if block is None else block.get(slot)
+    histograms = view.kept.block(row, SketchBlock)
+    part = None if histograms is None else histograms.get(slot, 0, NEVER)
+    if part is None:
+        return None
+    return part.times, list(map(part.columns.count, range(part.first, part.first + len(part.times))))
+
+
+def _head_of(view: _View, number: int | None, live: float | SketchReading | None) -> float:
+    """By how much a counter, or the count of a histogram, has grown since it was sampled."""
+    if isinstance(live, SketchReading):
+        if number is None:
+            return count_of(live)
+        return sum(sum(part.counts) for part in view.sketch_head(number, live))
+    return (live or 0.0) if number is None else view.head(number, live)
+
+
+def _last_values(
+    points: Sequence[tuple[int, float]], last: float | None, seen: Sequence[bool], steps: _Steps
+) -> list[float | None]:
+    values: list[float | None] = []
+    at = 0
+    for index, is_seen in enumerate(seen):
+        until_time = steps.at(index + 1)
+        while at < len(points) and points[at][0] < until_time:
+            last = points[at][1]
+            at += 1
+        values.append(last if is_seen else None)
+    return values
+
+
+# One histogram in one step: its value and where it comes from, or all that it is made of.
+_Single = tuple[float, tuple[int, int, int], int, int]  # quantile, row, slot, time
+
+
+def _quantiles(view: _View, keys: Sequence[SeriesKey], q: float, steps: _Steps) -> list[list[float | None]]:
+    start, end = steps.bounds
+    wanted = [(key, view.number(key, HISTOGRAM)) for key in keys]
+    numbers = [number for _, number in wanted if number is not None]
+    found: dict[int, list[float | None]] = {number: [None] * steps.count for number in numbers}
+    single: dict[tuple[int, int], _Single] = {}
+    several: dict[tuple[int, int], list[Measured]] = {}
+
+    def add(place: tuple[int, int], parts: Callable[[], list[Measured]]) -> None:
+        if place in single:
+            _, row, slot, time = single.pop(place)
+            several[place] = _measured_at(view, row, slot, time)
+        several[place] += parts()
+
+    for width, begin, until in view.stretches(start, end, steps.width):
+        for group, slots in _by_group(numbers).items():
+            for row in view.rows(width, group, begin, until):
+                for slot, (times, values) in _block_quantiles(view, row, slots, q):
+                    number = group * GROUP_SLOTS + slot
+                    for index in range(bisect_left(times, begin), bisect_left(times, until)):
+                        time = times[index]
+                        place = number, steps.index(time - time % width)
+                        if place in single or place in several:
+                            add(place, partial(_measured_at, view, row, slot, time))
+                        else:
+                            single[place] = values[index], row, slot, time
+    for journaled in view.journal:
+        if start <= journaled.second < end:
+            for number in found.keys() & journaled.sketches.keys():
+                place = number, steps.index(journaled.second)
+                if place not in single:
+                    several.setdefault(place, [])
+                add(place, partial(list[Measured], (journaled.sketches[number],)))
+    is_now = start <= view.second < end
+    for key, known in wanted if is_now else ():
+        if known is not None and (head := view.sketch_head(known, _reading(view, key, known))):
+            place = known, steps.index(view.second)
+            if place not in single:
+                several.setdefault(place, [])
+            add(place, partial(list[Measured], head))
+    for (number, step), (value, *_) in single.items():
+        found[number][step] = value
+    for (number, step), parts in several.items():
+        sketch = sketch_of(parts)
+        if sketch.count:
+            found[number][step] = sketch.quantile(q)
+    answers: list[list[float | None]] = []
+    for key, known in wanted:
+        if known is not None:
+            answers.append(found[known])
+            continue
+        live = _reading(view, key, None)
+        of_key: list[float | None] = [None] * steps.count
+        if is_now and live is not None and live.count:
+            of_key[steps.index(view.second)] = live.since(None).quantile(q)
+        answers.append(of_key)
+    return answers
+
+
+def _reading(view: _View, key: SeriesKey, number: int | None) -> SketchReading | None:
+    return cast("SketchReading | None", view.live(key, HISTOGRAM, number))
+
+
+def _distributions(view: _View, keys: Sequence[SeriesKey], steps: _Steps) -> list[Sketch | None]:
+    start, end = steps.bounds
+    wanted = {key: view.number(key, HISTOGRAM) for key in keys}
+    numbers = [number for number in wanted.values() if number is not None]
+    parts: list[list[Measured]] = [[] for _ in range(steps.count)]
+    for width, begin, until in view.stretches(start, end, steps.width):
+        for group, slots in _by_group(numbers).items():
+            for block in view.sketch_blocks(width, group, begin, until):
+                for slot in slots:
+                    part = block.get(slot, begin, until)
+                    if part is not None:
+                        for index, at, to in steps.segments(part.times, begin, until, width):
+                            parts[index].append(part.columns.total(part.first + at, part.first + to))
+                    breathe()
+    for row in view.journal:
+        if start <= row.second < end:
+            index = steps.index(row.second)
+            parts[index] += [row.sketches[number] for number in numbers if number in row.sketches]
+    if start <= view.second < end:
+        index = steps.index(view.second)
+        for key, known in wanted.items():
+            live = _reading(view, key, known)
+            if known is not None:
+                parts[index] += view.sketch_head(known, live)
+            elif live is not None and (whole := beyond(live, None)) is not None:
+                parts[index].append(whole)
+    return [sketch_of(found) if is_seen else None for found, is_seen in zip(parts, _seen(view, steps), strict=True)]
+
+
+def _block_quantiles(
+    view: _View,
+    row: tuple[int, int, int],
+    slots: Iterable[int],
+    q: float,
+) -> Iterator[tuple[int, Quantiles]]:
+    """Per slot times and quantiles of a block. Blocks never change, so what was reckoned once is *known*."""
+    known = view.kept.quantiles
+    block: SketchBlock | None = None
+    for slot in slots:
+        quantiles = known.get((row[0], slot, q))
+        if quantiles is None:
+            if block is None:
+                block = view.kept.block(row, SketchBlock)
+                if block is None:
+                    return
+            part = block.get(slot, 0, NEVER)
+            quantiles = Quantiles((), ())
+            if part is not None:
+                columns = part.columns
+                values = [columns.quantile(index, q) for index in range(part.first, part.first + len(part.times))]
+                quantiles = Quantiles(part.times, array("d", values))
+            if len(known) >= _MAX_KNOWN:
+                known.pop(next(iter(known)))
+            known[row[0], slot, q] = quantiles
+        if quantiles.times:
+            yield slot, quantiles
+
+
+def _measured_at(view: _View, row: tuple[int, int, int], slot: int, time: int) -> list[Measured]:
+    block = view.kept.block(row, SketchBlock)
+    part = None if block is None else block.get(slot, time, time + 1)
+    return [] if part is None else part.points()
+
+
+class WindowsAt:
+    """
+    The answers of one present: what the catalogue has, and of the live totals what is beyond that.
+
+    A range is half-open, in unix seconds. It is as exact as the finest tier that reaches back to its ends: slots count that begin
+    within it. Adjacent ranges add up to the whole. Each answer is of one moment of the catalogue.
+
+    Raises (every method):
+        StoreError: The database cannot be read.
+
+    Safe from any thread; one answer of a `WindowReader` at a time.
+    """
+
+    def __init__(
+        self, view: Callable[[Totals | None, float], AbstractContextManager[_View]], totals: Totals | None, now: float
+    ) -> None:
+        self._view = partial(view, totals, now)
+        self._totals = totals
+        self._by_name: dict[str, list[tuple[SeriesKey, int]]] | None = None
+
+    def _live(self) -> Mapping[str, Sequence[tuple[SeriesKey, int]]]:
+        """The series of the live totals, and their kinds, by name."""
+        if self._by_name is None:
+            by_name: dict[str, list[tuple[SeriesKey, int]]] = {}
+            totals = self._totals
+            known: tuple[Mapping[SeriesKey, object], ...] = ()
+            if totals is not None:
+                known = totals.counters, totals.gauges, totals.sketches
+            for kind, found in enumerate(known):
+                for some in pieces(found.keys(), 200):
+                    for key in some:
+                        by_name.setdefault(key.name, []).append((key, kind))
+            self._by_name = by_name
+        return self._by_name
+
+    def kinds(self) -> Mapping[str, Kind]:
+        """Every metric that is known, and what it is."""
+        with self._view() as view:
+            kinds = dict(view.kept.kinds())
+        kinds.update((name, found[-1][1]) for name, found in self._live().items())
+        return {name: KINDS[kind] for name, kind in kinds.items() if kind < len(KINDS)}
+
+    def series(self, name: str) -> list[SeriesKey]:
+        """The series of metric *name*."""
+        keys: dict[SeriesKey, None] = {}
+        with self._view() as view:
+            for kind in range(len(KINDS)):
+                keys.update(dict.fromkeys(view.kept.numbers(name, kind)))
+        keys.update((key, None) for key, _ in self._live().get(name, ()))
+        return list(keys)
+
+    def increases(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[float | None]:
+        """By how much each of these counters grew; None for those that are not known."""
+        with self._view() as view:
+            return view.increases(keys, start, end)
+
+    def sketches(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[Sketch | None]:
+        """The distribution of what each of these histograms measured; None for those that are not known."""
+        with self._view() as view:
+            return view.sketches(keys, start, end)
+
+    def distribution(self, keys: Sequence[SeriesKey], start: float, end: float) -> Sketch:
+        """What all of these histograms together measured."""
+        with self._view() as view:
+            return view.distribution(keys, start, end)
+
+    def points(
+        self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float
+    ) -> list[list[float | None]]:
+        """Per series and step the increase of a counter, the last value of a gauge, the count of a histogram; None in a gap."""
+        with self._view() as view:
+            return _points(view, [view.find(key) for key in keys], _Steps(start, end, step_seconds))
+
+    def quantiles(
+        self, keys: Sequence[SeriesKey], q: float, start: float, end: float, step_seconds: float
+    ) -> list[list[float | None]]:
+        """Per histogram and step the *q*-quantile of what was measured; None where nothing was."""
+        with self._view() as view:
+            return _quantiles(view, keys, q, _Steps(start, end, step_seconds))
+
+    def distributions(
+        self, keys: Sequence[SeriesKey], start: float, end: float, step_seconds: float
+    ) -> list[Sketch | None]:
+        """Per step what all of these histograms together measured; None in a gap."""
+        with self._view() as view:
+            return _distributions(view, keys, _Steps(start, end, step_seconds))
+
+
+class WindowReader:
+    """
+    Reads the windows of a catalogue, in any process.
+
+    Args:
+        on_problem: Told what is damaged and left out (``S113``).
+
+    Raises (every method):
+        StoreError: The database cannot be read.
+
+    Safe from any thread; one answer at a time.
+    """
+
+    def __init__(self, reader: CatalogueReader, *, on_problem: Callable[[str, str], None]) -> None:
+        self._reader = reader
+        self._on_problem = on_problem
+        self._kept = _Kept(self._leave_out)
+        self._nothing: _Kept | None = None
+        self.damaged = 0
+
+    def at(self, totals: Totals | None, now: float) -> WindowsAt:
+        """
+        The answers of the present *now*, in unix seconds, at which *totals* were read; without them, of the catalogue alone.
+
+        *totals* are kept and may not be changed.
+        """
+        return WindowsAt(self._view, totals, now)
+
+    @contextmanager
+    def _view(self, totals: Totals | None = None, now: float = 0.0) -> Generator[_View]:
+        with self._reader.snapshot() as connection:
+            if connection is None:
+                if self._nothing is None:
+                    self._nothing = _Kept(self._leave_out)
+                    self._nothing.refresh(nothing(), 0)
+                yield _View(self._nothing, totals, now)
+            else:
+                self._kept.refresh(connection, self._reader.opened)
+                yield _View(self._kept, totals, now)
+
+    def _leave_out(self, text: str) -> None:
+        self.damaged += 1
+        self._on_problem("S113", text)
+
+    def resolution(self, start: float) -> int:
+        """Seconds per slot of the finest tier that reaches back to *start*."""
+        with self._view() as view:
+            return view.finest(_to_second(start))
+
+    def lifetimes(self) -> list[Lifetime]:
+        """What every series ever came to, whether its windows are still kept or not; the head is not in it."""
+        with self._view() as view:
+            return view.lifetimes()
+
+    def statistics(self) -> Mapping[str, float]:
+        """Figures of what is kept: ``series``, ``blocks``, ``journal_rows``, ``horizon_seconds`` (how far back it reaches)."""
+        with self._view() as view:
+            return view.statistics()

@@ -1,0 +1,108 @@
+"""What the leader keeps goes to a store elsewhere, too: once, whoever records it and whoever leads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rfs.errors import StoreError
+from rfs.monitoring._capture.cells import SeriesKey
+from rfs.monitoring._store import Batch
+from rfs.monitoring._store.memory import MemoryStore
+from rfs.monitoring.monitor import Monitor
+from tests.monitoring.conftest import ManualClock
+
+VISITS = SeriesKey("visits_total", ())
+
+
+class Elsewhere(MemoryStore):
+    """A store on another machine, as far as can be told here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Batch] = []
+        self.is_closed = False
+
+    def append(self, batch: Batch) -> bool:
+        self.batches.append(batch)
+        return super().append(batch)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def increase(self) -> float | None:
+        return self.increases([VISITS], 0, 1e12)[0]
+
+
+def lead(monitor: Monitor) -> None:
+    """Do what the leader's thread does in a second, and let nothing wait for more."""
+    monitor._leader._capture_and_lead(is_new=False)
+    monitor.tick()
+    local = monitor._leader._local
+    assert local is not None
+    monitor._leader._import(local, at_once=True)
+
+
+def payloads(batches: Sequence[Batch]) -> int:
+    return sum(len(run.frames) for batch in batches for run in batch.runs)
+
+
+class TestForwarding:
+    def test_of_several_processes_once(self, tmp_path: Path) -> None:
+        """
+        What two processes record arrives once, from the one that leads; and so does what comes after another leads.
+        """
+        there = Elsewhere()
+        first = Monitor(service_name="shop", directory=tmp_path, forward_to=there, clock=ManualClock())
+        second = Monitor(service_name="shop", directory=tmp_path, forward_to=there, clock=ManualClock())
+        for process in (first, second):
+            process.counter("visits_total").inc(3)
+            process.log(20, "came")
+
+        lead(first)
+        second.tick()
+        assert there.increase() == 6
+        assert payloads(there.batches) == 2
+
+        first.stop()
+        second.counter("visits_total").inc(1)
+        second.log(20, "went")
+        lead(second)
+        second.stop()
+
+        assert there.increase() == 7
+        assert payloads(there.batches) == 3
+        assert there.is_closed
+
+    def test_in_memory(self) -> None:
+        """
+        A process without a directory forwards what it records itself.
+        """
+        there = Elsewhere()
+        monitor = Monitor(forward_to=there)
+        monitor.counter("visits_total").inc(2)
+        monitor.log(20, "came")
+
+        monitor.tick()
+        monitor.stop()
+
+        assert there.increase() == 2
+        assert payloads(there.batches) == 1
+
+    def test_what_it_refuses_is_said(self, tmp_path: Path) -> None:
+        """
+        A store elsewhere that refuses takes nothing away from the one in the directory.
+        """
+
+        class Refuses(Elsewhere):
+            def append(self, batch: Batch) -> bool:
+                raise StoreError("there", "is of a newer version", "S112")
+
+        monitor = Monitor(service_name="shop", directory=tmp_path, forward_to=Refuses(), clock=ManualClock())
+        monitor.counter("visits_total").inc(2)
+
+        lead(monitor)
+
+        assert monitor.query.increase("visits_total", "1h") == 2
+        assert any("S112" in text for text in monitor._diagnostics)
+        monitor.stop()
