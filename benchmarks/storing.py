@@ -172,7 +172,7 @@ class Rfs:
         self._path = path
         store = path / local.STORE
         self.chunks = store / records.CHUNKS
-        self._reader = records.RecordReader(store, monotonic=lambda: self._now, on_problem=print)
+        self._reader = records.RecordReader(store, on_problem=print)
         self._records = records.RecordWriter(
             self._reader, now_ns=lambda: int(self._now * 1e9), monotonic=lambda: self._now, on_problem=print
         )
@@ -237,7 +237,7 @@ class Rfs:
     def ask(self, question: str, correlation_id: str) -> Rows:
         """By indexes, and from windows."""
         if question == LOOKUP:
-            return self._reader.records(self._wanted(correlation_id=correlation_id), limit=100).records
+            return self._reader.records(self._wanted(correlation_id=correlation_id), limit=100)
         if question == TOP_ERRORS:
             keys = self._answers.series("result_error_by_type_total")
             counts: Counter[tuple[str, str]] = Counter()
@@ -262,7 +262,7 @@ class Rfs:
             monitor = import_module("rfs.monitoring").Monitor(
                 service_name="bench", clock=self._clock, directory=self._path
             )
-            newest = self._reader.records(self._wanted(), limit=1).records[0].frame
+            newest = self._reader.records(self._wanted(), limit=1)[0].frame
             pages = import_module("benchmarks.pages").Pages
             self._pages = pages(monitor, newest.operation, newest.correlation_id)
         self._clock.now_ns += SECOND_NS  # a page is drawn anew each second

@@ -1,16 +1,20 @@
 """
-What holds for all tests: where `CI` is set, nothing that a test needs may be missing; no test waits for ever; and the run ends.
+What holds for all tests: where `CI` is set, nothing that a test needs may be missing; no test waits for ever; the run ends, and
+nothing is left behind.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from types import FrameType
 
@@ -27,6 +31,8 @@ LONGEST_SECONDS = float("inf") if os.environ.get("RFS_FULL") == "1" else 150.0
 AGAIN_SECONDS = 10.0
 TRIES = 6
 NUMBER = signal.SIGRTMAX - 1  # which no test uses for itself
+IN_MEMORY = Path("/dev/shm")  # where `tests.monitoring.test_windows.in_memory` makes its folders
+GONE_AT_EXIT = "rfs-clickhouse-"  # the folder of the server of `tests.clickhouse`, which lives as long as this process
 PEERS = ("browser", "postgres", "fault", "interop", "clickhouse")  # markers of tests that need a program beside Python
 
 
@@ -125,6 +131,25 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     finally:
         sys.settrace(trace)
         threading.settrace(thread_trace)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """
+    Tests and the processes that they start leave no temporary file behind.
+
+    These are in a directory of pytest's, which it removes some day; so a run that is killed leaves none for ever, either.
+    """
+    folder = tmp_path_factory.mktemp("tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield
+    left = [*folder.iterdir(), *IN_MEMORY.glob(f"rfs-tests-{os.getpid()}-*")]
+    left = [each for each in left if not each.name.startswith(GONE_AT_EXIT)]
+    for each in left:
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    assert request.session.testsfailed or not left, "left behind"
 
 
 @pytest.hookimpl(wrapper=True)

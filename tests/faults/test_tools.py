@@ -299,7 +299,7 @@ class TestLimits:
         if os.geteuid() != 0:
             pytest.skip("needs root, to become nobody")
         (tmp_path / "secret").mkdir(mode=0o700)
-        with TemporaryDirectory() as open_to_all:
+        with TemporaryDirectory(dir="/tmp") as open_to_all:
             Path(open_to_all).chmod(0o755)
             code = f"import os; print(os.getuid()); os.listdir({str(tmp_path / 'secret')!r})"
             (Path(open_to_all) / "probe_user.py").write_text(code)

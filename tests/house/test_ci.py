@@ -1,4 +1,4 @@
-"""Where CI guards `main`, a test that misses its peer must not look like one that passed."""
+"""Where CI guards `main`, a test that misses its peer must not look like one that passed, and none leaves its rubbish there."""
 
 from __future__ import annotations
 
@@ -10,21 +10,38 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SUITE = """
+SKIPS = """
 import pytest
 
 @pytest.mark.{marker}
 def test_needs_a_peer():
     pytest.skip("no chromium")
 """
+LEAVES = """
+import tempfile
+
+def test_leaves_a_folder():
+    {made}
+"""
 
 
-def outcome(folder: Path, *, marker: str, ci: str) -> str:
-    """Run a suite whose only test skips itself, and return pytest's last line."""
-    (folder / "test_suite.py").write_text(SUITE.format(marker=marker))
+def outcome(folder: Path, suite: str, *, ci: str = "") -> str:
+    """Run a *suite* of one test, and return pytest's last line."""
+    (folder / "test_suite.py").write_text(suite)
     markers = "markers=browser:\nslow:"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-o", markers, "test_suite.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "tests.conftest",
+            "-o",
+            markers,
+            "--basetemp=tmp",
+            "test_suite.py",
+        ],
         cwd=folder,
         env={**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -43,7 +60,20 @@ class TestMissingPeer:
         """
         Under CI the skip of a test that drives another program is a failure; elsewhere, and for others, it is a skip.
         """
-        assert outcome(tmp_path, marker=marker, ci=ci).startswith(ends)
+        assert outcome(tmp_path, SKIPS.format(marker=marker), ci=ci).startswith(ends)
+
+
+class TestLeftBehind:
+    @pytest.mark.parametrize(
+        ("made", "ends"),
+        [("tempfile.mkdtemp()", "1 passed, 1 error"), ("tempfile.TemporaryDirectory().cleanup()", "1 passed in")],
+    )
+    def test_is_an_error(self, tmp_path: Path, made: str, ends: str) -> None:
+        """
+        A temporary folder that is still there when all tests have passed is an error, and is removed.
+        """
+        assert outcome(tmp_path, LEAVES.format(made=made)).startswith(ends)
+        assert [path.name for path in (tmp_path / "tmp" / "tmp0").iterdir()] == []
 
 
 class TestScript:

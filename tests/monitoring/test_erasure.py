@@ -398,14 +398,14 @@ class TestErase:
         A process that has the chunks open finds nothing of the subject any more with its next question.
         """
         site.add("0000000000000001-00000000", [made(1, identity=SUBJECT), made(2)])
-        reader = RecordReader(site.path / STORE, monotonic=time.monotonic, on_problem=lambda *_: None)
-        before = reader.records(EVERYTHING, limit=9).records
+        reader = RecordReader(site.path / STORE, on_problem=lambda *_: None)
+        before = reader.records(EVERYTHING, limit=9)
 
         erase(site.path, SUBJECT)
 
         assert [one.frame.time_ns for one in before] == [2, 1]
-        assert [one.frame.time_ns for one in reader.records(EVERYTHING, limit=9).records] == [2]
-        assert reader.records(Wanted(correlation_id=SUBJECT), limit=9).records == []
+        assert [one.frame.time_ns for one in reader.records(EVERYTHING, limit=9)] == [2]
+        assert reader.records(Wanted(correlation_id=SUBJECT), limit=9) == []
 
 
 OF_SUBJECT = SeriesKey("orders_total", (("path", "/cart"), ("user", SUBJECT)))

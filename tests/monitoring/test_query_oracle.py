@@ -369,7 +369,9 @@ class TestTop:
 
         found = query.series(DURATIONS, "1h", 60, by=("operation",), aggregation=aggregation, top=2)
 
-        assert found.lines == whole.lines[:2]
+        assert [line.labels for line in found.lines] == [line.labels for line in whole.lines[:2]]
+        for line, same in zip(found.lines, whole.lines, strict=False):  # ClickHouse adds up in another order each time
+            assert [line.total, *line.values] == pytest.approx([same.total, *same.values])
         totals = [line.total or 0 for line in whole.lines]
         assert totals == sorted(totals, reverse=True)
 

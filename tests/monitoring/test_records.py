@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -21,10 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from rfs.errors import CursorError, StoreFileError
+from rfs.errors import CursorError, QueryTimeoutError, StoreFileError
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments
 from rfs.monitoring._store import EVERYTHING, StoredRecord, Wanted
+from rfs.monitoring._store import deadline as deadlines
 from rfs.monitoring._store import records as records_module
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader
 from rfs.monitoring._store.records import RecordReader, RecordWriter
@@ -33,6 +33,7 @@ from tests.faults.processes import eventually, names_in, size
 from tests.faults.programs.record_writer import KEPT, map_segments
 from tests.monitoring.chunks import opened, record
 from tests.monitoring.conftest import ManualClock
+from tests.monitoring.test_windows import in_memory
 
 MIB = 1 << 20
 
@@ -84,7 +85,7 @@ class Seen:
         self.site = site
         self.segments = [process.reader() for process in site.processes]
         self.made = 0
-        self.records = RecordReader(site.path, monotonic=site.clock.monotonic, on_problem=site.told)
+        self.records = RecordReader(site.path, on_problem=site.told)
         self.writer = RecordWriter(
             self.records, now_ns=site.clock.time_ns, monotonic=site.clock.monotonic, on_problem=site.told
         )
@@ -107,9 +108,7 @@ class Seen:
         self, wanted: Wanted = EVERYTHING, *, limit: int = 10_000, before: str | None = None
     ) -> list[StoredRecord]:
         runs, _ = self.pending()
-        answer = self.records.records(wanted, limit=limit, before=before, pending=runs)
-        assert answer.unread_ns is None
-        return answer.records
+        return self.records.records(wanted, limit=limit, before=before, pending=runs)
 
     def times(self, **asked: Any) -> list[int]:
         return [one.frame.time_ns for one in self.page(**asked)]
@@ -279,7 +278,7 @@ class Store(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.path = Path(tempfile.mkdtemp())
+        self.path = in_memory()
         self.clock = ManualClock()
         self.site = Site(self.path, self.clock, processes=3)
         self.seen = [self.site.reader() for _ in range(3)]
@@ -390,11 +389,11 @@ class TestKilledProcess:
     def answer(self, path: Path) -> Counter[int]:
         """The times of all records that are found, page by page."""
         problems: list[tuple[str, str]] = []
-        reader = RecordReader(path, monotonic=lambda: 0.0, on_problem=lambda code, text: problems.append((code, text)))
+        reader = RecordReader(path, on_problem=lambda code, text: problems.append((code, text)))
         runs = [run for one in map_segments(path) for run in one.unimported(1 << 30)]
         found: Counter[int] = Counter()
         before: str | None = None
-        while page := reader.records(EVERYTHING, limit=500, before=before, pending=runs).records:
+        while page := reader.records(EVERYTHING, limit=500, before=before, pending=runs):
             found.update(one.frame.time_ns for one in page)
             before = page[-1].cursor
         reader.close()
@@ -643,9 +642,12 @@ class TestManyChunks:
         if number is not None:
             assert late.times() == [2, 1, 0]
 
-    def test_time_is_up(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        "asked", [EVERYTHING, Wanted(operation="nobody"), Wanted(correlation_id="nobody")], ids=str
+    )
+    def test_time_is_up(self, site: Site, asked: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        When time is up what has been read is returned, whole down to a time that is told; going on from there gives the rest.
+        When the time of the question is over, reading ends in the midst of the chunks; the next question has its answer.
         """
         leader = site.reader()
         for first in range(6):
@@ -653,23 +655,30 @@ class TestManyChunks:
             leader.lead()
             site.clock.advance(3_700)
             leader.lead()
-        emit(site, 12, 1)
-        late = site.reader()
-        found: list[int] = []
-        until_ns = 1 << 62
-        answers = 0
-        while True:
-            looks = iter([0.0, 0.0, 0.0, 0.0])
-            monkeypatch.setattr(late.records, "_monotonic", lambda looks=looks: next(looks, 9.0))
-            answer = late.records.records(Wanted(until_ns=until_ns), limit=100, pending=late.pending()[0], deadline=5.0)
-            answers += 1
-            found += [one.frame.time_ns for one in answer.records]
-            if answer.unread_ns is None:
-                break
-            until_ns = answer.unread_ns + 1
+        opened: list[str] = []
+        reader_of = RecordReader.reader_of
 
-        assert found == list(range(13))[::-1]
-        assert answers > 2
+        def counted(reader: RecordReader, file: str) -> ChunkReader | None:
+            opened.append(file)
+            return reader_of(reader, file)
+
+        late = site.reader()
+        monkeypatch.setattr(RecordReader, "reader_of", counted)
+        late.page(asked)
+        whole = len(opened)
+        opened.clear()
+
+        def over(reader: RecordReader, file: str) -> ChunkReader | None:
+            monkeypatch.setattr(deadlines._running, "until", 0.0)
+            return counted(reader, file)
+
+        monkeypatch.setattr(RecordReader, "reader_of", over)
+        with pytest.raises(QueryTimeoutError), deadlines.deadline(30):
+            late.page(asked)
+
+        assert len(opened) == 1 < whole
+        monkeypatch.setattr(RecordReader, "reader_of", reader_of)
+        assert late.times() == list(range(12))[::-1]
 
 
 class TestThreads:
@@ -687,7 +696,7 @@ class TestThreads:
             while not made.is_set():
                 with lock:
                     count, (runs, _) = leader.made, leader.pending()
-                found = leader.records.records(EVERYTHING, limit=10_000, pending=runs).records
+                found = leader.records.records(EVERYTHING, limit=10_000, pending=runs)
                 if sorted(one.frame.time_ns for one in found) != list(range(max(count, len(found)))):
                     faults.append((count, len(found)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -50,7 +51,7 @@ def sketch(*values: float) -> Sketch:
 def in_memory() -> Path:
     """A new folder where syncing a file takes no time."""
     place = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="rfs-windows-", dir=place if place.is_dir() else None))
+    return Path(tempfile.mkdtemp(prefix=f"rfs-tests-{os.getpid()}-", dir=place if place.is_dir() else None))
 
 
 def no_problem(code: str, text: str) -> None:

@@ -27,7 +27,6 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from time import monotonic as monotonic_time
 from time import time
 from typing import Any, BinaryIO, Protocol, Self, cast
 
@@ -687,7 +686,6 @@ class ArchiveReader(LocalReader):
         keys: For records that are encrypted.
         on_problem: Told the code and the text of what is damaged and left out.
         now: Unix time in seconds.
-        monotonic: A clock that is never set.
 
     Raises:
         ArchiveError: There is none, or its windows are not as when archived.
@@ -703,7 +701,6 @@ class ArchiveReader(LocalReader):
         keys: KeyRing | None = None,
         on_problem: Callable[[str, str], None] = _pass_over,
         now: Callable[[], float] = time,
-        monotonic: Callable[[], float] = monotonic_time,
     ) -> None:
         self._place, self.manifest = _found(target)
         self._on_problem = on_problem
@@ -726,7 +723,7 @@ class ArchiveReader(LocalReader):
             self._path = path
             snapshots = stack.enter_context(closing(CatalogueReader(path / catalogue)))
             windows = WindowReader(snapshots, on_problem=on_problem)
-            records = RecordReader(path, monotonic=monotonic, on_problem=on_problem, keys=keys)
+            records = RecordReader(path, on_problem=on_problem, keys=keys)
             stack.enter_context(closing(records))
             self._closing = stack.pop_all()
         super().__init__(windows.at(None, now()), windows.statistics, records, lambda: ())

@@ -661,10 +661,6 @@ class Chunk(Protocol):
         ...
 
 
-def _never(_: int) -> bool:
-    return False
-
-
 def newest(
     chunks: Iterable[Chunk],
     *,
@@ -676,15 +672,15 @@ def newest(
     since_ns: int = 0,
     until_ns: int = _EVERYTHING,
     before: Place | None = None,
-    stop: Callable[[int], bool] = _never,
 ) -> list[Found]:
     """
     The newest records of all *chunks* that pass all filters, newest first (*flags*: all of these bits set).
 
     *until_ns* is the first time that is too late. *before* goes on with the page after that place, whatever has been added since.
-    Frames are read from the newest on, and none that the notes rule out. *stop* is asked again and again, and told the time of the
-    newest record that has not been looked at; when it says True, what is newer than that is returned. Safe from any thread; damage
-    is reported by the chunks.
+    Frames are read from the newest on, and none that the notes rule out. Safe from any thread; damage is reported by the chunks.
+
+    Raises:
+        QueryTimeoutError: The deadline of this thread is over, see `deadline`.
     """
     if before is not None:
         until_ns = min(until_ns, before.time_ns + 1)
@@ -702,9 +698,7 @@ def newest(
         oldest = best[0][0] if len(best) == limit else None
         if oldest is not None and -last < oldest.time_ns:
             break
-        if stop(-last):
-            best = [each for each in best if each[0].time_ns > -last]
-            break
+        check_deadline()
         chunk = waited.opened()
         if chunk is None:
             continue
@@ -740,7 +734,6 @@ def newest(
             ):
                 (heappush if len(best) < limit else heapreplace)(best, (place, frame))
         breathe()
-        check_deadline()
     best.sort(reverse=True)
     return [Found(*each) for each in best]
 

@@ -96,7 +96,7 @@ class LocalStore:
             on_problem(error.code, str(error))  # records are there all the same, and who leads sets it aside
         self._windows = WindowReader(self._snapshots, on_problem=on_problem)
         self._keys = KeyRing.of_environment()
-        self._records = RecordReader(self.path, monotonic=monotonic, on_problem=on_problem, keys=self._keys)
+        self._records = RecordReader(self.path, on_problem=on_problem, keys=self._keys)
         self._writing: _Writing | None = None
 
     def after_fork(self) -> None:
@@ -302,8 +302,7 @@ class LocalReader:
 
     def records(self, wanted: Wanted, *, limit: int, before: str | None = None) -> list[StoredRecord]:
         pending = self._pending()
-        answer = self._in_chunks(lambda: self._records.records(wanted, limit=limit, before=before, pending=pending))
-        return answer.records
+        return self._in_chunks(lambda: self._records.records(wanted, limit=limit, before=before, pending=pending))
 
     def statistics(self) -> Mapping[str, float]:
         """Of the windows ``series``, ``blocks``, ``journal_rows``, ``horizon_seconds``; ``records`` and ``record_bytes`` of the chunks."""

@@ -68,19 +68,6 @@ _NOT_YET = re.compile(r"p(-?\d{1,19})((?:\.[0-9a-f]{16})+)")
 Problem = Callable[[str, str], None]
 
 
-class Answer(NamedTuple):
-    """
-    Records, newest first.
-
-    Args:
-        records: What was found.
-        unread_ns: None, or time was up: of records of that time or older none is here.
-    """
-
-    records: list[StoredRecord]
-    unread_ns: int | None
-
-
 class Statistics(NamedTuple):
     """What the chunks are: bytes as the file system says, and the time of the oldest record (None: there is none)."""
 
@@ -134,18 +121,14 @@ class RecordReader:
 
     Args:
         path: The store's directory. What is not there yet has no records.
-        monotonic: For `records`, which may be told when to stop.
         on_problem: Told once of each what is damaged (``S113``), of a newer version (``S112``), encrypted with a key that is not at
             hand (``K104``) or cannot be read (``S105``, ``S107``: no descriptors). All of that is left out.
         keys: For what is encrypted.
     """
 
-    def __init__(
-        self, path: Path, *, monotonic: Callable[[], float], on_problem: Problem, keys: KeyRing | None = None
-    ) -> None:
+    def __init__(self, path: Path, *, on_problem: Problem, keys: KeyRing | None = None) -> None:
         self.path = path
         self.keys = keys
-        self._monotonic = monotonic
         self._on_problem = on_problem
         self._lock = Lock()
         self._directory = -1
@@ -319,15 +302,15 @@ class RecordReader:
         limit: int,
         before: str | None = None,
         pending: Sequence[Run] = (),
-        deadline: float | None = None,
-    ) -> Answer:
+    ) -> list[StoredRecord]:
         """
         The newest *limit* records that are *wanted*, newest first; *before*, a cursor, goes on with the page after that record.
 
-        *pending* is what `LiveReader.pending` gave before this is called. By *deadline*, on the monotonic clock, reading stops.
+        *pending* is what `LiveReader.pending` gave before this is called.
 
         Raises:
             CursorError: *before* is no cursor.
+            QueryTimeoutError: The deadline of this thread is over, see `deadline`.
             OSError: The directory cannot be read.
         """
         cursor = None if before is None else _Cursor.parsed(before)
@@ -338,14 +321,6 @@ class RecordReader:
         waiting = _matching(without(pending, chunks), wanted, place.time_ns if place and place.chunk else wanted_until)[
             :most
         ]
-        unread_ns: int | None = None
-
-        def stop(next_ns: int) -> bool:
-            nonlocal unread_ns
-            if deadline is not None and self._monotonic() >= deadline:
-                unread_ns = next_ns
-            return unread_ns is not None
-
         found = newest(
             chunks,
             limit=most,
@@ -356,14 +331,11 @@ class RecordReader:
             since_ns=max(wanted.since_ns, waiting[-1].time_ns) if len(waiting) == most > 0 else wanted.since_ns,
             until_ns=wanted_until,
             before=place if place and place.chunk else None,
-            stop=stop,
         )
-        if unread_ns is not None:
-            waiting = [frame for frame in waiting if frame.time_ns > unread_ns]
         with self._lock:
             for reader in (*self._open.values(), *self._readers.values()):
                 self._say_damage(reader)
-        return Answer(_page(waiting, found, limit, cursor, returned), unread_ns)
+        return _page(waiting, found, limit, cursor, returned)
 
     def statistics(self) -> Statistics:
         """How much there is. Raises OSError where the directory cannot be read."""
