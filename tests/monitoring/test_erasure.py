@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from itertools import count
 from mmap import mmap
 from pathlib import Path
@@ -784,6 +785,23 @@ class TestDeadProcesses:
         assert (after.corrupt_frames, after.torn_frames) == (0, 0)
         assert names_in(live) == [f"1-a.0{SEGMENT_SUFFIX}"]
 
+    @pytest.mark.parametrize("missing", [STORE, f"{STORE}/{CHUNKS}"])
+    def test_before_there_is_a_store(self, site: Site, missing: str) -> None:
+        """
+        What a service has left that never came to have a store, or chunks, is imported and erased as well.
+        """
+        shutil.rmtree(site.path / missing)
+        segments = site.segment("1-a")
+        for number in range(4):
+            put(segments, made(number, identity=SUBJECT if number % 2 else "id"))
+
+        receipt = erase(site.path, SUBJECT)
+
+        assert [frame.time_ns for frame in site.read()] == [0, 2]
+        assert site.files_with(SUBJECT) == []
+        assert (sum(receipt.records.values()), receipt.left, receipt.unsearched) == (2, [], [])
+        assert site.chunks.stat().st_mode & 0o777 == 0o700
+
     def test_an_empty_chunk(self, site: Site) -> None:
         """
         An open chunk without records goes; what a segment has then gets one of its own.
@@ -831,6 +849,21 @@ class TestLiving:
                 assert sorted(process.ask(do="look", id="busy")["numbers"]) == list(range(busy))
             # What is live is in clear; nothing of the store is.
             assert bool([file for file in site.files_with("busy") if file.startswith(STORE)]) is not encrypted
+
+    def test_one_that_has_no_store_yet(self, site: Site) -> None:
+        """
+        While the leader has not made a store, because it is stopped say, the receipt says that it could not be asked for all.
+        """
+        with host(site.path) as process:
+            process.ask(do="burst", id=SUBJECT, first=0, count=5)
+            os.kill(process.pid, signal.SIGSTOP)
+            shutil.rmtree(site.path / STORE)
+
+            receipt = erase(site.path, SUBJECT, wait_seconds=0.2)
+
+            os.kill(process.pid, signal.SIGCONT)
+            assert "the file that the service is writing" in receipt.left[1]
+            assert SEAL_REQUEST not in names_in(site.path / STORE)
 
     def test_a_label(self, site: Site) -> None:
         """
@@ -999,6 +1032,30 @@ class TestRotate:
         assert len(rotated.failed) == 1
         assert "(1 records) are encrypted with key 'old', which is not at hand" in rotated.failed[0]
         assert (site.chunks / "1.chunk").read_bytes() == before
+
+    def test_before_there_is_a_store(self, site: Site) -> None:
+        """
+        What a service has left that never came to have a store is imported, with the first key.
+        """
+        shutil.rmtree(site.path / STORE)
+        put(site.segment("1-a"), made(1))
+
+        assert rotate(site.path, KeyRing([NEW])) == (0, 0, {"new": 1}, [])
+
+    def test_no_archive(self, site: Site, tmp_path: Path) -> None:
+        """
+        An archive keeps its keys, which is said, with what to do, and it stays as it is. That way leads to the new key.
+        """
+        site.add("1", [made(1)], keys=KeyRing([OLD]))
+        archive(site.path / STORE, tmp_path / "a", before=datetime.now(UTC), service="s", delete=True)
+        before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+
+        with pytest.raises(ArchiveError, match="keeps the keys that it was made with: restore it"):
+            rotate(tmp_path / "a", KeyRing([NEW, OLD]))
+
+        assert {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()} == before
+        restore(tmp_path / "a", site.path / STORE)
+        assert rotate(site.path, KeyRing([NEW, OLD])) == (1, 1, {"new": 1}, [])
 
     def test_not_sealed_in_time(self, site: Site) -> None:
         """

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from rfs.errors import StoreFileError
+from rfs.errors import ArchiveError, StoreFileError
 from rfs.monitoring._store.chunks import ChunkReader, alone_in, chunk_files, rewrite
 from rfs.monitoring._store.keys import KeyRing
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.sealing import STORE, seal_open
+from rfs.monitoring.archives import MANIFEST
 
 __all__ = ["KeyRing", "Rotated", "rotate"]
 
@@ -50,14 +51,19 @@ def rotate(
     Encrypt all records of a service's *directory* with the first of *keys*, those that are in clear included.
 
     The service may run meanwhile; it has *wait_seconds* to finish the file that it is writing, which is left out otherwise. Killed at any
-    step, nothing is lost, and the next call goes on. A record whose key is not among *keys* stays as it is.
+    step, nothing is lost, and the next call goes on. A record whose key is not among *keys* stays as it is. An archive keeps its keys.
 
     Args:
         on_progress: Told after each file how many are done, and how many there are.
 
     Raises:
+        ArchiveError: It is an archive.
         OSError: There is no store, or its directory cannot be read.
     """
+    if (directory / MANIFEST).is_file():
+        raise ArchiveError(
+            str(directory), "keeps the keys that it was made with: restore it, rotate them there, and archive anew"
+        )
     path = directory / STORE / CHUNKS
     first = keys.first
     rewritten = records = 0

@@ -58,10 +58,14 @@ def segment_files(directory: Path) -> list[Path]:
 
 def seal_open(directory: Path, keys: KeyRing | None, deadline: float) -> bool:
     """
-    Let all that was recorded before be in sealed chunks.
+    Let all that was recorded before be in sealed chunks, for which there is a directory afterwards.
 
-    Return False if a service runs and has not done so by *deadline*, on the monotonic clock. Raises OSError.
+    Return False if a service runs and has not done so by *deadline*, on the monotonic clock. Raises OSError: FileNotFoundError where
+    neither a store nor live files are, and nothing is made.
     """
+    if live_path(directory).is_dir() or (directory / STORE).is_dir():  # no leader may have come to make the rest
+        for folder in (directory / STORE, directory / STORE / CHUNKS):
+            folder.mkdir(mode=0o700, exist_ok=True)
     if not is_served(directory):
         with alone_in(directory / STORE / CHUNKS) as chunks:
             _seal(directory, chunks, keys)
