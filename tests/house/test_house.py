@@ -160,6 +160,16 @@ class TestTexts:
 
         assert [figure for figure in figures if re.sub(r"[^\d.,]", "", figure) not in printed] == []
 
+    def test_every_code_is_explained(self) -> None:
+        """
+        The reference has a row for each code that RFS says on standard error or in an error, and for no other.
+        """
+        rows = re.findall(r"^\| `RFS-([A-Z]\d{3})` \|", read("docs/reference/metrics.md"), re.MULTILINE)
+        texts = [path.read_text() for path in (ROOT / "src").rglob("*.py")]
+        said = {code for text in texts for found in re.findall(r'"([A-Z]\d{3})"|RFS-([A-Z]\d{3})', text) for code in found}
+
+        assert rows == sorted(said - {""})
+
     def test_links_lead_somewhere(self) -> None:
         """
         Every relative link of a page points at a file that is there.
