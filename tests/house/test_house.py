@@ -166,7 +166,9 @@ class TestTexts:
         """
         rows = re.findall(r"^\| `RFS-([A-Z]\d{3})` \|", read("docs/reference/metrics.md"), re.MULTILINE)
         texts = [path.read_text() for path in (ROOT / "src").rglob("*.py")]
-        said = {code for text in texts for found in re.findall(r'"([A-Z]\d{3})"|RFS-([A-Z]\d{3})', text) for code in found}
+        said = {
+            code for text in texts for found in re.findall(r'"([A-Z]\d{3})"|RFS-([A-Z]\d{3})', text) for code in found
+        }
 
         assert rows == sorted(said - {""})
 
