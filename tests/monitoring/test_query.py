@@ -152,8 +152,10 @@ class TestSingleMetrics:
         assert query.increase("orders_total", "1m", {"store": ""}) == 1
         assert query.increase_by("orders_total", "store") == {"b": 4, "a": 2, "": 1}
         assert query.label_values("orders_total", "store") == ["a", "b"]
+        assert query.increases("orders_total", ("status", "store")) == {("new", "b"): 4, ("new", "a"): 2, ("", ""): 1}
         gauge("connections").set(1, store="a")
         gauge("connections").set(2, store="b")
+        assert query.latest_by("connections", "store") == {"a": 1, "b": 2}
         assert query.latest("connections", {"store": "a"}) == 1
         assert query.latest("connections", {"store": "c"}) is None
 
@@ -188,6 +190,20 @@ class TestSingleMetrics:
         assert part is not None
         assert (whole.count, whole.sum, whole.min, whole.max) == (2, 4.0, 1.0, 3.0)
         assert (part.count, part.mean) == (1, 3.0)
+
+    def test_distributions_of_groups(self, monitor: Monitor) -> None:
+        """
+        Several distributions are asked for as one question: of the groups that are named, as far as there are any.
+        """
+        waits = histogram("wait_seconds")
+        for store, seconds in (("a", 1.0), ("b", 2.0), ("b", 4.0), ("c", 8.0)):
+            waits.observe(seconds, store=store, till=str(seconds))
+        query = monitor.query
+
+        found = query.distributions("wait_seconds", ("store",), "1m", [("a",), ("b",), ("d",)])
+
+        assert {group: (one.count, one.sum) for group, one in found.items()} == {("a",): (1, 1.0), ("b",): (2, 6.0)}
+        assert query.distributions("nothing", ("store",), "1m", [("a",)]) == {}
 
 
 class TestOperations:

@@ -12,7 +12,7 @@ steps, groups and records. A question that would pass them is refused with an er
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -49,6 +49,7 @@ MAX_ROWS = 1_000  # groups or records, unless more are asked for
 MAX_ROWS_ASKED_FOR = 100_000
 
 TimeRange = str | int | float | tuple[datetime, datetime]
+Group = tuple[str, ...]  # the values of the labels that tell groups apart
 Distribution = Sketch  # what a reader sees of a histogram: count, sum, min, max, mean, quantile(q)
 
 _LONGEST_SECONDS = 30 * 86_400
@@ -398,18 +399,21 @@ class Query:
         bounds = parse_time_range(time_range).bounds(self._now())
         return sum(increase for _, increase in _increases(moment.reader, name, labels, *bounds))
 
-    @_bounded
     def increase_by(
         self, name: str, label: str, time_range: TimeRange = "1h", labels: LabelFilter | None = None
     ) -> dict[str, float]:
         """The increase of counter *name* per value of *label*, largest first; those that did not grow are left out."""
+        return {value: total for (value,), total in self.increases(name, (label,), time_range, labels).items()}
+
+    @_bounded
+    def increases(
+        self, name: str, by: Sequence[str], time_range: TimeRange = "1h", labels: LabelFilter | None = None
+    ) -> dict[Group, float]:
+        """As `increase_by`, per values of several labels."""
         reader = self._moment().reader
         bounds = parse_time_range(time_range).bounds(self._now())
-        sums: dict[str, float] = {}
-        for key, increase in _increases(reader, name, labels, *bounds):
-            value = dict(key.labels).get(label, "")
-            sums[value] = sums.get(value, 0.0) + increase
-        return {value: total for value, total in sorted(sums.items(), key=lambda item: -item[1]) if total}
+        sums = _sums(reader, _groups(_matching(reader, name, labels), by), *bounds)
+        return {group: total for group, total in sorted(sums.items(), key=lambda item: -item[1]) if total}
 
     @_bounded
     def distribution(
@@ -421,11 +425,28 @@ class Query:
             return None
         return _distribution(moment.reader, name, labels, *parse_time_range(time_range).bounds(self._now()))
 
+    @_bounded
+    def distributions(
+        self, name: str, by: Sequence[str], time_range: TimeRange, groups: Collection[Group]
+    ) -> dict[Group, Distribution]:
+        """As `distribution`, per values of the labels *by*: of those *groups* that there are."""
+        moment = self._moment()
+        if _type_of(moment, name) not in (MetricType.HISTOGRAM, MetricType.TIMER):
+            return {}
+        found = _groups(_matching(moment.reader, name, None), by)
+        wanted = {group: found[group] for group in groups if group in found}
+        return _sketches(moment.reader, wanted, *parse_time_range(time_range).bounds(self._now()))
+
     def latest(self, name: str, labels: LabelFilter | None = None) -> float | None:
         """The value of gauge *name*: of the series with these *labels*, the one written last; None if no living process has written it."""
         selects = _filter(labels)
         found = [value for key, value in self._totals().gauges.items() if key.name == name and selects(key)]
         return found[-1] if found else None
+
+    def latest_by(self, name: str, label: str) -> dict[str, float]:
+        """As `latest`, per value of *label*."""
+        gauges = self._totals().gauges
+        return {dict(key.labels).get(label, ""): value for key, value in gauges.items() if key.name == name}
 
     @_bounded
     def points(
@@ -869,8 +890,7 @@ def _rows(argument: str, asked_for: int) -> int:
 
 # Series and groups of them
 
-_Group = tuple[str, ...]  # the values of the labels that tell groups apart
-_Lines = dict[_Group, tuple[float | None, list[float | None]]]
+_Lines = dict[Group, tuple[float | None, list[float | None]]]
 
 
 class _Steps(NamedTuple):
@@ -911,8 +931,8 @@ def _matching(reader: Reader, name: str, labels: LabelFilter | None) -> list[Ser
     return list(filter(_filter(labels), keys)) if labels else keys
 
 
-def _groups(keys: Iterable[SeriesKey], by: Sequence[str]) -> dict[_Group, list[SeriesKey]]:
-    groups: dict[_Group, list[SeriesKey]] = {}
+def _groups(keys: Iterable[SeriesKey], by: Sequence[str]) -> dict[Group, list[SeriesKey]]:
+    groups: dict[Group, list[SeriesKey]] = {}
     for key in keys:
         values = dict(key.labels) if by else {}
         groups.setdefault(tuple(values.get(label, "") for label in by), []).append(key)
@@ -942,7 +962,7 @@ def _way(metric_type: MetricType, aggregation: str | None) -> str:
 
 
 def _counted_lines(
-    reader: Reader, groups: Mapping[_Group, list[SeriesKey]], way: str, steps: _Steps, top: int
+    reader: Reader, groups: Mapping[Group, list[SeriesKey]], way: str, steps: _Steps, top: int
 ) -> _Lines:
     if way != "last" and len(groups) > top:
         # What they come to is less to reckon than their steps.
@@ -960,7 +980,7 @@ def _counted_lines(
 
 
 def _measured_lines(
-    reader: Reader, groups: Mapping[_Group, list[SeriesKey]], way: str, steps: _Steps, top: int
+    reader: Reader, groups: Mapping[Group, list[SeriesKey]], way: str, steps: _Steps, top: int
 ) -> _Lines:
     wholes = _sketches(reader, groups, steps.start, steps.end)
     figure = _figure(way)
@@ -1030,20 +1050,20 @@ def _ranked(lines: _Lines, by: Sequence[str]) -> list[Line]:
     return [Line(dict(zip(by, group, strict=True)), total, values) for group, (total, values) in ordered]
 
 
-def _rank(total: float | None, group: _Group) -> tuple[float, _Group]:
+def _rank(total: float | None, group: Group) -> tuple[float, Group]:
     return (inf if total is None else -total), group
 
 
 def _counts(
     reader: Reader, names: str | Sequence[str], labels: LabelFilter | None, by: Sequence[str], steps: _Steps
-) -> dict[_Group, list[float | None]]:
+) -> dict[Group, list[float | None]]:
     keys = [key for name in ((names,) if isinstance(names, str) else names) for key in _matching(reader, name, labels)]
     return _point_sums(reader, _groups(keys, by), steps)
 
 
 def _point_sums(
-    reader: Reader, groups: Mapping[_Group, list[SeriesKey]], steps: _Steps
-) -> dict[_Group, list[float | None]]:
+    reader: Reader, groups: Mapping[Group, list[SeriesKey]], steps: _Steps
+) -> dict[Group, list[float | None]]:
     keys = [key for found in groups.values() for key in found]
     lines = iter(reader.points(keys, steps.start, steps.end, steps.seconds))
     check_deadline()
@@ -1053,7 +1073,7 @@ def _point_sums(
     }
 
 
-_Name = TypeVar("_Name", str, _Group)
+_Name = TypeVar("_Name", str, Group)
 
 
 def _sums(reader: Reader, groups: Mapping[_Name, list[SeriesKey]], start: float, end: float) -> dict[_Name, float]:

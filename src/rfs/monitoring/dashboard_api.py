@@ -43,7 +43,15 @@ from rfs.errors import (
     StoreError,
     TimeRangeError,
 )
-from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Prefix, parse_time_range
+from rfs.monitoring._query import (
+    DURATIONS,
+    ERRORS_BY_TYPE,
+    FAILURES,
+    MAX_ROWS_ASKED_FOR,
+    SUCCESSES,
+    Prefix,
+    parse_time_range,
+)
 from rfs.monitoring.alerts import Aggregation, AlertCondition, NoData, Rule, Severity
 from rfs.monitoring.context import is_valid_correlation_id
 from rfs.monitoring.metrics import get_dashboard_data
@@ -51,7 +59,7 @@ from rfs.monitoring.monitor import Monitor, default_monitor
 
 if TYPE_CHECKING:
     from rfs.monitoring._capture.record import LogRecord
-    from rfs.monitoring._query import Distribution
+    from rfs.monitoring._query import Distribution, Group
     from rfs.monitoring._query import Query as MonitorQuery
 
 __all__ = ["AlertConfiguration", "Indicator", "create_router", "router"]
@@ -467,8 +475,7 @@ class _Moment:
         return self._distributions[key]
 
 
-def _latency(moment: _Moment, metric: str, window: str, to_ms: float, labels: Mapping[str, str]) -> Latency:
-    seen = moment.distribution(metric, window, labels)
+def _latency(seen: Distribution | None, to_ms: float) -> Latency:
     if seen is None or not seen.count:
         return Latency(mean_ms=None, p50_ms=None, p95_ms=None, p99_ms=None, max_ms=None)
     return Latency(
@@ -497,53 +504,61 @@ def _requests(moment: _Moment, window: str) -> Requests:
         streams=query.latest("http_streams_active"),
         points=_points(query, "http_requests_total", window, step, {}),
         failed_points=_points(query, "http_requests_total", window, step, {"status": "5*"}),
-        **_latency(moment, "http_request_duration_seconds", window, 1000, {}),
+        **_latency(moment.distribution("http_request_duration_seconds", window, {}), 1000),
     )
 
 
-def _routes(moment: _Moment, window: str) -> tuple[list[RouteRow], int]:
-    query, step = moment.query, _step(window)
-    counts = {
-        (method, route): count
-        for route in query.increase_by("http_requests_total", "route", window)
-        for method, count in query.increase_by("http_requests_total", "method", window, {"route": route}).items()
-        if count
-    }
+# Rows are asked for together: one by one, each would read the same windows again.
+
+
+def _lines(query: MonitorQuery, metric: str, window: str, by: Sequence[str]) -> dict[Group, Points]:
+    """Increase per step, per values of the labels *by*."""
+    found = query.series(metric, window, _step(window), by=by, top=MAX_ROWS_ASKED_FOR)
+    return {tuple(line.labels.values()): line.values for line in found.lines}
+
+
+def _routes(query: MonitorQuery, window: str) -> tuple[list[RouteRow], int]:
+    metric, by = "http_requests_total", ("method", "route")
+    counts, recent = query.increases(metric, by, window), query.increases(metric, by, _RATE_WINDOW)
+    failures = query.increases(metric, by, window, {"status": Prefix("5")})
     busiest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rows: list[RouteRow] = []
-    for rank, ((method, route), total) in enumerate(busiest[:_MOST_ROWS]):
-        labels = {"method": method, "route": route}
-        failed = _matching(query.increase_by("http_requests_total", "status", window, labels), "5*")
-        rows.append(
-            RouteRow(
-                method=method,
-                route=route,
-                total=total,
-                failed=failed,
-                error_ratio=_divide(failed, total),
-                per_second=_rate(query.increase("http_requests_total", _RATE_WINDOW, labels)),
-                active=None,
-                points=_points(query, "http_requests_total", window, step, labels) if rank < _MOST_TRENDS else [],
-                failed_points=[],
-                **_latency(moment, "http_request_duration_seconds", window, 1000, labels),
-            )
+    shown = busiest[:_MOST_ROWS]
+    took = query.distributions("http_request_duration_seconds", by, window, [route for route, _ in shown])
+    lines = _lines(query, metric, window, by)
+    rows = [
+        RouteRow(
+            method=route[0],
+            route=route[1],
+            total=total,
+            failed=failures.get(route, 0),
+            error_ratio=_divide(failures.get(route, 0), total),
+            per_second=_rate(recent.get(route, 0)),
+            active=None,
+            points=lines[route] if rank < _MOST_TRENDS else [],
+            failed_points=[],
+            **_latency(took.get(route), 1000),
         )
+        for rank, (route, total) in enumerate(shown)
+    ]
     return rows, len(busiest)
 
 
 def _operations(moment: _Moment, window: str) -> tuple[list[OperationRow], int, Traffic]:
     # By the counters and not by query.operations(), which also reads records: this is asked for every second.
-    query, step = moment.query, _step(window)
+    query, by = moment.query, ("operation",)
     succeeded, failed = _by_operation(query, SUCCESSES, window), _by_operation(query, FAILURES, window)
     recent = _added(_by_operation(query, SUCCESSES, _RATE_WINDOW), _by_operation(query, FAILURES, _RATE_WINDOW))
     totals = _added(succeeded, failed)
     busiest = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
-    active = {name: query.latest("operations_active", {"operation": name}) for name in totals}
+    shown = busiest[:_MOST_ROWS]
+    took = query.distributions(DURATIONS, by, window, [(name,) for name, _ in shown])
+    succeeded_lines, failed_lines = _lines(query, SUCCESSES, window, by), _lines(query, FAILURES, window, by)
+    known = query.latest_by("operations_active", "operation")
+    active = {name: known[name] for name in totals if name in known}
     rows: list[OperationRow] = []
-    for rank, (name, total) in enumerate(busiest[:_MOST_ROWS]):
-        labels = {"operation": name}
-        failed_points = _points(query, FAILURES, window, step, labels) if rank < _MOST_TRENDS else []
-        succeeded_points = _points(query, SUCCESSES, window, step, labels) if rank < _MOST_TRENDS else []
+    for rank, (name, total) in enumerate(shown):
+        failed_points = failed_lines.get((name,), []) if rank < _MOST_TRENDS else []
+        succeeded_points = succeeded_lines.get((name,), []) if rank < _MOST_TRENDS else []
         rows.append(
             OperationRow(
                 operation=name,
@@ -551,23 +566,22 @@ def _operations(moment: _Moment, window: str) -> tuple[list[OperationRow], int, 
                 failed=failed.get(name, 0),
                 error_ratio=_divide(failed.get(name, 0), total),
                 per_second=_rate(recent.get(name, 0)),
-                active=active[name],
+                active=active.get(name),
                 points=_sum_points([succeeded_points, failed_points]),
                 failed_points=failed_points,
-                **_latency(moment, DURATIONS, window, 1, labels),
+                **_latency(took.get((name,)), 1),
             )
         )
-    known = [value for value in active.values() if value is not None]
-    failed_points = _points(query, FAILURES, window, step, {})
+    failed_points = _sum_points(failed_lines.values())
     together = Traffic(
         total=sum(totals.values()) if totals else None,
         failed=sum(failed.values()) if totals else None,
         error_ratio=_divide(sum(failed.values()), sum(totals.values())),
         per_second=_rate(sum(recent.values())) if totals else None,
-        active=sum(known) if known else None,
-        points=_sum_points([_points(query, SUCCESSES, window, step, {}), failed_points]),
+        active=sum(active.values()) if active else None,
+        points=_sum_points([*succeeded_lines.values(), failed_points]),
         failed_points=failed_points,
-        **_latency(moment, DURATIONS, window, 1, {}),
+        **_latency(moment.distribution(DURATIONS, window, {}), 1),
     )
     return rows, len(busiest), together
 
@@ -884,7 +898,7 @@ class _Dashboard:
             query = moment.query
             seconds = parse_time_range(time_range).seconds
             operations, operations_known, together = _operations(moment, time_range)
-            routes, routes_known = _routes(moment, time_range)
+            routes, routes_known = _routes(moment.query, time_range)
             return Overview(
                 service=monitor.service_name,
                 timestamp=_now(monitor),

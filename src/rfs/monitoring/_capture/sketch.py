@@ -56,6 +56,9 @@ class Sketch(msgspec.Struct):
         self.min = min(self.min, other.min)
         self.max = max(self.max, other.max)
         for mine, theirs in ((self.positive, other.positive), (self.negative, other.negative)):
+            if not mine:
+                mine.update(theirs)
+                continue
             for index, count in theirs.items():
                 mine[index] = mine.get(index, 0) + count
 

@@ -125,17 +125,12 @@ def compact(part: Measured) -> Measured:
 
 def sketch_of(parts: Sequence[Measured]) -> Sketch:
     """The sketch of all *parts* together; what `beyond` found missing is taken from the others."""
-    total = Sketch()
-    for rank, count in _counts(parts).items():
-        if count <= 0:  # what `beyond` has taken back
-            continue
-        total.count += count
-        if rank > 0:
-            total.positive[rank - _ORIGIN] = count
-        elif rank < 0:
-            total.negative[-rank - _ORIGIN] = count
-        else:
-            total.zero = count
+    counts = {rank: count for rank, count in _counts(parts).items() if count > 0}  # `beyond` has taken back the others
+    total = Sketch(count=sum(counts.values()), zero=counts.pop(0, 0))
+    ranks = sorted(counts)  # so that who looks for quantiles has little to sort
+    above = bisect_left(ranks, 0)
+    total.positive = {rank - _ORIGIN: counts[rank] for rank in ranks[above:]}
+    total.negative = {-rank - _ORIGIN: counts[rank] for rank in ranks[:above]}
     for part in parts:
         total.sum += part.sum
         total.min = min(total.min, part.min)
@@ -183,11 +178,13 @@ def count_of(reading: SketchReading) -> int:
 
 
 def _counts(parts: Sequence[Measured]) -> dict[int, int]:
-    counts: dict[int, int] = {}
+    largest = max(range(len(parts)), key=lambda index: len(parts[index].ranks), default=0)
+    counts = dict(zip(parts[largest].ranks, parts[largest].counts, strict=True)) if parts else {}
     known = counts.get
-    for part in parts:
-        for rank, count in zip(part.ranks, part.counts, strict=True):
-            counts[rank] = known(rank, 0) + count
+    for index, part in enumerate(parts):
+        if index != largest:
+            for rank, count in zip(part.ranks, part.counts, strict=True):
+                counts[rank] = known(rank, 0) + count
     return counts
 
 

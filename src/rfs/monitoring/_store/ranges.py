@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from math import ceil
@@ -510,12 +510,7 @@ class _View:
         """The distribution of each histogram over the range; None for those that are not known."""
         first, last = self.bounds(start, end)
         numbers = [self.number(key, HISTOGRAM) for key in keys]
-        parts: dict[int, list[Measured]] = {number: [] for number in numbers if number is not None}
-        groups = _by_group(parts)
-        for width, begin, until in self.runs(first, last):
-            for group, slots in groups.items():
-                for slot, part in self._sums(width, group, frozenset(slots), begin, until).items():
-                    parts[group * GROUP_SLOTS + slot].append(part)
+        parts = self._parts((number for number in numbers if number is not None), first, last)
         within, is_all = self._within(first, last)
         is_now = first <= self.second < last
         found: list[Sketch | None] = []
@@ -540,32 +535,58 @@ class _View:
         As `sketches`, but live totals and what is sampled are added up before they are compared: a part of the time.
         """
         first, last = self.bounds(start, end)
-        _, is_all = self._within(first, last)
+        within, is_all = self._within(first, last)
         one_by_one: list[SeriesKey] = []
+        quiet: set[int] = set()  # without a live total
         sampled: dict[int, Measured] = {}
         reading: SketchReading | None = None
         for key in keys:
             number = self.number(key, HISTOGRAM)
             live = cast("SketchReading | None", self.live(key, HISTOGRAM, number))
             known = None if number is None or not is_all or number in self.kept.apart else self.kept.sampled(number)
+            if number is not None and live is None:
+                quiet.add(number)
             # One that has begun again at zero must not take away from the others.
-            if number is None or live is None or not isinstance(known, Measured) or live.count < _count(known):
+            elif number is None or live is None or not isinstance(known, Measured) or live.count < _count(known):
                 one_by_one.append(key)
-                continue
-            sampled[number] = known
-            reading = live if reading is None else reading.plus(live)
+            else:
+                sampled[number] = known
+                reading = live if reading is None else reading.plus(live)
             breathe()
         total = sum_of(self.sketches(one_by_one, start, end))
+        parts = self._joined_parts(quiet, first, last)
+        for row in within if quiet else ():
+            parts += [part for number, part in row.sketches.items() if number in quiet]
         if reading is not None:
-            parts: list[Measured] = []
-            for width, begin, until in self.runs(first, last):
-                for group, slots in _by_group(sampled).items():
-                    found = self._sums(width, group, frozenset(slots), begin, until)
-                    parts += self._together((width, begin, until, group, *slots), list(found.values()))
+            parts += self._joined_parts(sampled, first, last)
             (before,) = self._together(tuple(sampled), list(sampled.values()))
             head = beyond(reading, before)
-            total.add(sketch_of(parts if head is None else [*parts, head]))
+            parts += [] if head is None else [head]
+        total.add(sketch_of(parts))
         return total
+
+    def _parts(self, numbers: Iterable[int], first: int, last: int) -> dict[int, list[Measured]]:
+        """Of each of these histograms what blocks have within the bounds."""
+        parts: dict[int, list[Measured]] = {number: [] for number in numbers}
+        coarse: dict[int, list[Measured]] = {number: [] for number in parts}
+        groups = _by_group(parts)
+        for width, begin, until in self.runs(first, last):
+            found = parts if width < MINUTE else coarse
+            for group, slots in groups.items():
+                for slot, part in self._sums(width, group, frozenset(slots), begin, until).items():
+                    found[group * GROUP_SLOTS + slot].append(part)
+        for number, of_series in coarse.items():
+            parts[number] += self._together((number, _up(first, MINUTE), last), of_series)
+        return parts
+
+    def _joined_parts(self, numbers: Collection[int], first: int, last: int) -> list[Measured]:
+        """What blocks have of these histograms within the bounds, already added up as far as that lasts."""
+        parts: list[Measured] = []
+        for width, begin, until in self.runs(first, last):
+            for group, slots in _by_group(numbers).items():
+                found = self._sums(width, group, frozenset(slots), begin, until)
+                parts += self._together((width, begin, until, group, *slots), list(found.values()))
+        return parts
 
     def _together(self, key: tuple[int, ...], parts: Sequence[Measured]) -> list[Measured]:
         """*parts* as one, if there are any. They are what *key* names, and seldom change: then the sum is known."""
