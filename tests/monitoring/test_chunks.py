@@ -280,7 +280,6 @@ class TestFinding:
         parts[31].append(record(10**6, identity="id-7-2"))
         write(directory, *parts, seal=seal)
         reader = ChunkReader(directory, SEALED if seal else OPEN)
-        newest([reader], limit=1, correlation_id="none yet")  # an open chunk's ids are read once
         decompressed = watched(monkeypatch)
 
         found = newest([reader], limit=100, correlation_id="id-7-2")
@@ -289,6 +288,23 @@ class TestFinding:
         assert [one.frame.time_ns for one in found] == [10**6, 714, 713, 712, 711, 710]
         assert decompressed == [reader.frames[31].at, reader.frames[7].at]
         assert nobody == []
+
+    def test_a_frame_that_does_not_tell_its_ids(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        An open chunk of before frames told the ids is found to have them all the same: its frames are decompressed once.
+        """
+        with monkeypatch.context() as patched:
+            patched.setattr("rfs.monitoring._store.chunks._pack_ids", lambda _: None)
+            write(directory, *batches(5))
+        reader = ChunkReader(directory, OPEN)
+        decompressed = watched(monkeypatch)
+
+        nobody = newest([reader], limit=100, correlation_id="nobody")
+        found = newest([reader], limit=100, correlation_id="id-3-2")
+
+        assert nobody == []
+        assert {one.frame.correlation_id for one in found} == {"id-3-2"}
+        assert len(decompressed) == 6
 
     def test_ids_of_one_hash(self, directory: int) -> None:
         """

@@ -9,12 +9,12 @@ it is called ``<name>.open``, and ``<name>.chunk`` when it is sealed; a sealed c
 
 The CRC covers all but the mark and itself. The id is random and different for each chunk, so that no record's text can pass for a
 frame. ``format`` is 0, or 1 if the frame is encrypted. The notes (MessagePack, `Notes`) tell what is in the frame, so
-that most frames are never decompressed. ``stored`` is, compressed with zstd, a flags byte and a level byte for each record and then a
-MessagePack array of the records as they were encoded at the call, in order of time. What else is known of a record is in there and is
-not kept twice.
+that most frames are never decompressed; also the hashes of the ids, because an open chunk has no index. ``stored`` is, compressed
+with zstd, a flags byte and a level byte for each record and then a MessagePack array of the records as they were encoded at the call,
+in order of time. What else is known of a record is in there and is not kept twice.
 
 The index is for finding an id: 256 buckets by the first byte of its 24-bit hash, each the sorted other two bytes of all hashes and then
-the number of the frame for each. The footer repeats all notes and has the buckets' lengths and CRCs. Lengths are believed only as far
+the number of the frame for each. The footer repeats all notes, without the hashes, and has the buckets' lengths and CRCs. Lengths are believed only as far
 as the file and `_LARGEST_BYTES` go. What is damaged costs its own records: a frame, which is skipped; a bucket or the index, then
 frames are searched; the footer or the header, then the reader walks from frame to frame.
 
@@ -140,6 +140,7 @@ class Notes(msgspec.Struct, array_like=True, frozen=True, gc=False):
     operations: bytes  # u16 each: the hash of each operation that is there, rising; keyed if there is a key
     sources: msgspec.Raw  # `Sources`, not decoded: seldom asked for, and of all frames together thousands of lists
     key: str = ""  # the id of the key that the frame is encrypted with
+    ids: bytes | None = None  # `_pack_ids`, in the file: in memory, and in a footer, which has an index, it is taken out
 
 
 class _Entry(msgspec.Struct, gc=False):
@@ -148,7 +149,7 @@ class _Entry(msgspec.Struct, gc=False):
     at: int
     end: int
     notes: Notes
-    hashes: array[int] | None = None  # of the ids, once somebody has asked where there is no index
+    hashes: array[int] | None = None  # of the ids, if its notes tell them; else once somebody has asked where there is no index
 
 
 class _Footer(msgspec.Struct, array_like=True, frozen=True):
@@ -243,6 +244,19 @@ class _Rows:
 
 def _hashes_of(ids: set[str], hashed: Hash) -> array[int]:
     return array("I", sorted({_hash(one, hashed) >> 8 for one in ids if one}))
+
+
+def _pack_ids(hashes: array[int]) -> bytes:
+    """Sorted hashes of ids: the lowest bytes of all, then the middle ones, then the highest."""
+    words = hashes.tobytes()
+    return words[::4] + words[1::4] + words[2::4]
+
+
+def _unpack_ids(packed: bytes) -> array[int]:
+    words, count = bytearray(len(packed) // 3 * 4), len(packed) // 3
+    for plane in range(3):
+        words[plane::4] = packed[plane * count : (plane + 1) * count]
+    return array("I", bytes(words))
 
 
 class ChunkReader:
@@ -449,12 +463,14 @@ class ChunkReader:
             return None
         try:
             notes = _decode_notes(content[:notes_bytes])
-        except msgspec.DecodeError:
+            hashes = None if notes.ids is None else _unpack_ids(notes.ids)
+        except (msgspec.DecodeError, ValueError):
             return None
         if form != (_ENCRYPTED if notes.key else 0):
             return None
         self.id = identity
-        return _Entry(at, end, notes), content[notes_bytes:], raw_bytes, _bound(head, content[:notes_bytes])
+        entry = _Entry(at, end, msgspec.structs.replace(notes, ids=None), hashes)
+        return entry, content[notes_bytes:], raw_bytes, _bound(head, content[:notes_bytes])
 
     def _resynchronise(self, at: int, size: int) -> int | None:
         """Where the next whole frame begins."""
@@ -946,14 +962,15 @@ class Packer:
             sources if isinstance(sources, msgspec.Raw) else msgspec.Raw(_encode(sources)),
             "" if key is None else key.id,
         )
-        packed = _encode(notes)
+        hashes = _hashes_of({frame.correlation_id for frame in frames}, hashed)
+        packed = _encode(msgspec.structs.replace(notes, ids=_pack_ids(hashes)))
         form, length = (0, len(stored)) if key is None else (_ENCRYPTED, len(stored) + SEALED_BYTES)
         head = _HEAD.pack(_MARK, self._chunk, 0, form, len(packed), length, len(raw))
         if key is not None:
             stored = key.encrypt(stored, _bound(head, packed))
         crc = crc32(stored, crc32(packed, crc32(head[16:], crc32(head[4:12]))))
         content = b"".join((head[:12], crc.to_bytes(4, "little"), head[16:], packed, stored))
-        return content, notes, _hashes_of({frame.correlation_id for frame in frames}, hashed)
+        return content, notes, hashes
 
     def end(self, created_ns: int, entries: list[_Entry], damaged: list[tuple[int, int]], at: int) -> bytes:
         """Index and footer, to be written *at* that place; for entries without ``hashes`` the index cannot answer."""
