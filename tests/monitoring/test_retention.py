@@ -437,6 +437,7 @@ class TestFullDisk:
         now[0] += 60
         store.write(Totals({}, {}, {}, {}, {}, []), is_whole=True)
         assert (store.path / RESERVE).stat().st_size == RESERVE_BYTES
+        assert store.at(None, list).statistics()["evicted_records"] == 2 * left[0]
         store.close()
 
     def test_no_room_for_files(self, disk: Tmpfs) -> None:
@@ -455,6 +456,63 @@ class TestFullDisk:
         assert 0 < freed.chunks < 30
         assert freed.has_room
         assert disk.free()[1] >= 10
+
+
+class TestCounted:
+    def test_by_whoever_leads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What went is counted, over all leaders and for every reader; what could not be counted at once is later.
+        """
+        nothing = Totals({}, {}, {}, {}, {}, [])
+        now = [float(NOW)]
+        said: list[str] = []
+
+        def opened_store() -> LocalStore:
+            return LocalStore(
+                tmp_path,
+                retention=Retention(records_seconds=60),
+                now_seconds=lambda: now[0],
+                monotonic=lambda: now[0],
+                on_problem=lambda code, _: said.append(code),
+            )
+
+        def grow_old(store: LocalStore, records: int) -> None:
+            frames = frames_at(int(now[0]), records)
+            assert store.keep([run_of(frames, source=f"{now[0]:.0f}.segment")], at_once=True)
+            store.seal()
+            now[0] += 120
+            store.write(nothing, is_whole=True)
+
+        def evicted() -> float:
+            return reader.at(None, list).statistics()["evicted_records"]
+
+        reader = opened_store()
+        counts = []
+        for epoch, records in enumerate((3, 4), 1):
+            store = opened_store()
+            store.lead(epoch, is_first=epoch == 1)
+            store.write(nothing, is_whole=True)
+            counts.append(evicted())
+            grow_old(store, records)
+            if epoch == 1:
+                store.close()
+
+        def refuse() -> None:
+            raise StoreError("x", "no space", "S102")
+
+        with monkeypatch.context() as full:
+            assert store._writing is not None
+            full.setattr(store._writing.catalogue, "turn", refuse)
+            grow_old(store, 5)
+        during = evicted()
+        now[0] += 120
+        store.write(nothing, is_whole=True)
+
+        assert counts == [0, 3]
+        assert (during, evicted()) == (7, 12)
+        assert "S102" in said
+        store.close()
+        reader.close()
 
 
 @pytest.mark.fault

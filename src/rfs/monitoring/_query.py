@@ -864,7 +864,7 @@ class Query:
         """
         Per signal what was produced, and where it went: produced = delivered + the dropped, exactly.
 
-        ``evicted`` are those of the delivered records that the store has had to forget since, its bound being reached.
+        ``evicted`` are those of the delivered records that the store has let go since, being too old or too many.
         """
         moment = self._moment()
         books = {signal: dict(entries) for signal, entries in self._statistics(moment.totals).items()}

@@ -34,6 +34,7 @@ from rfs.monitoring.retention import Retention
 CATALOGUE = "catalogue.sqlite"
 Found = TypeVar("Found")
 _RETENTION_SECONDS = 60.0
+_COUNT_EVICTED = "INSERT INTO meta VALUES ('evicted', ?1) ON CONFLICT (name) DO UPDATE SET value = value + ?1"
 _ROOM_SECONDS = 5.0  # between two attempts to make room on a full disk
 
 
@@ -230,6 +231,7 @@ class _Writing:
             )
         self._begins_anew = is_first and not catalogue.is_new
         self._kept_at = self._made_room_at = -inf
+        self._evicted = 0  # records that went, and are not counted in the catalogue
 
     def close(self) -> None:
         self.records.close()
@@ -250,6 +252,7 @@ class _Writing:
         except StoreError as error:
             self._tell(error.code, str(error))
         self._retain()
+        self._count_evicted()
         return is_written
 
     def _retain(self) -> None:
@@ -257,9 +260,16 @@ class _Writing:
         if now - self._kept_at >= _RETENTION_SECONDS:
             self._kept_at = now
             try:
-                self._retention.keep()
+                self._evicted += self._retention.keep().records
             except OSError as error:
                 self._setting.on_problem("S105", f"store {self._setting.path}: {error.strerror}")
+
+    def _count_evicted(self) -> None:
+        if self._evicted:
+            with suppress(StoreError):  # what is wrong with it has been said
+                with self.catalogue.turn() as turn:
+                    turn.execute(_COUNT_EVICTED, (self._evicted,))
+                self._evicted = 0
 
     def _tell(self, code: str, text: str) -> None:
         self._setting.on_problem(code, text)
@@ -267,7 +277,9 @@ class _Writing:
         if code == "S102" and now - self._made_room_at >= _ROOM_SECONDS:
             self._made_room_at = now
             try:
-                if not self._retention.make_room().has_room:
+                freed = self._retention.make_room()
+                self._evicted += freed.records
+                if not freed.has_room:
                     self._windows.make_room()
             except StoreError as error:
                 self._setting.on_problem(error.code, str(error))
@@ -305,7 +317,10 @@ class LocalReader:
         return self._in_chunks(lambda: self._records.records(wanted, limit=limit, before=before, pending=pending))
 
     def statistics(self) -> Mapping[str, float]:
-        """Of the windows ``series``, ``blocks``, ``journal_rows``, ``horizon_seconds``; ``records`` and ``record_bytes`` of the chunks."""
+        """
+        Of the windows ``series``, ``blocks``, ``journal_rows``, ``horizon_seconds``; ``records`` and ``record_bytes`` of the chunks, and
+        ``evicted_records``: how many have been let go for age or size, or because the disk was full.
+        """
         found = self._in_chunks(self._records.statistics)
         return {**self._figures(), "records": found.records, "record_bytes": found.bytes}
 

@@ -705,9 +705,13 @@ class _View:
                 "SELECT min(start) FROM blocks WHERE width = ? AND grp = ?", (width, SEEN_GROUP)
             ).fetchone()
             oldest += [] if found is None else [found]
+        (evicted,) = self._connection.execute(
+            "SELECT coalesce(sum(value), 0) FROM meta WHERE name = 'evicted'"
+        ).fetchone()
         return {
             "series": series,
             "blocks": blocks,
+            "evicted_records": evicted,
             "journal_rows": len(self.journal),
             "horizon_seconds": newest - min(oldest, default=newest),
         }
@@ -1199,6 +1203,9 @@ class WindowReader:
             return view.lifetimes()
 
     def statistics(self) -> Mapping[str, float]:
-        """Figures of what is kept: ``series``, ``blocks``, ``journal_rows``, ``horizon_seconds`` (how far back it reaches)."""
+        """
+        Figures of what is kept: ``series``, ``blocks``, ``journal_rows``, ``horizon_seconds`` (how far back it reaches), and of what is
+        not any more, ``evicted_records``.
+        """
         with self._view() as view:
             return view.statistics()
