@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.readings import NOTHING_READ, Octave, SketchReading
-from rfs.monitoring._capture.segments import Run
+from rfs.monitoring._capture.segments import Run, Waiting
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE, Sketch
 from rfs.monitoring._store import Batch, Store, Window
 from rfs.monitoring._store.local import LocalStore
@@ -95,7 +95,7 @@ class Led:
         self._store.close()
 
     def __getattr__(self, question: str) -> Any:
-        return getattr(self._store.at(self._totals, lambda: self._runs), question)
+        return getattr(self._store.at(self._totals, lambda _text: Waiting(self._runs)), question)
 
 
 def local_store(directory: Path, now: int) -> Store:

@@ -17,7 +17,7 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.instruments import Registry
 from rfs.monitoring._capture.live import LiveDirectory
 from rfs.monitoring._capture.record import decode_record
-from rfs.monitoring._capture.segments import Segments
+from rfs.monitoring._capture.segments import Segments, Waiting
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT
 from rfs.monitoring._leader import LOST
 from rfs.monitoring._live import Lease, LiveReader, Pending
@@ -276,11 +276,12 @@ class TestPending:
     def places(self, live: LiveReader) -> list[tuple[str, int, int]]:
         live.refresh()
         return sorted(
-            (run.source, run.sequence, offset) for run in live.pending().runs for offset in run.offsets if run.frames
+            (run.source, run.sequence, offset) for run in live.waiting().held for offset in run.offsets if run.frames
         )
 
-    def messages(self, pending: Pending) -> list[str]:
-        return [decode_record(frame.payload).message for run in pending.runs for frame in run.frames]
+    def messages(self, found: Pending | Waiting) -> list[str]:
+        pieces = found.pieces() if isinstance(found, Waiting) else [found.runs]
+        return [decode_record(frame.payload).message for piece in pieces for run in piece for frame in run.frames]
 
     def test_places_are_the_same_in_every_process(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
         """
@@ -303,24 +304,24 @@ class TestPending:
         live, others = LiveReader(watcher.capture), LiveReader(other.capture)
         other.log(20, "first")
         live.refresh()
-        pending = live.pending()
+        pending = live.pending(1 << 24)
         other.log(20, "second")
         watcher.log(20, "third")
         live.refresh()
         others.refresh()
         assert (
-            sorted(self.messages(live.pending()))
-            == sorted(self.messages(others.pending()))
+            sorted(self.messages(live.waiting()))
+            == sorted(self.messages(others.waiting()))
             == ["first", "second", "third"]
         )
 
         assert live.mark(pending) == 1
         assert live.mark(pending) == 0
 
-        assert sorted(self.messages(live.pending())) == sorted(self.messages(others.pending())) == ["second", "third"]
+        assert sorted(self.messages(live.waiting())) == sorted(self.messages(others.waiting())) == ["second", "third"]
         late = LiveReader(other.capture)
         late.refresh()
-        assert sorted(self.messages(late.pending())) == ["second", "third"]
+        assert sorted(self.messages(late.waiting())) == ["second", "third"]
 
     def test_the_limit(self, watcher: Monitor, other: Monitor) -> None:
         """
@@ -338,6 +339,42 @@ class TestPending:
             live.mark(pending)
 
         assert found == [f"{number}" for number in range(1_000)]
+
+    @pytest.mark.parametrize("is_dead", [False, True])
+    def test_what_is_not_held(self, watcher: Monitor, other: Monitor, *, is_dead: bool) -> None:
+        """
+        Whoever asks gets all that waits, however much is held: what is beyond is read for him alone, and marked by nobody.
+        """
+        for number in range(1_000):
+            other.log(20, f"{number}")
+        if is_dead:
+            other.capture.close()
+        live = LiveReader(watcher.capture)
+        left = set(map(str, range(1_000)))
+        for _ in range(3):
+            live.refresh()
+            waiting = live.waiting(held_bytes=10_000)
+            assert sum(len(run.frames) for run in waiting.held) < 300
+            assert sorted(self.messages(waiting)) == sorted(left)
+            marked = live.pending(10_000)
+            assert live.mark(marked) == len(self.messages(marked)) > 0
+            left -= set(self.messages(marked))
+
+    def test_blocks_without_the_text_are_not_read(self, watcher: Monitor, other: Monitor) -> None:
+        """
+        Of what is not held, only the blocks that have the text somewhere are read.
+        """
+        for number in range(4_000):
+            other.log(20, f"{number} {'early' if number < 10 else 'late'}")
+        live = LiveReader(watcher.capture)
+
+        def read(text: bytes) -> int:
+            live.refresh()
+            return sum(len(run.frames) for piece in live.waiting(text).pieces() for run in piece)
+
+        assert 10 <= read(b"early") < 4_000
+        assert read(b"never") == 0
+        assert read(b"late") == read(b"") == 4_000
 
     def test_segments_of_the_dead(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
         """

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rfs.errors import StaleLeaderError
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.segments import Mark, Run
+from rfs.monitoring._capture.segments import Mark, Run, Waiting
 from rfs.monitoring._store import EVERYTHING, Window
 from rfs.monitoring._store.chunks import SEALED_SUFFIX
 from rfs.monitoring._store.local import CATALOGUE, LocalReader, LocalStore
@@ -107,7 +107,8 @@ class Site(RuleBasedStateMachine):
 
     def reader(self, store: LocalStore) -> LocalReader:
         return store.at(
-            self.totals, lambda: [run for each in self.processes for run in each.reader().unimported(16 << 20)]
+            self.totals,
+            lambda _text: Waiting([run for each in self.processes for run in each.reader().unimported(16 << 20)]),
         )
 
     # What happens

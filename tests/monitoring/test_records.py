@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rfs.errors import CursorError, QueryTimeoutError, StoreFileError
 from rfs.monitoring._capture.pace import breathe
-from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments
+from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments, Waiting
 from rfs.monitoring._store import EVERYTHING, StoredRecord, Wanted
 from rfs.monitoring._store import deadline as deadlines
 from rfs.monitoring._store import records as records_module
@@ -108,7 +108,7 @@ class Seen:
         self, wanted: Wanted = EVERYTHING, *, limit: int = 10_000, before: str | None = None
     ) -> list[StoredRecord]:
         runs, _ = self.pending()
-        return self.records.records(wanted, limit=limit, before=before, pending=runs)
+        return self.records.records(wanted, limit=limit, before=before, waiting=Waiting(runs))
 
     def times(self, **asked: Any) -> list[int]:
         return [one.frame.time_ns for one in self.page(**asked)]
@@ -393,7 +393,7 @@ class TestKilledProcess:
         runs = [run for one in map_segments(path) for run in one.unimported(1 << 30)]
         found: Counter[int] = Counter()
         before: str | None = None
-        while page := reader.records(EVERYTHING, limit=500, before=before, pending=runs):
+        while page := reader.records(EVERYTHING, limit=500, before=before, waiting=Waiting(runs)):
             found.update(one.frame.time_ns for one in page)
             before = page[-1].cursor
         reader.close()
@@ -696,7 +696,7 @@ class TestThreads:
             while not made.is_set():
                 with lock:
                     count, (runs, _) = leader.made, leader.pending()
-                found = leader.records.records(EVERYTHING, limit=10_000, pending=runs)
+                found = leader.records.records(EVERYTHING, limit=10_000, waiting=Waiting(runs))
                 if sorted(one.frame.time_ns for one in found) != list(range(max(count, len(found)))):
                     faults.append((count, len(found)))
 

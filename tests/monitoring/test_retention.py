@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rfs.errors import RetentionError, StoreError
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.segments import Frame
+from rfs.monitoring._capture.segments import NOTHING_WAITS, Frame
 from rfs.monitoring._store import EVERYTHING, Window
 from rfs.monitoring._store import records as records_module
 from rfs.monitoring._store import retention as module
@@ -415,7 +415,7 @@ class TestFullDisk:
             return store.keep([run_of(frames_at(NOW + number, 2, 1 << 20), source=f"{number}.segment")], at_once=True)
 
         def numbers() -> list[int]:
-            reader = store.at(None, list)
+            reader = store.at(None, lambda _text: NOTHING_WAITS)
             found = reader.records(EVERYTHING, limit=1_000)
             return sorted({one.frame.time_ns // SECOND - NOW for one in found})
 

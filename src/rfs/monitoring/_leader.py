@@ -22,7 +22,7 @@ from rfs.monitoring._capture.capture import Capture
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.readings import NOTHING_READ
-from rfs.monitoring._capture.segments import FROM_SINK, Frame, Run, SegmentReader
+from rfs.monitoring._capture.segments import FROM_SINK, Frame, Run, SegmentReader, Waiting
 from rfs.monitoring._live import CORRUPT, Killed, Leadership, Lease, LiveReader
 from rfs.monitoring._store import Batch, Moment, Store, Window
 from rfs.monitoring._store.memory import MemoryStore
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 COLLECT_INTERVAL_SECONDS = 0.1
 TICK_SECONDS = 1.0
+IMPORT_BYTES = 1 << 20  # at once: of what many processes have left, a leader that lives for a moment brings home a part
+IMPORTS_PER_TURN = 16
 HOME_BYTES = 7 << 20  # of records from memory, when the directory can be used again: less than half a segment
 NEW_SECONDS = 1.0  # so long a new process leaves the lead to those that know more
 LOST = SeriesKey("rfs_lost_on_crash_total", (("signal", "records"),))
@@ -264,12 +266,12 @@ class Leader:
         return self._local
 
     def _moment(self, local: LocalStore, totals: Totals) -> Moment:
-        return Moment(totals, local.at(totals, self._pending))
+        return Moment(totals, local.at(totals, self._waiting))
 
-    def _pending(self) -> list[Run]:
+    def _waiting(self, text: bytes) -> Waiting:
         with self._lock:
             self.live.refresh()
-            return self.live.pending().runs
+            return self.live.waiting(text)
 
     def _write(self, local: LocalStore) -> Totals:
         with self._lock:
@@ -286,16 +288,22 @@ class Leader:
     def _import(self, local: LocalStore, *, at_once: bool = False) -> bool:
         """
         Bring what is in segments into chunks, if it is enough or *at_once*, and let it be overwritten there; return whether all is.
+
+        Piece by piece: where processes are killed again and again, each leader gets on with it. What others record meanwhile may wait
+        for the next turn.
         """
-        with self._lock:
-            self.live.refresh()
-            pending = self.live.pending()
-        if local.keep(pending.runs, at_once=at_once):
+        for _ in range(IMPORTS_PER_TURN):
+            with self._lock:
+                self.live.refresh()
+                pending = self.live.pending(IMPORT_BYTES)
+            if not local.keep(pending.runs, at_once=at_once):
+                return False
             with self._lock:
                 delivered = self.live.mark(pending)
             if delivered:
                 self._on_delivered(delivered)
-            return True
+            if pending.is_all:
+                return True
         return False
 
     # In memory

@@ -46,7 +46,7 @@ from rfs.monitoring._capture.live import (
 )
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.readings import NOTHING_READ, Octave, SketchReading
-from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments
+from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments, Waiting
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
 from rfs.monitoring._foreign import MAX_FOLDED_SAMPLES, REFUSED, FoldedSample, ForeignSums
 from rfs.monitoring._totals import Exemplar, Metric, Totals
@@ -58,9 +58,9 @@ READ_AGAIN_BYTES = 16 << 20
 MAX_DEAD_SEGMENTS = (
     8  # segments of dead processes that stay readable where no store on disk has them; the oldest go first
 )
-PENDING_BYTES = (
+HELD_BYTES = (
     16 << 20
-)  # of records that no chunk has yet, so much is read; what is beyond stays in the segments until then
+)  # of records that no chunk has yet, so much is held; what is beyond is read anew for each question
 CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
 LEADER = "leader-"
 TOTALS = "totals-"
@@ -98,6 +98,7 @@ class Pending(NamedTuple):
 
     runs: list[Run]
     marks: dict[str, list[Mark]]  # per segment
+    is_all: bool  # not cut off at the limit
 
 
 class _Folded(msgspec.Struct):
@@ -366,7 +367,7 @@ class LiveReader:
             self._left = {SeriesKey(name, labels): since for name, labels, since in folded.left}
             self._folded_identity = identity
 
-    # Records: either `records` and `mark_imported`, or `pending` and `mark`
+    # Records: either `records` and `mark_imported`, or `pending`, `mark` and `waiting`
 
     def records(self) -> list[Frame]:
         """The records of all processes since the last time, in order of time; for a store in memory."""
@@ -378,25 +379,45 @@ class LiveReader:
                 found += [reader.finish() for reader in process.segments.values()]
         return found[0] if len(found) == 1 else sorted(chain.from_iterable(found), key=_time_of)
 
-    def pending(self, limit_bytes: int = PENDING_BYTES) -> Pending:
+    def pending(self, limit_bytes: int) -> Pending:
         """
-        The records of all processes that are not marked as imported, about *limit_bytes* of them; for a store on disk.
+        The records of all processes that are not marked as imported, about *limit_bytes* of them; for the leader of a store on disk.
 
-        What is not in here, and was recorded before `refresh`, either was in a chunk, and synced, before this was called, or is beyond
-        the limit. Each record has the same place in every process.
+        Each record has the same place in every process.
         """
-        if self._directory is not None:
-            self._map_segments(self._directory, 0)
         found: list[Run] = []
         marks: dict[str, list[Mark]] = {}
-        for reader, is_dead in self._known_segments():
+        for reader, is_dead in self._mapped_segments():
             runs = reader.unimported(limit_bytes, is_dead=is_dead)
             limit_bytes -= sum(run.end - run.offsets[0] for run in runs)
             found += runs
             ours = reader.marks()
             if ours:
                 marks[reader.name] = ours
-        return Pending(found, marks)
+        return Pending(found, marks, is_all=limit_bytes > 0)
+
+    def waiting(self, text: bytes = b"", held_bytes: int = HELD_BYTES) -> Waiting:
+        """
+        All records of all processes that are not marked as imported, or, of those that are not held yet, those with *text*; for
+        whoever asks.
+
+        What was recorded before `refresh` and is not in here was in a chunk, and synced, before this was called. Without a text,
+        about *held_bytes* are held from one question to the next: to look for a text is quicker than to read.
+        """
+        held: list[Run] = []
+        beyond: list[tuple[SegmentReader, bool]] = []
+        for reader, is_dead in self._mapped_segments():
+            runs = reader.unimported(0 if text else held_bytes, is_dead=is_dead)
+            held_bytes -= sum(run.end - run.offsets[0] for run in runs)
+            held += runs
+            if (text or held_bytes <= 0) and not reader.is_exhausted:
+                beyond.append((reader.probe(), is_dead))
+        return Waiting(held, beyond, text)
+
+    def _mapped_segments(self) -> list[tuple[SegmentReader, bool]]:
+        if self._directory is not None:
+            self._map_segments(self._directory, 0)
+        return self._known_segments()
 
     def _known_segments(self) -> list[tuple[SegmentReader, bool]]:
         """All segments, and whether the process is dead."""

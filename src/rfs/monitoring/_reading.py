@@ -17,7 +17,7 @@ from rfs.errors import DirectoryNotFoundError
 from rfs.monitoring._capture.capture import Capture
 from rfs.monitoring._capture.instruments import Registry
 from rfs.monitoring._capture.live import live_path
-from rfs.monitoring._capture.segments import Run
+from rfs.monitoring._capture.segments import Waiting
 from rfs.monitoring._leader import books_of
 from rfs.monitoring._live import LiveReader
 from rfs.monitoring._query import Query
@@ -76,10 +76,10 @@ def open_directory(
     reader, lock = LiveReader(capture, on_problem), Lock()
     store = LocalStore(path, retention=None, now_seconds=now_seconds, monotonic=time.monotonic, on_problem=on_problem)
 
-    def pending() -> list[Run]:
+    def waiting(text: bytes) -> Waiting:
         with lock:
             reader.refresh()
-            return reader.pending().runs
+            return reader.waiting(text)
 
     def read() -> Totals:
         with lock:
@@ -87,7 +87,7 @@ def open_directory(
 
     def collect() -> Moment:
         totals = read()
-        return Moment(totals, store.at(totals if capture.directory is not None else None, pending))
+        return Moment(totals, store.at(totals if capture.directory is not None else None, waiting))
 
     name = "" if capture.directory is None else capture.directory.service()
     try:

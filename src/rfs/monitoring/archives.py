@@ -34,6 +34,7 @@ import msgspec
 
 from rfs.errors import ArchiveError, StaleLeaderError, StoreError, StoreFileError
 from rfs.monitoring._capture.pace import breathe
+from rfs.monitoring._capture.segments import NOTHING_WAITS
 from rfs.monitoring._store import StoredRecord, Wanted
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, connect
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader
@@ -726,7 +727,7 @@ class ArchiveReader(LocalReader):
             records = RecordReader(path, on_problem=on_problem, keys=keys)
             stack.enter_context(closing(records))
             self._closing = stack.pop_all()
-        super().__init__(windows.at(None, now()), windows.statistics, records, lambda: ())
+        super().__init__(windows.at(None, now()), windows.statistics, records, lambda _text: NOTHING_WAITS)
 
     def __enter__(self) -> Self:
         return self

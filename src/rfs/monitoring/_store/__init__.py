@@ -67,6 +67,21 @@ class Wanted(msgspec.Struct, frozen=True):
     since_ns: int = 0
     until_ns: int = EVER_NS  # the first time that is too late
 
+    @property
+    def text(self) -> bytes:
+        """What each of them contains as it was recorded; empty: nothing that all have is known."""
+        return (self.correlation_id or self.operation or "").encode()
+
+    def admits(self, frame: Frame) -> bool:
+        """Whether that is one of them."""
+        return (
+            frame.level >= self.min_level
+            and self.since_ns <= frame.time_ns < self.until_ns
+            and frame.flags & self.flags == self.flags
+            and (self.correlation_id is None or frame.correlation_id == self.correlation_id)
+            and (self.operation is None or frame.operation == self.operation)
+        )
+
 
 EVERYTHING = Wanted()
 

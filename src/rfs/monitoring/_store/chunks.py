@@ -1259,5 +1259,4 @@ class Imported:
             for number, offset in enumerate(run.offsets)
             if not (before := bisect_right(starts, offset)) or offset >= ends[before - 1]
         ]
-        offsets, frames = [run.offsets[number] for number in kept], [run.frames[number] for number in kept]
-        return run._replace(offsets=offsets, frames=frames)
+        return run.only(kept)

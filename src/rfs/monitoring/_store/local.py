@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from rfs.errors import StaleLeaderError, StoreError
-from rfs.monitoring._capture.segments import Run
+from rfs.monitoring._capture.segments import Run, Waiting
 from rfs.monitoring._store import StoredRecord, Wanted, Window
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, check_place
 from rfs.monitoring._store.keys import KeyRing
@@ -114,12 +114,13 @@ class LocalStore:
 
     # Reading
 
-    def at(self, totals: Totals | None, pending: Callable[[], Sequence[Run]]) -> LocalReader:
+    def at(self, totals: Totals | None, waiting: Callable[[bytes], Waiting]) -> LocalReader:
         """
-        What answers, with the live *totals* of this moment (None: there are none) and the records that are *pending* when it is asked.
+        What answers, with the live *totals* of this moment (None: there are none) and what is *waiting* when it is asked: see
+        `LiveReader.waiting`.
         """
         windows = self._windows.at(totals, self._setting.now_seconds())
-        return LocalReader(windows, self._windows.statistics, self._records, pending)
+        return LocalReader(windows, self._windows.statistics, self._records, waiting)
 
     def epoch(self) -> int:
         """Under which epoch has been written last; 0 if nothing has, or it cannot be read."""
@@ -298,7 +299,7 @@ class LocalReader:
         windows: WindowsAt,
         figures: Callable[[], Mapping[str, float]],
         records: RecordReader,
-        pending: Callable[[], Sequence[Run]],
+        waiting: Callable[[bytes], Waiting],
     ) -> None:
         self.kinds = windows.kinds
         self.series = windows.series
@@ -310,11 +311,11 @@ class LocalReader:
         self.distributions = windows.distributions
         self._figures = figures
         self._records = records
-        self._pending = pending
+        self._waiting = waiting
 
     def records(self, wanted: Wanted, *, limit: int, before: str | None = None) -> list[StoredRecord]:
-        pending = self._pending()
-        return self._in_chunks(lambda: self._records.records(wanted, limit=limit, before=before, pending=pending))
+        waiting = self._waiting(wanted.text)
+        return self._in_chunks(lambda: self._records.records(wanted, limit=limit, before=before, waiting=waiting))
 
     def statistics(self) -> Mapping[str, float]:
         """

@@ -2,7 +2,7 @@
 The records of a local store: chunks in the directory ``chunks``, written by the leader alone, read by every process.
 
 A record is in its segment until it is marked there, which is after it is in a chunk, and on the disk. So whoever asks the segments
-first (`LiveReader.pending`) and the chunks then finds each record in at least one of them, whatever the leader does meanwhile; and
+first (`LiveReader.waiting`) and the chunks then finds each record in at least one of them, whatever the leader does meanwhile; and
 what he finds in both he knows by its place (see `Run`). `RecordReader.records` does so.
 
 There is one order: by time, newest first; of one time, what no chunk has yet comes first, then by the place in the chunks, whose
@@ -25,14 +25,17 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOENT, ENOSPC, ESTALE
 from hashlib import blake2b
+from heapq import nlargest
 from operator import attrgetter
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from rfs.errors import CursorError, StoreFileError
 from rfs.monitoring._capture.pace import breathe
-from rfs.monitoring._capture.segments import Frame, Run
+from rfs.monitoring._capture.segments import NOTHING_WAITS, Frame, Run, Waiting
 from rfs.monitoring._store import StoredRecord, Wanted
 from rfs.monitoring._store.chunks import (
     SEALED_SUFFIX,
@@ -45,6 +48,7 @@ from rfs.monitoring._store.chunks import (
     chunk_files,
     newest,
 )
+from rfs.monitoring._store.deadline import check_deadline
 from rfs.monitoring._store.keys import KeyRing
 from rfs.monitoring._store.retention import CHUNKS
 
@@ -57,6 +61,7 @@ RETRY_SECONDS = 1.0
 MAX_READERS = 64  # sealed chunks that are held open
 MAX_NOTES = 40_000  # and their frames, of which something is kept in memory: half a kilobyte each
 
+_MATCHES_AT_LEAST = 1_000  # that are held before all but the newest are let go
 _LISTINGS = 20  # of a directory that is not twice the same
 _NO_SPACE = (ENOSPC, EDQUOT, EFBIG)
 _NO_DESCRIPTOR = (EMFILE, ENFILE)
@@ -301,12 +306,12 @@ class RecordReader:
         *,
         limit: int,
         before: str | None = None,
-        pending: Sequence[Run] = (),
+        waiting: Waiting = NOTHING_WAITS,
     ) -> list[StoredRecord]:
         """
         The newest *limit* records that are *wanted*, newest first; *before*, a cursor, goes on with the page after that record.
 
-        *pending* is what `LiveReader.pending` gave before this is called.
+        *waiting* is what `LiveReader.waiting` gave before this is called.
 
         Raises:
             CursorError: *before* is no cursor.
@@ -314,13 +319,13 @@ class RecordReader:
             OSError: The directory cannot be read.
         """
         cursor = None if before is None else _Cursor.parsed(before)
-        chunks = self._chunks()
         place, returned = (None, Counter[str]()) if cursor is None else cursor
         wanted_until = wanted.until_ns if place is None else min(wanted.until_ns, place.time_ns + 1)
         most = limit + returned.total()
-        waiting = _matching(without(pending, chunks), wanted, place.time_ns if place and place.chunk else wanted_until)[
-            :most
-        ]
+        waiting_until = min(wanted_until, place.time_ns) if place and place.chunk else wanted_until
+        runs = _newest_waiting(waiting, replace(wanted, until_ns=waiting_until), most)
+        chunks = self._chunks()  # only now: what was imported while the segments were read is in there
+        frames = _newest_first(without(runs, chunks))[:most]
         found = newest(
             chunks,
             limit=most,
@@ -328,14 +333,14 @@ class RecordReader:
             operation=wanted.operation,
             correlation_id=wanted.correlation_id,
             flags=wanted.flags,
-            since_ns=max(wanted.since_ns, waiting[-1].time_ns) if len(waiting) == most > 0 else wanted.since_ns,
+            since_ns=max(wanted.since_ns, frames[-1].time_ns) if len(frames) == most > 0 else wanted.since_ns,
             until_ns=wanted_until,
             before=place if place and place.chunk else None,
         )
         with self._lock:
             for reader in (*self._open.values(), *self._readers.values()):
                 self._say_damage(reader)
-        return _page(waiting, found, limit, cursor, returned)
+        return _page(frames, found, limit, cursor, returned)
 
     def statistics(self) -> Statistics:
         """How much there is. Raises OSError where the directory cannot be read."""
@@ -367,17 +372,29 @@ def without(runs: Sequence[Run], chunks: Iterable[Chunk]) -> list[Run]:
     return [rest for rest in map(imported.rest, runs) if rest.frames]
 
 
-def _matching(runs: Iterable[Run], wanted: Wanted, until_ns: int) -> list[Frame]:
-    """The records that are *wanted* and older than *until_ns*, newest first."""
+def _newest_waiting(waiting: Waiting, wanted: Wanted, most: int) -> list[Run]:
+    """What is *wanted* of them: all, or at least the newest *most*. Raises QueryTimeoutError."""
+    found: list[Run] = []
+    for piece in waiting.pieces():
+        check_deadline()
+        found += _admitted(piece, wanted)
+        if sum(len(run.frames) for run in found) > 2 * most + _MATCHES_AT_LEAST:
+            times = (frame.time_ns for run in found for frame in run.frames)
+            wanted = replace(wanted, since_ns=nlargest(max(most, 1), times)[-1])
+            found = _admitted(found, wanted)
+    return found
+
+
+def _admitted(runs: Iterable[Run], wanted: Wanted) -> list[Run]:
+    admitted = [run.only([number for number, frame in enumerate(run.frames) if wanted.admits(frame)]) for run in runs]
+    return [run for run in admitted if run.frames]
+
+
+def _newest_first(runs: Iterable[Run]) -> list[Frame]:
     found = [
         (frame.time_ns, run.source, run.sequence, offset, frame)
         for run in runs
         for offset, frame in zip(run.offsets, run.frames, strict=True)
-        if frame.level >= wanted.min_level
-        and wanted.since_ns <= frame.time_ns < min(until_ns, wanted.until_ns)
-        and frame.flags & wanted.flags == wanted.flags
-        and (wanted.correlation_id is None or frame.correlation_id == wanted.correlation_id)
-        and (wanted.operation is None or frame.operation == wanted.operation)
     ]
     found.sort(key=lambda each: each[:4], reverse=True)
     return [each[4] for each in found]
