@@ -7,8 +7,9 @@ Nothing here is on the recording path. Readings are never changed, so processes'
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from math import inf
-from operator import add, sub
+from operator import add
 from struct import Struct
 
 import msgspec
@@ -17,6 +18,7 @@ from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE, Sketch
 
 _BUCKETS_RAW = Struct(f"{BUCKETS_PER_OCTAVE}d")
 _unpack_buckets = _BUCKETS_RAW.unpack
+_NO_BUCKETS = bytes(_BUCKETS_RAW.size)
 _DEEPEST_SUM = 50  # thousands of processes may be added up, but Python calls itself a thousand times at most
 
 
@@ -52,6 +54,24 @@ class Octave:
             return _unpack_buckets(self.raw)
         one, other = self._parts
         return list(map(add, one.buckets, other.buckets))
+
+    def compare(self, before: Octave | None, first: int, found: list[tuple[int, bytes, bytes]]) -> None:
+        """
+        Add to *found* what tells the difference to *before* (None: nothing): *first* as it is given, and the cells now and then.
+
+        Of sums only the parts are added that are not the same, each by itself: their differences add up.
+        """
+        if self is before:
+            return
+        if self._parts is not None and (before is None or before._parts is not None):
+            befores = (None, None) if before is None or before._parts is None else before._parts
+            for part, part_before in zip(self._parts, befores, strict=True):
+                part.compare(part_before, first, found)
+        else:
+            found.append((first, self._cells(), _NO_BUCKETS if before is None else before._cells()))
+
+    def _cells(self) -> bytes:
+        return self.raw if self._parts is None else _BUCKETS_RAW.pack(*self.buckets)
 
     @property
     def quarters(self) -> tuple[float, float, float, float]:
@@ -132,16 +152,20 @@ def _octaves_together(one: dict[int, Octave], other: dict[int, Octave]) -> dict[
 
 
 def _bucket_increases(now: dict[int, Octave], before: dict[int, Octave]) -> dict[int, int]:
+    """By bucket, rising; buckets that have not changed are not there."""
+    found: list[tuple[int, bytes, bytes]] = []
+    for number in sorted(now):
+        now[number].compare(before.get(number), number << 6, found)
     increases: dict[int, int] = {}
-    for number, octave in now.items():
-        old = before.get(number)
-        if octave is old:
-            continue
-        base = number << 6
-        counts = octave.buckets
-        if old is not None:
-            counts = list(map(sub, counts, old.buckets))
-        for offset, increase in enumerate(counts):
-            if increase:
-                increases[base + offset] = int(increase)
-    return increases
+    if not found:
+        return increases
+    # Most buckets rest. Which do not is told by the bits that differ, of all of them at once.
+    firsts, after, earlier = zip(*found, strict=True)
+    cells, cells_before = b"".join(after), b"".join(earlier)
+    differing = int.from_bytes(cells, "little") ^ int.from_bytes(cells_before, "little")
+    moved = memoryview(differing.to_bytes(len(cells), "little")).cast("Q").tolist()
+    counts, counts_before = memoryview(cells).cast("d"), memoryview(cells_before).cast("d")
+    for at in compress(range(len(moved)), moved):
+        bucket = firsts[at >> 6] + (at & 63)
+        increases[bucket] = increases.get(bucket, 0) + int(counts[at] - counts_before[at])
+    return increases if all(increases.values()) else {bucket: each for bucket, each in increases.items() if each}

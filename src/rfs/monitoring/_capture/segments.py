@@ -778,9 +778,9 @@ class SegmentReader:
             word = words[at >> 3]
             if not word and not closed:
                 break  # nothing more yet
-            following = self._read_whole(at, stop, seed, limit, offsets, frames) if word else at
-            if following != at:
-                at = following
+            behind = self._read_whole(at, stop, seed, limit, offsets, frames) if word else at
+            if behind != at:
+                at = behind
                 continue
             frame = self._frame(at, block_end, word, seeds) if word else None
             if frame is not None:  # longer than what is copied at once

@@ -95,12 +95,19 @@ class Codec:
 
 def measured(sketch: Sketch) -> Measured:
     """*sketch* by rank; it has measured something."""
-    counts = [(_ORIGIN + index, count) for index, count in sketch.positive.items()]
-    counts += [(-_ORIGIN - index, count) for index, count in sketch.negative.items()]
+    ranks: list[int] = []
+    counts: list[int] = []
+    if sketch.negative:
+        indexes = sorted(sketch.negative, reverse=True)
+        ranks += [-_ORIGIN - index for index in indexes]
+        counts += [sketch.negative[index] for index in indexes]
     if sketch.zero:
-        counts.append((0, sketch.zero))
-    counts.sort()
-    return Measured(sketch.sum, sketch.min, sketch.max, [rank for rank, _ in counts], [count for _, count in counts])
+        ranks.append(0)
+        counts.append(sketch.zero)
+    indexes = sorted(sketch.positive)
+    ranks += [_ORIGIN + index for index in indexes]
+    counts += [sketch.positive[index] for index in indexes]
+    return Measured(sketch.sum, sketch.min, sketch.max, ranks, counts)
 
 
 def together(parts: Sequence[Measured]) -> Measured:
