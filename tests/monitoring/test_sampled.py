@@ -225,6 +225,29 @@ class TestWrite:
             kept.maintain()
             assert old.increases([ORDERS], NOW, NOW + 1) == [6.0 if second < 60 else 5.0]
 
+    def test_series_that_could_not_be_seen_for_a_while(self, kept: Kept) -> None:
+        """
+        A series of a file that could not be read, while others moved, is not counted again when it is seen again.
+        """
+        kept.write(live({ORDERS: 5.0, LOST: 2.0}), NOW)
+        for second in range(1, 5):
+            assert kept.write(live({ORDERS: 5.0 + second}), NOW + second, whole=False).counters == {ORDERS: 1.0}
+
+        assert kept.write(live({ORDERS: 10.0, LOST: 2.0}), NOW + 5).counters == {ORDERS: 1.0}
+        assert kept.write(live({ORDERS: 11.0, LOST: 3.0}), NOW + 6).counters == {ORDERS: 1.0, LOST: 1.0}
+
+    def test_a_series_that_is_gone_while_others_stay(self, kept: Kept) -> None:
+        """
+        Of series that have moved for a while the one that is gone begins again at zero when it is back, and the others go on.
+        """
+        for second in range(3):
+            kept.write(live({ORDERS: 5.0 + second, LOST: 2.0 + second}), NOW + second)
+
+        assert kept.write(live({ORDERS: 8.0}), NOW + 3).counters == {ORDERS: 1.0}
+        assert kept.write(live({ORDERS: 9.0}), NOW + 4).counters == {ORDERS: 1.0}
+        assert kept.write(live({ORDERS: 10.0, LOST: 4.0}), NOW + 5).counters == {ORDERS: 1.0, LOST: 4.0}
+        assert kept.lifetimes() == {ORDERS: 10.0, LOST: 8.0}
+
     def test_rounding_is_no_measurement(self, kept: Kept) -> None:
         """
         A sum of fractions that is lower by its last digits, because it was added up in another order, did not begin again.

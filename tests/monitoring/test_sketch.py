@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import reduce
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._live import read_sketch
 
 finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e292, max_value=1e292)
+MEASUREMENTS = st.lists(finite, max_size=8)
 
 
 def new_histogram() -> Histogram:
@@ -151,6 +153,36 @@ class TestMerging:
 
 
 class TestSums:
+    @given(
+        before=st.lists(MEASUREMENTS, min_size=2, max_size=3),
+        after=st.lists(MEASUREMENTS, min_size=3, max_size=3),
+        is_folded=st.booleans(),
+    )
+    def test_the_difference_of_two_sums(
+        self, before: list[list[float]], after: list[list[float]], is_folded: bool
+    ) -> None:
+        """
+        What several processes have measured between two sums of their readings is what each has, though one has come since or
+        their order is another.
+        """
+        everyone = [new_histogram() for _ in after]
+        for waits, values in zip(everyone, before, strict=False):
+            for value in values:
+                waits.observe(value)
+        first = [reading_of(waits) for waits in everyone]
+        for waits, values in zip(everyone, after, strict=True):
+            for value in values:
+                waits.observe(value)
+        last = [reading_of(waits) for waits in everyone]
+
+        then = reduce(SketchReading.plus, first[: len(before)])
+        now = reduce(SketchReading.plus, last[::-1] if is_folded else last)
+        between = now.since(then)
+
+        expected = sketch_of([value for values in after for value in values])
+        assert (between.count, between.zero) == (expected.count, expected.zero)
+        assert (between.positive, between.negative) == (expected.positive, expected.negative)
+
     def test_thousands_of_processes_add_up(self) -> None:
         """
         What 3,000 processes have measured is added up, though Python itself goes only a thousand calls deep.

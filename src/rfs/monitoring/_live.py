@@ -241,15 +241,14 @@ class LiveReader:
             add_exemplars(totals, reader)
             foreign.add(reader.foreign, name.partition("-")[0] if alive else None)
             if alive:
-                for series in reader.series:
-                    if series.metric.type == MetricType.GAUGE:
-                        written_at = series.cells[series.at + 1]
-                        if written_at:
-                            across[series.key.name] = series.metric.across
-                            by_process = gauges.setdefault(series.key, {})
-                            # A series that has gone elsewhere is there twice for a moment.
-                            if name not in by_process or written_at >= by_process[name][0]:
-                                by_process[name] = written_at, series.cells[series.at], name.partition("-")[0]
+                for series in reader.gauges:
+                    written_at = series.cells[series.at + 1]
+                    if written_at:
+                        across[series.key.name] = series.metric.across
+                        by_process = gauges.setdefault(series.key, {})
+                        # A series that has gone elsewhere is there twice for a moment.
+                        if name not in by_process or written_at >= by_process[name][0]:
+                            by_process[name] = written_at, series.cells[series.at], name.partition("-")[0]
         totals.foreign = foreign.families()
         for process, _ in sources:
             if process.watch >= 0:  # else it was folded, its damage too, and only its segment is left
@@ -791,20 +790,21 @@ def add_cells(totals: Totals, reader: CellsReader) -> None:
     for declared in reader.metrics.values():
         if declared.name not in metrics:
             _declare(metrics, declared)
-    for piece in pieces(reader.series):
+    for piece in pieces(reader.counters, 200):
         for series in piece:
-            key, metric = series.key, series.metric
-            if metric.type == MetricType.COUNTER:
-                counters[key] = counters.get(key, 0.0) + series.cells[series.at]
-            elif metric.type != MetricType.GAUGE:
-                reading = read_sketch(series)
-                before = sketches.get(key)
-                if before is not None:
-                    last = series.together
-                    if last is None or last[0] is not before or last[1] is not reading:
-                        last = series.together = before, reading, before.plus(reading)
-                    reading = last[2]
-                sketches[key] = reading
+            key = series.key
+            counters[key] = counters.get(key, 0.0) + series.cells[series.at]
+    for piece in pieces(reader.sketches):
+        for series in piece:
+            key = series.key
+            reading = read_sketch(series)
+            before = sketches.get(key)
+            if before is not None:
+                last = series.together
+                if last is None or last[0] is not before or last[1] is not reading:
+                    last = series.together = before, reading, before.plus(reading)
+                reading = last[2]
+            sketches[key] = reading
 
 
 def add_exemplars(totals: Totals, reader: CellsReader) -> None:

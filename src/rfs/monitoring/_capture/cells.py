@@ -302,12 +302,16 @@ class CellsReader:
 
     def __init__(self) -> None:
         self.series: list[Series] = []
+        self.counters: list[Series] = []  # of these, as the following
+        self.gauges: list[Series] = []
+        self.sketches: list[Series] = []
         self.foreign: list[ForeignEntry] = []
         self.traced: list[Series] = []  # those with an exemplar
         self.damaged_entries = 0
         self._files: list[_File] = []
         self._by_cell: dict[tuple[int, int], Series] = {}
         self.metrics: dict[tuple[int, int], MetricEntry] = {}  # by region and id
+        self._of_type = {"counter": self.counters, "gauge": self.gauges}
         self._waiting: list[tuple[_File, int, list[Any]]] = []
 
     def add(self, memory: mmap.mmap, name: str) -> Header:
@@ -361,6 +365,7 @@ class CellsReader:
             series = Series(SeriesKey(metric.name, _pairs(entry[2])), metric, file.cells, at, number)
             self._by_cell[number, at] = series
             self.series.append(series)
+            self._of_type.get(metric.type, self.sketches).append(series)
         elif kind in (OCTAVE, EXEMPLAR):
             owner = self._by_cell.get((entry[1], entry[2]))
             if owner is None:
