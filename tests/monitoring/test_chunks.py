@@ -26,6 +26,7 @@ from rfs.monitoring._store.chunks import (
     ChunkReader,
     ChunkWriter,
     Imported,
+    Matches,
     Place,
     chunk_files,
     newest,
@@ -268,6 +269,51 @@ class TestFinding:
         second = newest([ChunkReader(directory, SEALED)], limit=5, before=first[-1].place)
 
         assert [one.frame.time_ns for one in first + second] == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+
+    def test_few_matches_are_remembered(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Who asks again for what only few records of a frame are gets the same answer without decompressing it, also from another
+        reader of the file.
+        """
+        parts = batches(5)
+        parts[3].append(record(10**6, level=40))
+        write(directory, *parts)
+        matches = Matches()
+        first = newest([ChunkReader(directory, OPEN, matches=matches)], limit=10, min_level=40)
+        decompressed = watched(monkeypatch)
+
+        again = newest([ChunkReader(directory, OPEN, matches=matches)], limit=10, min_level=40)
+        others = newest([ChunkReader(directory, OPEN, matches=matches)], limit=10, min_level=41)
+
+        assert [one.frame.time_ns for one in first] == [10**6]
+        assert (again, others) == (first, [])
+        assert decompressed == []
+
+    def test_what_is_remembered_is_of_that_frame(self, directory: int) -> None:
+        """
+        Another frame at the same place, as there is after one could not be synced, is not taken for the one before.
+        """
+        write(directory, [record(1, level=40)], [record(2, level=40)])
+        before, after = (entry.notes for entry in ChunkReader(directory, OPEN).frames)
+        matches, filtered = Matches(), (1, 32, 40, 0, None)
+
+        matches.put(filtered, before, [(0, record(1, level=40))])
+
+        assert matches.get(filtered, before) == [(0, record(1, level=40))]
+        assert matches.get(filtered, after) is None
+
+    def test_what_is_remembered_is_bounded(self, directory: int) -> None:
+        """
+        However many frames are asked for, what is remembered stays below the bound, and answers stay right.
+        """
+        write(directory, *([record(number, level=40, message="x" * 200)] for number in range(100)))
+        matches = Matches(20_000)
+        reader = ChunkReader(directory, OPEN, matches=matches)
+
+        found = [newest([reader], limit=200, min_level=level) for level in (30, 40)]
+
+        assert [len(one) for one in found] == [100, 100]
+        assert 15_000 < matches.bytes <= 20_000
 
     @pytest.mark.parametrize("seal", [False, True])
     def test_by_id_only_its_frames_are_decompressed(

@@ -624,7 +624,7 @@ class TestManyChunks:
         spoiled = site.chunks[1]
         refused: list[str] = []
 
-        def refuse(directory: int, file: str, keys: object) -> ChunkReader:
+        def refuse(directory: int, file: str, *_: object) -> ChunkReader:
             if file != spoiled:
                 return ChunkReader(directory, file)
             refused.append(file)

@@ -14,8 +14,8 @@ with zstd, a flags byte and a level byte for each record and then a MessagePack 
 in order of time. What else is known of a record is in there and is not kept twice.
 
 The index is for finding an id: 256 buckets by the first byte of its 24-bit hash, each the sorted other two bytes of all hashes and then
-the number of the frame for each. The footer repeats all notes, without the hashes, and has the buckets' lengths and CRCs. Lengths are believed only as far
-as the file and `_LARGEST_BYTES` go. What is damaged costs its own records: a frame, which is skipped; a bucket or the index, then
+the number of the frame for each. The footer repeats all notes, without the hashes, and has the buckets' lengths and CRCs. Lengths are
+believed only as far as the file and `_LARGEST_BYTES` go. What is damaged costs its own records: a frame, which is skipped; a bucket or the index, then
 frames are searched; the footer or the header, then the reader walks from frame to frame.
 
 **Encrypted.** With keys (see `keys`), ``stored`` is encrypted, and what is in clear is bound to it: the chunk's id, the head and the
@@ -46,6 +46,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -56,6 +57,7 @@ from itertools import accumulate, count
 from operator import attrgetter
 from pathlib import Path
 from struct import Struct
+from threading import Lock
 from typing import NamedTuple, Protocol
 from weakref import finalize
 from zlib import crc32
@@ -91,6 +93,8 @@ _BUCKETS = 256
 _HASHED_BYTES = 252
 _RECORD = b"\x9f"  # how a record begins in MessagePack: as an array of 15
 _EVERYTHING = 1 << 62
+_FEW = 64  # records of a frame
+_REMEMBERED_BYTES = 400  # of a frame or a record, beside its payload
 
 # Of records 1 % smaller than level 3 is by itself, and as quick.
 _COMPRESSION = zstandard.ZstdCompressionParameters(compression_level=3, min_match=5)
@@ -140,7 +144,7 @@ class Notes(msgspec.Struct, array_like=True, frozen=True, gc=False):
     operations: bytes  # u16 each: the hash of each operation that is there, rising; keyed if there is a key
     sources: msgspec.Raw  # `Sources`, not decoded: seldom asked for, and of all frames together thousands of lists
     key: str = ""  # the id of the key that the frame is encrypted with
-    ids: bytes | None = None  # `_pack_ids`, in the file: in memory, and in a footer, which has an index, it is taken out
+    ids: bytes | None = None  # `_pack_ids`; not in memory, nor in a footer, which has an index
 
 
 class _Entry(msgspec.Struct, gc=False):
@@ -149,7 +153,9 @@ class _Entry(msgspec.Struct, gc=False):
     at: int
     end: int
     notes: Notes
-    hashes: array[int] | None = None  # of the ids, if its notes tell them; else once somebody has asked where there is no index
+    hashes: array[int] | None = (
+        None  # of the ids; without an index, and if its notes do not tell: once it was asked for
+    )
 
 
 class _Footer(msgspec.Struct, array_like=True, frozen=True):
@@ -188,6 +194,7 @@ _time_of = attrgetter("time_ns")
 _WRAPPED = 1  # MessagePack's type number of a record that is kept with all that its frame told
 
 
+_Filtered = tuple[int, int, int, int, str | None]  # the file's number, where the frame is; level, flags and operation
 Hash = Callable[[bytes], int]  # 32 bits of a correlation id or an operation
 
 
@@ -246,6 +253,41 @@ def _hashes_of(ids: set[str], hashed: Hash) -> array[int]:
     return array("I", sorted({_hash(one, hashed) >> 8 for one in ids if one}))
 
 
+class Matches:
+    """
+    Which records of a frame passed a filter, of frames and filters that were asked for last: those who watch the newest failures ask
+    the same frames again each second. Only where they were few, and never for an id. Safe from any thread.
+
+    Args:
+        limit: Bytes of records, and about as many as it takes to remember that there are none.
+    """
+
+    def __init__(self, limit: int = 4 << 20) -> None:
+        self._limit = limit
+        self._lock = Lock()
+        self._known: OrderedDict[_Filtered, tuple[Notes, list[tuple[int, Frame]], int]] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, filtered: _Filtered, notes: Notes) -> list[tuple[int, Frame]] | None:
+        """Rows and records, the newest first; None if they are not remembered, or another frame is there now."""
+        with self._lock:
+            known = self._known.get(filtered)
+            if known is None or known[0] != notes:
+                return None
+            self._known.move_to_end(filtered)
+            return known[1]
+
+    def put(self, filtered: _Filtered, notes: Notes, found: list[tuple[int, Frame]]) -> None:
+        """Remember what was *found*."""
+        size = _REMEMBERED_BYTES + sum(len(frame.payload) + _REMEMBERED_BYTES for _, frame in found)
+        with self._lock:
+            before = self._known.pop(filtered, None)
+            self.bytes += size - (0 if before is None else before[2])
+            self._known[filtered] = notes, found, size
+            while self.bytes > self._limit:
+                self.bytes -= self._known.popitem(last=False)[1][2]
+
+
 def _pack_ids(hashes: array[int]) -> bytes:
     """Sorted hashes of ids: the lowest bytes of all, then the middle ones, then the highest."""
     words = hashes.tobytes()
@@ -267,6 +309,7 @@ class ChunkReader:
         directory: Descriptor of the directory that it is in; stays open as long as `refresh` is called.
         file: Its name with its suffix.
         keys: For what is encrypted. Of a frame whose key is not among them, ``damage`` says so as long as that is the case.
+        matches: What is remembered of this and other chunks.
 
     What a frame is asked for, and its damage, is safe from any thread; `refresh` is for one at a time. The file is held open until the
     reader is forgotten, so that whoever reads may go on when it has been removed.
@@ -276,9 +319,10 @@ class ChunkReader:
         StoreFileError: It is no chunk, or one of a newer version, or nothing of it can be read. It has not been changed.
     """
 
-    def __init__(self, directory: int, file: str, keys: KeyRing | None = None) -> None:
+    def __init__(self, directory: int, file: str, keys: KeyRing | None = None, matches: Matches | None = None) -> None:
         self.file = file
         self._keys = keys
+        self._matches = matches or Matches(0)
         self._directory = directory
         self.name, _, suffix = file.rpartition(".")
         self.is_sealed = "." + suffix == SEALED_SUFFIX
@@ -323,7 +367,8 @@ class ChunkReader:
         return one
 
     def _begin(self) -> None:
-        size = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        self._number, size = status.st_ino, status.st_size
         fault = self._read_header(os.pread(self._fd, _HEADER.size, 0))
         begin = _HEADER.size
         has_footer = self.is_sealed and self._read_footer(size)
@@ -575,6 +620,42 @@ class ChunkReader:
             self._report(entry.at, entry.end, entry.notes.records, fault)
         return None
 
+    def matching(
+        self, entry: _Entry, *, min_level: int, flags: int, operation: str | None, correlation_id: str | None
+    ) -> Iterable[tuple[int, Frame]]:
+        """
+        Rows and records of a frame that pass these filters, the newest first; decoded as they are asked for, if they are many.
+
+        Nothing if it is damaged or its key is not at hand, which is reported.
+        """
+        notes = entry.notes
+        filtered = self._number, entry.at, min_level, flags, operation
+        is_remembered = correlation_id is None and (not notes.key or self._key(notes.key) is not None)
+        known = self._matches.get(filtered, notes) if is_remembered else None
+        if known is not None:
+            return known
+        rows = self.rows(entry)
+        if rows is None:
+            return ()
+        text = correlation_id or operation
+        numbers = [
+            row
+            for row in (rows.numbers_with(text) if text else range(notes.records - 1, -1, -1))
+            if rows.levels[row] >= min_level and rows.flags[row] & flags == flags
+        ]
+        every = ((row, rows.frame(row, notes.first_ns)) for row in numbers)
+        found = (
+            (row, frame)
+            for row, frame in every
+            if (correlation_id is None or frame.correlation_id == correlation_id)
+            and (operation is None or frame.operation == operation)
+        )
+        if not is_remembered or len(numbers) > _FEW:
+            return found
+        few = list(found)
+        self._matches.put(filtered, notes, few)
+        return few
+
     def read(self) -> Iterator[Frame]:
         """All records that can be read, frame by frame."""
         for entry in tuple(self.frames):
@@ -731,23 +812,13 @@ def newest(
                 ):
                     heappush(waiting, (-notes.last_ns, next(numbers), chunk, one))
             continue
-        rows = chunk.rows(entry)
-        if rows is None:
-            continue
-        text = correlation_id or operation
-        for row in rows.numbers_with(text) if text else range(entry.notes.records - 1, -1, -1):
-            if rows.levels[row] < min_level or rows.flags[row] & flags != flags:
-                continue
-            frame = rows.frame(row, entry.notes.first_ns)
+        for row, frame in chunk.matching(
+            entry, min_level=min_level, flags=flags, operation=operation, correlation_id=correlation_id
+        ):
             place = Place(frame.time_ns, chunk.name, entry.at, row)
             if len(best) == limit and place < best[0][0]:
                 break  # rows are in order of time
-            if (
-                since_ns <= frame.time_ns < until_ns
-                and (before is None or place < before)
-                and (correlation_id is None or frame.correlation_id == correlation_id)
-                and (operation is None or frame.operation == operation)
-            ):
+            if since_ns <= frame.time_ns < until_ns and (before is None or place < before):
                 (heappush if len(best) < limit else heapreplace)(best, (place, frame))
         breathe()
     best.sort(reverse=True)

@@ -76,6 +76,7 @@ _MAX_NAMES = 1_000  # metrics whose series it remembers
 _MAX_SEEN = 64  # ranges of steps: a page asks for one or two
 _MAX_BLOCK_BYTES = 8 << 20  # of blocks that it remembers
 _PARSED_BYTES = 10_000  # of one beside its content
+_READ_AT_ONCE = 32  # blocks
 KINDS: tuple[Kind, ...] = ("counter", "gauge", "histogram")  # by number
 
 _BlockRow = tuple[int, int, int]  # id, tier, start
@@ -264,25 +265,35 @@ class _Kept:
 
     def block(self, row: _BlockRow, make: type[_Block]) -> _Block | None:
         """The block of *row*; None, which has been said, if it is damaged."""
-        check_deadline()
-        number, tier, at = row
-        known = self._blocks.pop(number, None)
-        if known is None:
-            (payload,) = self.connection.execute("SELECT payload FROM blocks WHERE id = ?", (number,)).fetchone()
-            size, block = _PARSED_BYTES, None
-            try:
-                content = self.codec.unpack(payload)
-                block = make(content, tier)
-                size += 2 * len(content)
-            except BlockError as error:
-                self.leave_out(f"a block of {tier} s from {at} is damaged and left out: {error}")
-            known = size, block
-            self._block_bytes += size
-        self._blocks[number] = known
-        while self._block_bytes > _MAX_BLOCK_BYTES:
-            self._block_bytes -= self._blocks.pop(next(iter(self._blocks)))[0]
-        found = known[1]
-        return found if isinstance(found, make) else None
+        return next(self.blocks((row,), make))
+
+    def blocks(self, rows: Sequence[_BlockRow], make: type[_Block]) -> Iterator[_Block | None]:
+        """As `block`, for many; those that are not remembered are read a few dozen at a time."""
+        for at in range(0, len(rows), _READ_AT_ONCE):
+            check_deadline()
+            some = rows[at : at + _READ_AT_ONCE]
+            known = {number: self._blocks[number] for number, _, _ in some if number in self._blocks}
+            missing = [number for number, _, _ in some if number not in known]
+            payloads: dict[int, bytes] = {}
+            if missing:
+                query = f"SELECT id, payload FROM blocks WHERE id IN ({', '.join('?' * len(missing))})"  # noqa: S608
+                payloads.update(self.connection.execute(query, missing).fetchall())
+            for number, tier, start in some:
+                one = known.get(number) or self._parsed(payloads[number], make, tier, start)
+                if self._blocks.pop(number, None) is None:
+                    self._block_bytes += one[0]
+                self._blocks[number] = one
+                while self._block_bytes > _MAX_BLOCK_BYTES:
+                    self._block_bytes -= self._blocks.pop(next(iter(self._blocks)))[0]
+                yield one[1] if isinstance(one[1], make) else None
+
+    def _parsed(self, payload: bytes, make: type[_Block], tier: int, start: int) -> tuple[int, _Block | None]:
+        try:
+            content = self.codec.unpack(payload)
+            return _PARSED_BYTES + 2 * len(content), make(content, tier)
+        except BlockError as error:
+            self.leave_out(f"a block of {tier} s from {start} is damaged and left out: {error}")
+            return _PARSED_BYTES, None
 
 
 class _View:
@@ -352,15 +363,13 @@ class _View:
 
     def value_blocks(self, width: int, group: int, start: int, end: int) -> Iterator[ValueBlock]:
         """The blocks of `rows`, of counters or gauges."""
-        for row in self.rows(width, group, start, end):
-            block = self.kept.block(row, ValueBlock)
+        for block in self.kept.blocks(self.rows(width, group, start, end), ValueBlock):
             if block is not None:
                 yield block
 
     def sketch_blocks(self, width: int, group: int, start: int, end: int) -> Iterator[SketchBlock]:
         """The blocks of `rows`, of histograms."""
-        for row in self.rows(width, group, start, end):
-            block = self.kept.block(row, SketchBlock)
+        for block in self.kept.blocks(self.rows(width, group, start, end), SketchBlock):
             if block is not None:
                 yield block
 
@@ -436,8 +445,7 @@ class _View:
         key = width, group, slots, begin, until
         rows = self.rows(width, group, begin, until)
         before, sums = self.kept.value_sums.take(key, rows, {})
-        for row in rows[before:]:
-            block = self.kept.block(row, ValueBlock)
+        for block in self.kept.blocks(rows[before:], ValueBlock):
             if block is not None:
                 for slot, value in block.sums(begin, until, slots):
                     sums[slot] = sums.get(slot, 0.0) + value
@@ -602,8 +610,7 @@ class _View:
         rows = self.rows(width, group, begin, until)
         before, sums = self.kept.sums.take(key, rows, {})
         parts: dict[int, list[Measured]] = {}
-        for row in rows[before:]:
-            block = self.kept.block(row, SketchBlock)
+        for block in self.kept.blocks(rows[before:], SketchBlock):
             if block is not None:
                 for slot in slots:
                     part = block.get(slot, begin, until)
@@ -881,9 +888,13 @@ def _sums_by_step(view: _View, key: SumsKey, steps: _Steps) -> dict[int, array[f
     width, group, slots, begin, until = key
     rows = view.rows(width, group, begin, until)
     before, sums = view.kept.steps.take((key, steps.start, steps.seconds), rows, {})
-    for row in rows[before:]:
+    new = rows[before:]
+    blocks: Iterator[ValueBlock | SketchBlock | None] = (
+        view.kept.blocks(new, ValueBlock) if group % 4 == COUNTER else view.kept.blocks(new, SketchBlock)
+    )
+    for block in blocks:
         for slot in slots:
-            part = _counted(view, row, slot, group % 4)
+            part = None if block is None else _counted(block, slot)
             if part is not None:
                 times, values = part
                 of_series = sums.setdefault(slot, array("d", bytes(8 * steps.count)))
@@ -894,13 +905,11 @@ def _sums_by_step(view: _View, key: SumsKey, steps: _Steps) -> dict[int, array[f
     return sums
 
 
-def _counted(view: _View, row: _BlockRow, slot: int, kind: int) -> ValuePoints | None:
+def _counted(block: ValueBlock | SketchBlock, slot: int) -> ValuePoints | None:
     """What a block has of a counter, or of the count of a histogram."""
-    if kind == COUNTER:
-        block = view.kept.block(row, ValueBlock)
-        return None if block is None else block.get(slot)
-    histograms = view.kept.block(row, SketchBlock)
-    part = None if histograms is None else histograms.get(slot, 0, NEVER)
+    if isinstance(block, ValueBlock):
+        return block.get(slot)
+    part = block.get(slot, 0, NEVER)
     if part is None:
         return None
     return part.times, list(map(part.columns.count, range(part.first, part.first + len(part.times))))

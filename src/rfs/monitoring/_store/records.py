@@ -44,6 +44,7 @@ from rfs.monitoring._store.chunks import (
     ChunkWriter,
     Found,
     Imported,
+    Matches,
     Place,
     chunk_files,
     newest,
@@ -141,6 +142,7 @@ class RecordReader:
         self._sealed: dict[str, _Sealed] = {}
         self._open: dict[str, ChunkReader] = {}
         self._readers: OrderedDict[str, ChunkReader] = OrderedDict()  # of sealed ones, the one used last at the end
+        self._matches = Matches()
         self._refused: dict[str, StoreFileError] = {}
         self._said: set[tuple[str, object]] = set()
 
@@ -237,7 +239,7 @@ class RecordReader:
             try:
                 reader = self._open.pop(file, None)
                 if reader is None or not reader.refresh():
-                    reader = ChunkReader(directory, file, self.keys)
+                    reader = ChunkReader(directory, file, self.keys, self._matches)
             except FileNotFoundError:
                 is_whole = False
             except StoreFileError as error:
@@ -264,7 +266,7 @@ class RecordReader:
                 self._readers.move_to_end(file)
                 return reader
             try:
-                reader = ChunkReader(self._opened_directory(), file, self.keys)
+                reader = ChunkReader(self._opened_directory(), file, self.keys, self._matches)
             except FileNotFoundError:
                 return None
             except StoreFileError as error:
