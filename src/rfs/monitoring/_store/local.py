@@ -27,7 +27,7 @@ from rfs.monitoring._store.ranges import WindowReader, WindowsAt
 from rfs.monitoring._store.records import RecordReader, RecordWriter
 from rfs.monitoring._store.retention import CHUNKS, RecordRetention
 from rfs.monitoring._store.sealing import SEAL_REQUEST, STORE
-from rfs.monitoring._store.windows import WindowWriter
+from rfs.monitoring._store.windows import MINUTE, WindowWriter
 from rfs.monitoring._totals import Totals
 from rfs.monitoring.retention import Retention
 
@@ -231,6 +231,7 @@ class _Writing:
                 "S110", f"store {setting.path}: the catalogue of the windows is gone; a new one is begun"
             )
         self._begins_anew = is_first and not catalogue.is_new
+        self._kept_minute = -1
         self._kept_at = self._made_room_at = -inf
         self._evicted = 0  # records that went, and are not counted in the catalogue
 
@@ -249,7 +250,9 @@ class _Writing:
                 window = self._windows.write(turn, totals, second, adopt=self._adopts, whole=is_whole)
             is_written = True
             self._setting.on_window(window)
-            self._windows.maintain()
+            minute = window.second // MINUTE  # there is something to be done when another one begins
+            if minute != self._kept_minute and self._windows.maintain():
+                self._kept_minute = minute
         except StoreError as error:
             self._tell(error.code, str(error))
         self._retain()
