@@ -493,6 +493,7 @@ def _requests(moment: _Moment, window: str) -> Requests:
     by_status = query.increase_by("http_requests_total", "status", window) if total is not None else {}
     failed = None if total is None else _matching(by_status, "5*")
     refused = None if total is None else _matching(by_status, "4*")
+    by_status_lines = _lines(query, "http_requests_total", window, ("status",))
     return Requests(
         total=total,
         failed=failed,
@@ -503,12 +504,12 @@ def _requests(moment: _Moment, window: str) -> Requests:
         active=query.latest("http_requests_active"),
         streams=query.latest("http_streams_active"),
         points=_points(query, "http_requests_total", window, step, {}),
-        failed_points=_points(query, "http_requests_total", window, step, {"status": "5*"}),
+        failed_points=_sum_points(line for (status,), line in by_status_lines.items() if status.startswith("5")),
         **_latency(moment.distribution("http_request_duration_seconds", window, {}), 1000),
     )
 
 
-# Rows are asked for together: one by one, each would read the same windows again.
+# Rows are asked for together, and always of all series: others would read the same windows again.
 
 
 def _lines(query: MonitorQuery, metric: str, window: str, by: Sequence[str]) -> dict[Group, Points]:
@@ -520,25 +521,28 @@ def _lines(query: MonitorQuery, metric: str, window: str, by: Sequence[str]) -> 
 def _routes(query: MonitorQuery, window: str) -> tuple[list[RouteRow], int]:
     metric, by = "http_requests_total", ("method", "route")
     counts, recent = query.increases(metric, by, window), query.increases(metric, by, _RATE_WINDOW)
-    failures = query.increases(metric, by, window, {"status": Prefix("5")})
+    failures: dict[Group, float] = {}
+    for (method, route, status), count in query.increases(metric, (*by, "status"), window).items():
+        if status.startswith("5"):
+            failures[method, route] = failures.get((method, route), 0) + count
     busiest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown = busiest[:_MOST_ROWS]
-    took = query.distributions("http_request_duration_seconds", by, window, [route for route, _ in shown])
+    took = query.distributions("http_request_duration_seconds", by, window, [group for group, _ in shown])
     lines = _lines(query, metric, window, by)
     rows = [
         RouteRow(
-            method=route[0],
-            route=route[1],
+            method=group[0],
+            route=group[1],
             total=total,
-            failed=failures.get(route, 0),
-            error_ratio=_divide(failures.get(route, 0), total),
-            per_second=_rate(recent.get(route, 0)),
+            failed=failures.get(group, 0),
+            error_ratio=_divide(failures.get(group, 0), total),
+            per_second=_rate(recent.get(group, 0)),
             active=None,
-            points=lines[route] if rank < _MOST_TRENDS else [],
+            points=lines[group] if rank < _MOST_TRENDS else [],
             failed_points=[],
-            **_latency(took.get(route), 1000),
+            **_latency(took.get(group), 1000),
         )
-        for rank, (route, total) in enumerate(shown)
+        for rank, (group, total) in enumerate(shown)
     ]
     return rows, len(busiest)
 
