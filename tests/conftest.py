@@ -116,12 +116,15 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """
-    Measure no coverage where greenlets are switched inside a thread: SQLAlchemy's async side and Playwright do.
+    Measure no coverage of a slow test, and none where greenlets are switched inside a thread.
 
-    The tracer loses its place there. Told about greenlets, it keeps a table of them that may hang CPython 3.11 when two threads
-    end at once (its clean-up is a pending call, which waits for the other's, while it is traced itself).
+    What is slow does a thousand times what others do once, and takes twice as long when it is traced.
+
+    SQLAlchemy's async side and Playwright switch greenlets, over which the tracer loses its place. Told about them, it keeps a table
+    of them that may hang CPython 3.11 when two threads end at once (its clean-up is a pending call, which waits for the other's, while
+    it is traced itself).
     """
-    if not any(item.get_closest_marker(marker) for marker in ("browser", "postgres")):
+    if not any(item.get_closest_marker(marker) for marker in ("browser", "postgres", "slow")):
         return (yield)
     trace, thread_trace = sys.gettrace(), threading.gettrace()
     sys.settrace(None)

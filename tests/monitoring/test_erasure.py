@@ -563,6 +563,7 @@ class TestLabels:
         assert [f"{tmp_path / 'a'}: {CATALOGUE}: has version 2" in each for each in receipt.unsearched] == [True]
         verify(tmp_path / "a")
 
+    @pytest.mark.slow  # a process for each step
     def test_killed_at_every_step(self, site: Site, tmp_path: Path) -> None:
         """
         Killed at any step, also of SQLite's, the series has the one name or the other and its numbers once; the next call finishes it.
@@ -729,6 +730,7 @@ class TestArchives:
         with pytest.raises(ArchiveError, match=f"no {MANIFEST}"):
             erase(f"memory://{tmp_path.name}/nothing", SUBJECT)
 
+    @pytest.mark.slow  # a process for each step
     def test_killed_at_every_step(self, site: Site, tmp_path: Path) -> None:
         """
         Killed at any step, the archive is whole, that of before or that of afterwards; the next call leaves that of afterwards alone.
@@ -1099,6 +1101,7 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
         os._exit(1)
 
 
+@pytest.mark.slow  # a process for each step
 class TestKilledAtEveryStep:
     def sweep(self, tmp_path: Path, work: Callable[[Path], object]) -> Iterator[Site]:
         """Sites in which *work* was killed, step by step, and at last one in which it was not."""

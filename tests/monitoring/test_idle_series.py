@@ -494,6 +494,7 @@ class TestSeveralProcesses:
 
 
 class TestLivingForEver:
+    @pytest.mark.slow  # hundreds of series an hour
     def test_labels_that_rotate(self, shared: Service) -> None:
         """
         New label sets without end: files, directory and totals stay as small as after the first two hours, and none has to share

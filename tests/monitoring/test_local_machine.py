@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -311,5 +312,6 @@ Site.TestCase.settings = settings(
 )
 
 
+@pytest.mark.slow  # hundreds of lives of a store
 class TestSite(Site.TestCase):  # type: ignore[misc, valid-type]
     """The state machine, run."""

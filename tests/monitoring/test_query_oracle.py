@@ -7,6 +7,7 @@ The events of four hours are handed to a store as two processes' windows, one ea
 from __future__ import annotations
 
 import random
+import shutil
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,7 @@ from rfs.monitoring._store import Moment, Store, Window
 from rfs.monitoring._totals import Totals
 from rfs.monitoring.masking import ErrorInfo
 from tests.monitoring.test_store_contract import NAMES, STORES, batch
+from tests.monitoring.test_windows import in_memory
 
 COUNT = 100_000
 NOW = 1_800_000_000  # a whole minute, 13:20 UTC
@@ -162,8 +164,9 @@ def fill(store: Store) -> None:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def query(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Query]:
-    with closing(STORES[request.param](tmp_path_factory.mktemp("store"))) as store:
+def query(request: pytest.FixtureRequest) -> Iterator[Query]:
+    folder = in_memory()
+    with closing(STORES[request.param](folder)) as store:
         fill(store)
         store.statistics()  # a store that sends in the background has sent all then
         yield Query(
@@ -173,6 +176,7 @@ def query(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             service_name=lambda: "oracle",
             statistics=lambda _: {"records": {}},
         )
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -350,13 +350,17 @@ class Store(RuleBasedStateMachine):
         assert not self.site.problems
 
 
-TestStore = Store.TestCase
-TestStore.settings = settings(
+Store.TestCase.settings = settings(
     max_examples=size(whole=2_000, small=60),
     stateful_step_count=25,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     deadline=None,
 )
+
+
+@pytest.mark.slow  # dozens of lives of three processes
+class TestStore(Store.TestCase):  # type: ignore[misc, valid-type]
+    """The state machine, run."""
 
 
 @pytest.mark.fault

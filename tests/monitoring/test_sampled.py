@@ -635,5 +635,6 @@ Service.TestCase.settings = settings(
 )
 
 
+@pytest.mark.slow  # dozens of lives of a service
 class TestService(Service.TestCase):  # type: ignore[misc, valid-type]
     """The state machine, run."""

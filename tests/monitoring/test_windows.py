@@ -296,10 +296,12 @@ for machine in (History, ShortHistory):
     )
 
 
+@pytest.mark.slow  # hundreds of lives of a catalogue
 class TestHistory(History.TestCase):  # type: ignore[misc, valid-type]
     """The state machine, run."""
 
 
+@pytest.mark.slow  # and hundreds that forget
 class TestShortHistory(ShortHistory.TestCase):  # type: ignore[misc, valid-type]
     """As above."""
 
