@@ -60,7 +60,8 @@ _WAIT_SECONDS = 0.5  # for one of those that are being answered to end
 _MAX_ERROR_RECORDS = 2_000  # decoded for samples of messages
 _MAX_MESSAGES = 10_000  # records whose messages are counted,
 _MESSAGES_SECONDS = 0.01  # ... as far as that goes in this time: of a rare operation each is in a frame of its own
-_FIRST_PAGE = 20  # of failures; each further one is twice as long, or as long if time is short
+_FIRST_PAGE = 20  # of failures; each further one is twice as long,
+_SHORT_PAGE = 8  # ... or so long, if time is short
 _HOUR = 3_600
 _RECORDS_PER_LOOK = 256  # at the clock
 _DIGITS = re.compile(r"\d+")
@@ -799,8 +800,8 @@ class Query:
             if len(found) < page or monotonic() >= ends:
                 break
             limit, before = limit - page, found[-1].cursor
-            if seconds == inf:  # else the last page must not take long, whatever the ones before did
-                page *= 2
+            # If time is short, the last page must not take long, however quick the ones before were.
+            page = 2 * page if seconds == inf else _SHORT_PAGE
 
     # Records
 
