@@ -214,12 +214,13 @@ class UnwrapError(RfsError, ValueError):
 
 
 class LiveFileError(RfsError, ValueError):
-    """A file of the live directory cannot be read; *fault* says why and what to do."""
+    """A file of the live directory cannot be read; *fault* says why and what to do. ``is_newer``: it is of a newer version, and whole."""
 
-    def __init__(self, name: str, fault: str) -> None:
-        super().__init__(name, fault)
+    def __init__(self, name: str, fault: str, is_newer: bool = False) -> None:
+        super().__init__(name, fault, is_newer)
         self.name = name
         self.fault = fault
+        self.is_newer = is_newer
 
     def __str__(self) -> str:
         return f"live file {self.name}: {self.fault}"

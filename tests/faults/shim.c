@@ -3,7 +3,8 @@
    RFS_SHIM names the control file, which the test maps too: a table of int64, in this order
 
        offset of CLOCK_REALTIME in ns · times it was asked
-       per call of enum call: the error to fail with (0: none) · how often it still may (negative: always) · how often it failed
+       per call of enum call: the error to fail with (0: none; negative: a write takes only half) · how often it still may
+           (negative: always) · how often it failed · how often it still succeeds before
        how many steps more until the process is killed, before the last of them (0: it is not) · how many steps there were
 
    RFS_SHIM_PATH limits failures and steps to files whose path contains it. A step is a call that changes what is on the disk.
@@ -28,7 +29,7 @@
 
 enum call { FALLOCATE, MMAP, OPEN, WRITE, RENAME, FTRUNCATE, MKDIR, SYNC, CALLS };
 
-enum { STEPS = 2 + 3 * CALLS, WORDS = STEPS + 2 };
+enum { STEPS = 2 + 4 * CALLS, WORDS = STEPS + 2 };
 
 static int64_t nothing[WORDS];
 static volatile int64_t *table = nothing;
@@ -46,8 +47,9 @@ __attribute__((constructor)) static void begin(void) {
 }
 
 static int fails(enum call call, const char *path) {
-    volatile int64_t *entry = table + 2 + 3 * call;
+    volatile int64_t *entry = table + 2 + 4 * call;
     if (!entry[0] || !entry[1] || !path || !strstr(path, part)) return 0;
+    if (entry[3] > 0 && __sync_fetch_and_sub(entry + 3, 1) > 0) return 0;
     if (entry[1] > 0) __sync_fetch_and_sub(entry + 1, 1);
     __sync_fetch_and_add(entry + 2, 1);
     return (int)entry[0];
@@ -66,7 +68,7 @@ static const char *path_of(int folder, const char *name, char *path, size_t size
 
 static int fails_at(enum call call, int folder, const char *name) {
     char path[8192];
-    return table[2 + 3 * call] ? fails(call, path_of(folder, name, path, sizeof path)) : 0;
+    return table[2 + 4 * call] ? fails(call, path_of(folder, name, path, sizeof path)) : 0;
 }
 
 static int fails_file(enum call call, int file) { return fails_at(call, file, ""); }
@@ -164,15 +166,23 @@ int openat(int folder, const char *path, int flags, ...) {
 }
 int openat64(int, const char *, int, ...) __attribute__((alias("openat")));
 
+/* How much of it is to be written; -1, and errno, if the call is to fail. */
+static ssize_t to_write(int file, size_t size) {
+    int fault = fails_file(WRITE, file);
+    if (fault < 0) return size > 1 ? size / 2 : size;
+    FAIL(fault);
+    return size;
+}
+
 ssize_t write(int file, const void *data, size_t size) {
     step_file(file);
-    FAIL(fails_file(WRITE, file));
-    return NEXT(write)(file, data, size);
+    ssize_t taken = to_write(file, size);
+    return taken < 0 ? -1 : NEXT(write)(file, data, taken);
 }
 ssize_t pwrite(int file, const void *data, size_t size, off_t at) {
     step_file(file);
-    FAIL(fails_file(WRITE, file));
-    return NEXT(pwrite)(file, data, size, at);
+    ssize_t taken = to_write(file, size);
+    return taken < 0 ? -1 : NEXT(pwrite)(file, data, taken, at);
 }
 ssize_t pwrite64(int, const void *, size_t, off_t) __attribute__((alias("pwrite")));
 int fsync(int file) {

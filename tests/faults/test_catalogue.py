@@ -82,8 +82,8 @@ def finish(folder: Path, kept: int) -> None:
     catalogue.close()
 
 
-class TestKilled:
-    """B19, B29: compaction, roll-up and retention of windows."""
+class TestB29KilledWindows:
+    """Compaction, roll-up and retention of windows."""
 
     @pytest.mark.slow
     def test_before_every_statement(self, tmp_path: Path) -> None:
@@ -123,12 +123,14 @@ class TestKilled:
         assert status == -signal.SIGKILL or write > 60
         finish(tmp_path, kept)
 
+
+class TestB5B6FailsForGood:
     @pytest.mark.slow
     @pytest.mark.parametrize("fault", ["pwrite64:error=EIO", "pwrite64:error=ENOSPC", "fdatasync:error=EIO"])
     @pytest.mark.parametrize("call", range(2, 200, size(whole=1, small=97)))
-    def test_a_call_that_fails_for_good(self, tmp_path: Path, fault: str, call: int) -> None:
+    def test_what_was_acknowledged_is_there(self, tmp_path: Path, fault: str, call: int) -> None:
         """
-        B5, B6. If from some call on the disk refuses, what was acknowledged is there when it does not any more.
+        If from some call on the disk refuses, what was acknowledged is there when it does not any more.
         """
         output = tmp_path / "strace"
         launch = [*strace_prefix(output, f"{fault}:when={call}+"), sys.executable, "-m"]
@@ -141,9 +143,11 @@ class TestKilled:
         assert status == 0 or "StoreError" in said
         finish(tmp_path, kept)
 
-    def test_within_a_migration(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+class TestB26KilledMigration:
+    def test_at_every_statement(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B26. Killed at any step of a migration, the database has the old or the new schema; the next one who opens it ends it.
+        Killed at any step of a migration, the database has the old or the new schema; the next one who opens it ends it.
         """
         with Process("catalogue", "migrate", tmp_path, "WITNESS", 1, size(whole=1, small=4)) as process:
             swept = process.answer()
@@ -167,10 +171,10 @@ class TestKilled:
             assert lives[REQUESTS] == sum(window.counters[REQUESTS] for window in windows())
 
 
-class TestNoSpace:
+class TestB2NoSpaceForWindows:
     def test_what_was_kept_stays_and_writing_goes_on(self, tmp_path: Path) -> None:
         """
-        B2. On a full disk a window is refused whole; reading goes on; with space again so does writing, without being told.
+        On a full disk a window is refused whole; reading goes on; with space again so does writing, without being told.
         """
         with tmpfs(tmp_path / "m", size=2 << 20) as disk:
             path = disk.path / "catalogue.db"
@@ -217,7 +221,7 @@ class TestNoSpace:
 
     def test_full_before_the_start(self, tmp_path: Path) -> None:
         """
-        B2. On a disk that is full from the beginning nothing can be opened; with space it can, and nothing is set aside.
+        On a disk that is full from the beginning nothing can be opened; with space it can, and nothing is set aside.
         """
         with tmpfs(tmp_path / "m", size=1 << 20) as disk:
             path = disk.path / "catalogue.db"
@@ -232,9 +236,11 @@ class TestNoSpace:
                 assert catalogue.take(turn, "p", 0)
             catalogue.close()
 
+
+class TestB5RefusedWindow:
     def test_a_file_that_may_not_grow(self, tmp_path: Path) -> None:
         """
-        B5. A write that fails costs the window that it was for, which says so; the next one is kept.
+        A write that fails costs the window that it was for, which says so; the next one is kept.
         """
         catalogue = Catalogue(tmp_path / "catalogue.db", epoch=1, on_problem=problem, now=lambda: BEGIN)
         writer = WindowWriter(catalogue, on_problem=problem)
@@ -259,10 +265,10 @@ class TestNoSpace:
         catalogue.close()
 
 
-class TestTooLarge:
+class TestB20TooLarge:
     def test_the_oldest_goes_first(self, tmp_path: Path) -> None:
         """
-        B2, B20. Above the bound of bytes the oldest of the largest tier is let go, until it fits; the file itself shrinks.
+        Above the bound of bytes the oldest of the largest tier is let go, until it fits; the file itself shrinks.
         """
         catalogue = Catalogue(tmp_path / "catalogue.db", epoch=1, on_problem=problem, now=lambda: BEGIN)
         small = Retention(second=40 * 86_400, ten_seconds=40 * 86_400, windows_bytes=250_000)

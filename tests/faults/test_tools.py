@@ -19,6 +19,7 @@ import pytest
 from tests.faults.processes import FAR_SECONDS, environment, eventually
 from tests.faults.tools import (
     NOBODY,
+    SHORT,
     Call,
     Mode,
     Shim,
@@ -230,6 +231,20 @@ except OSError as error: print(error.errno)
 
         assert (done.stdout, done.stderr) == (f"{errno.EDQUOT}\n", "")
         assert shim.failed(call) == 1
+
+    def test_some_succeed_before_one_writes_half(self, library: Path, tmp_path: Path) -> None:
+        """
+        The third write takes half of what it is given, the others all.
+        """
+        shim = Shim(library, tmp_path / "control", "chosen")
+        shim.fail(Call.WRITE, SHORT, times=1, after=2)
+        (tmp_path / "chosen").touch()
+        program = "import os, sys; f = os.open(sys.argv[1], os.O_RDWR); print([os.write(f, b'1234') for _ in range(4)])"
+
+        done = python(program, str(tmp_path / "chosen"), **shim.variables)
+
+        assert (done.stdout, done.stderr) == ("[4, 4, 2, 4]\n", "")
+        assert shim.failed(Call.WRITE) == 1
 
     def test_kills_before_the_chosen_step(self, library: Path, tmp_path: Path) -> None:
         """

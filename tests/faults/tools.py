@@ -187,7 +187,8 @@ class Call(IntEnum):
     SYNC = 7
 
 
-_STEPS = 2 + 3 * len(Call)
+SHORT = -1  # in the place of an error: a write takes only half of what it is given
+_STEPS = 2 + 4 * len(Call)
 
 
 class Shim:
@@ -216,15 +217,16 @@ class Shim:
         """How often the wall clock was read through the shim."""
         return self._get(1)
 
-    def fail(self, call: Call, error: int, times: int = -1) -> None:
-        """Let *call* fail with *error* the next *times* times (-1: until told otherwise); error 0 heals it."""
-        self._set(2 + 3 * call, 0)
-        self._set(3 + 3 * call, times)
-        self._set(2 + 3 * call, error)
+    def fail(self, call: Call, error: int, times: int = -1, *, after: int = 0) -> None:
+        """Let *call* fail with *error*, *after* so many, *times* times (-1: until told otherwise); error 0 heals it."""
+        self._set(2 + 4 * call, 0)
+        self._set(3 + 4 * call, times)
+        self._set(5 + 4 * call, after)
+        self._set(2 + 4 * call, error)
 
     def failed(self, call: Call) -> int:
         """How often *call* was made to fail: the proof that the fault fired."""
-        return self._get(4 + 3 * call)
+        return self._get(4 + 4 * call)
 
     def kill_at(self, step: int) -> None:
         """

@@ -652,9 +652,7 @@ class TestTargets:
 
 
 @pytest.mark.fault
-class TestKilled:
-    """B29."""
-
+class TestB29Killed:
     @pytest.mark.slow
     @pytest.mark.parametrize("verb", ["archive", "restore"])
     def test_at_every_step(self, tmp_path: Path, verb: str) -> None:

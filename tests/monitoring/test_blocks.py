@@ -216,11 +216,11 @@ class TestSketches:
         assert found == expected
 
 
-class TestDamage:
+class TestB15DamagedBytes:
     @given(st.data())
     def test_any_byte(self, data: st.DataObject) -> None:
         """
-        B15. Whatever byte is changed, the block is refused as a whole, and never read wrongly.
+        Whatever byte is changed, the block is refused as a whole, and never read wrongly.
         """
         codec = Codec()
         content = pack_values(data.draw(value_series(1)), 1)
@@ -234,9 +234,11 @@ class TestDamage:
             return
         assert found == content  # some bits of a header mean nothing
 
+
+class TestNoBlock:
     @given(st.binary(max_size=300))
     @pytest.mark.parametrize("kind", [ValueBlock, SketchBlock])
-    def test_no_block(self, kind: type[ValueBlock | SketchBlock], content: bytes) -> None:
+    def test_is_refused(self, kind: type[ValueBlock | SketchBlock], content: bytes) -> None:
         """
         Bytes that are no block are refused with the one error that is for it.
         """

@@ -200,7 +200,7 @@ class TestOneWriter:
 
     def test_nobody_else_at_the_same_time(self, path: Path, problems: Problems, catalogue: Catalogue) -> None:
         """
-        B22. While another process is in a turn, or checkpoints, this one is refused at once, and may try again.
+        While another process is in a turn, or checkpoints, this one is refused at once, and may try again.
         """
         other = os.open(path.with_name("catalogue.db.lock"), os.O_RDWR)
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -247,10 +247,10 @@ class TestOneWriter:
         )
 
 
-class TestVersions:
+class TestB25NewerCatalogue:
     def test_a_newer_one_is_refused_and_kept(self, path: Path, problems: Problems) -> None:
         """
-        B25. A database of a newer version is neither changed nor set aside; the message names both versions and what to do.
+        A database of a newer version is neither changed nor set aside; the message names both versions and what to do.
         """
         opened(path, problems).close()
         with closing(sqlite3.connect(path)) as connection:
@@ -267,6 +267,8 @@ class TestVersions:
         assert path.read_bytes() == before
         assert not problems.told
 
+
+class TestVersions:
     def test_an_older_one_is_brought_up_to_date(
         self, path: Path, problems: Problems, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -310,32 +312,45 @@ def damaged(path: Path, how: str) -> None:
     path.write_bytes(content)
 
 
-class TestDamage:
-    @pytest.mark.parametrize("how", ["header", "picture", "truncated", "zeroed page", "version"])
+def assert_set_aside(path: Path, problems: Problems, how: str) -> None:
+    """Damaged that way, it is moved to quarantine under its time, said, and a new one is begun."""
+    made = opened(path, problems)
+    count(made, 0)
+    made.close()
+    damaged(path, how)
+    wrong = path.read_bytes()
+
+    again = opened(path, problems)
+
+    assert problems.codes == ["S110"]
+    assert "is damaged" in problems.told[0][1]
+    (kept,) = (path.parent / "quarantine").iterdir()
+    assert kept.name == "catalogue.db.20270115T080000.000000Z"
+    assert kept.read_bytes() == wrong
+    count(again, 0, 3.0)
+    assert counted(path) == 3.0
+    again.close()
+
+
+class TestB13BadHeader:
+    @pytest.mark.parametrize("how", ["header", "version"])
     def test_set_aside_at_the_start(self, path: Path, problems: Problems, how: str) -> None:
         """
-        B13, B14, B16. What is no database of ours is moved to quarantine under its time, said, and a new one is begun.
+        A database whose magic, or whose version in the header, is wrong: set aside, never deleted.
         """
-        made = opened(path, problems)
-        count(made, 0)
-        made.close()
-        damaged(path, how)
-        wrong = path.read_bytes()
+        assert_set_aside(path, problems, how)
 
-        again = opened(path, problems)
 
-        assert problems.codes == ["S110"]
-        assert "is damaged" in problems.told[0][1]
-        (kept,) = (path.parent / "quarantine").iterdir()
-        assert kept.name == "catalogue.db.20270115T080000.000000Z"
-        assert kept.read_bytes() == wrong
-        count(again, 0, 3.0)
-        assert counted(path) == 3.0
-        again.close()
+class TestB16ForeignFile:
+    def test_a_picture(self, path: Path, problems: Problems) -> None:
+        """
+        What is no database at all: set aside, never deleted.
+        """
+        assert_set_aside(path, problems, "picture")
 
     def test_another_programs_database(self, path: Path, problems: Problems) -> None:
         """
-        B16. A database of somebody else is not written to.
+        A database of somebody else is not written to.
         """
         with closing(sqlite3.connect(path)) as connection:
             connection.executescript("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)")
@@ -348,7 +363,7 @@ class TestDamage:
 
     def test_an_empty_file(self, path: Path, problems: Problems) -> None:
         """
-        B16. In an empty file, which is what a death at the very beginning leaves, a database is begun.
+        In an empty file, which is what a death at the very beginning leaves, a database is begun.
         """
         path.touch()
 
@@ -359,9 +374,18 @@ class TestDamage:
         assert counted(path) == 1.0
         assert not problems.told
 
+
+class TestB14ZeroedOrTruncated:
+    @pytest.mark.parametrize("how", ["truncated", "zeroed page"])
+    def test_set_aside_at_the_start(self, path: Path, problems: Problems, how: str) -> None:
+        """
+        A database that was cut, or has a page of zeros: set aside, never deleted.
+        """
+        assert_set_aside(path, problems, how)
+
     def test_while_it_is_written(self, path: Path, problems: Problems, catalogue: Catalogue) -> None:
         """
-        B14. Damage that is met while writing fails that turn and says so; the next turn is in a new database.
+        Damage that is met while writing fails that turn and says so; the next turn is in a new database.
         """
         for sequence in range(30):
             count(catalogue, sequence, second=NOW + 60 * sequence)
@@ -379,9 +403,11 @@ class TestDamage:
         assert counted(path) == 2.0
         assert problems.codes == ["S110"]
 
+
+class TestB15DamagedBlock:
     def test_one_damaged_block(self, path: Path, catalogue: Catalogue, problems: Problems) -> None:
         """
-        B15. A block with one wrong bit costs what is in it; it is said, and all else is answered.
+        A block with one wrong bit costs what is in it; it is said, and all else is answered.
         """
         writer = WindowWriter(catalogue, on_problem=problems)
         for minute in range(4):
@@ -408,9 +434,13 @@ class TestDamage:
         assert writer.damaged == 2
         assert reader.at(None, NOW).increases([ORDERS], NOW, NOW + 86_400) == [4.0]
 
-    def test_mutated_databases(self, tmp_path: Path, problems: Problems) -> None:
+
+class TestMutatedDatabases:
+    """Rows B13 to B16, at random."""
+
+    def test_open_and_take_windows(self, tmp_path: Path, problems: Problems) -> None:
         """
-        B13 to B16. Whatever bytes are wrong, the database or a new one is open within 5 s and takes windows.
+        Whatever bytes are wrong, the database or a new one is open within 5 s and takes windows.
         """
         source = tmp_path / "source.db"
         made = opened(source, problems)
@@ -457,9 +487,11 @@ class TestDamage:
         assert set_aside > 20
         assert untouched > 20
 
+
+class TestB11Removed:
     def test_removed_under_us(self, path: Path, catalogue: Catalogue) -> None:
         """
-        B11. A database that is deleted while it is in use is begun anew with the next turn, and readers follow.
+        A database that is deleted while it is in use is begun anew with the next turn, and readers follow.
         """
         reading = CatalogueReader(path)
         reader = WindowReader(reading, on_problem=lambda code, text: None)
@@ -526,9 +558,11 @@ class TestReaders:
         assert (copy / "catalogue.db-wal").read_bytes() == log
         catalogue.close()
 
+
+class TestB28ReadDuringUpkeep:
     def test_while_upkeep_goes_on(self, path: Path, catalogue: Catalogue, problems: Problems) -> None:
         """
-        B28. While blocks are made, merged and let go, a reader's answer is that of one moment: the sum never goes back.
+        While blocks are made, merged and let go, a reader's answer is that of one moment: the sum never goes back.
         """
         writer = WindowWriter(catalogue, on_problem=problems)
         sums: list[float] = []
@@ -550,9 +584,11 @@ class TestReaders:
         assert all(one <= other for one, other in pairwise([*sums, counted(path) or 0.0]))
         assert sums[-1] > 1
 
+
+class TestB23LongReader:
     def test_the_log_is_cut(self, path: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B23. A log that has grown because somebody read for long is cut as soon as nobody does.
+        A log that has grown because somebody read for long is cut as soon as nobody does.
         """
         monkeypatch.setattr(module, "_WAL_BYTES", 100_000)
         with closing(connect(path, "ro")) as slow:

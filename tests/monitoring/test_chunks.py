@@ -784,9 +784,11 @@ class TestNoSpace:
             other.close()
             writer.reader.close()
 
+
+class TestB7ShortWrite:
     def test_written_bit_by_bit(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B7: a disk that takes only some of what it is given gets the rest, too.
+        A disk that takes only some of what it is given gets the rest, too.
         """
         pwrite = os.pwrite
         monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[:100], at))
@@ -795,9 +797,11 @@ class TestNoSpace:
 
         assert contents(directory, SEALED) == everything
 
+
+class TestB5HalfWritten:
     def test_not_even_cut(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B5: if what was half written cannot be cut off either, that is done before anything else is written.
+        If what was half written cannot be cut off either, that is done before anything else is written.
         """
         parts = batches(2)
         writer = ChunkWriter(directory, "c", 5)
@@ -822,10 +826,12 @@ class TestNoSpace:
         assert contents(directory, OPEN) == [record(1)]
         assert ChunkReader(directory, OPEN).torn_bytes == 0
 
+
+class TestB6NotSynced:
     @pytest.mark.parametrize("call", ["fdatasync", "fsync"])
-    def test_not_synced(self, directory: int, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_goes_into_another_chunk(self, directory: int, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B6: what could not be synced is taken back and imported into another chunk; what had been synced stays, and is sealed.
+        What could not be synced is taken back and imported into another chunk; what had been synced stays, and is sealed.
         """
         parts = batches(3)
         runs = [run_of(part, first=20 * number) for number, part in enumerate(parts)]
@@ -862,7 +868,7 @@ class TestNoSpace:
 
     def test_sealed_without_having_been_synced(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B6: sealing syncs what was added first; if that fails, it is taken back like any other.
+        Sealing syncs what was added first; if that fails, it is taken back like any other.
         """
         writer = ChunkWriter(directory, "c", 5)
         writer.add([run_of([record(1)])])
@@ -881,7 +887,7 @@ class TestNoSpace:
 
     def test_a_footer_not_synced(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B6: a chunk whose footer could not be synced is not named sealed; opened anew it is sealed.
+        A chunk whose footer could not be synced is not named sealed; opened anew it is sealed.
         """
         parts = batches(1)
         writer = ChunkWriter(directory, "c", 5)
@@ -933,7 +939,7 @@ class TestTakenOver:
 
     def test_what_was_taken_over_stays(self, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B6: one that goes on with a chunk takes back, if it cannot sync, what it has added itself and nothing that was there.
+        One that goes on with a chunk takes back, if it cannot sync, what it has added itself and nothing that was there.
         """
         parts = batches(2)
         write(directory, parts[0])

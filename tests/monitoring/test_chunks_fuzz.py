@@ -1,5 +1,5 @@
 """
-Rows B13 to B16: chunks that were damaged in every way, against an oracle that knows which bytes belong to which record.
+Row B15 and, as far as whole files go, B13, B14 and B16: chunks that were damaged in every way, against an oracle that knows which bytes belong to which record.
 
 The oracle reads the layout as it is documented, with code of its own, from the chunk before it was damaged.
 """
@@ -191,7 +191,7 @@ def read_or_refuse(directory: int, file: str) -> ChunkReader | None:
         return None
 
 
-class TestDamagedChunks:
+class TestB15DamagedChunks:
     @pytest.mark.parametrize("batch", range(BATCHES))
     def test_exactly_the_touched_frames_are_missing(
         self, directory: int, tmp_path: Path, samples: list[Sample], batch: int

@@ -364,10 +364,10 @@ class TestStore(Store.TestCase):  # type: ignore[misc, valid-type]
 
 
 @pytest.mark.fault
-class TestKilledProcess:
-    def test_kill_in_the_middle_of_importing(self, tmp_path: Path) -> None:
+class TestB19KilledWhileImporting:
+    def test_every_record_is_there_once(self, tmp_path: Path) -> None:
         """
-        B19: ``kill -9`` of a real leader at any moment: any process finds every record once, and the next leader goes on.
+        ``kill -9`` of a real leader at any moment: any process finds every record once, and the next leader goes on.
         """
         chance = Random(3)
         made = 0
@@ -412,10 +412,10 @@ def failing(number: int) -> Callable[..., Any]:
     return fail
 
 
-class TestFaults:
-    def test_b6_not_synced(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestB6NotSynced:
+    def test_goes_into_another_chunk(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B6: what could not be synced goes into another chunk, once, and what cannot be synced at all stays in the segments.
+        What could not be synced goes into another chunk, once, and what cannot be synced at all stays in the segments.
         """
         leader = site.reader()
         emit(site, 0, 5)
@@ -449,10 +449,12 @@ class TestFaults:
         assert site.reader().times() == list(range(15))[::-1]
         assert len(site.chunks) == 1
 
+
+class TestB1NoSpaceForRecords:
     @pytest.mark.parametrize("step", ["pwrite", "fstatvfs"])
-    def test_no_space(self, site: Site, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_stay_in_the_segments(self, site: Site, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B1: on a full disk records stay in the segments, which is said once; a second after there is space again all is kept.
+        On a full disk records stay in the segments, which is said once; a second after there is space again all is kept.
         """
         leader = site.reader()
         emit(site, 0, 5)
@@ -473,47 +475,85 @@ class TestFaults:
         assert not leader.pending()[0]
         assert site.reader().times() == list(range(55))[::-1]
 
-    @pytest.mark.parametrize("what", ["empty", "foreign", "header", "newer"])
-    @pytest.mark.parametrize("suffix", [".chunk", ".open"])
-    def test_b13_b16_no_chunk(self, site: Site, what: str, suffix: str) -> None:
-        """
-        B13, B16: what is no chunk is said once and set aside by the next leader, never deleted; a newer version's stays (B25).
-        """
-        leader = site.reader()
-        emit(site, 0, 5)
-        leader.lead()
-        whole = (site.path / "chunks" / site.chunks[0]).read_bytes()[:32]
-        head = whole[:8] + (int.from_bytes(whole[8:12], "little") + 1).to_bytes(4, "little") + whole[12:28]
-        content = {
-            "empty": b"",
-            "foreign": b"\xff\xd8\xff\xe0" + bytes(5_000),
-            "header": b"\0\0\0\0" + whole[4:],
-            "newer": head + crc32(head).to_bytes(4, "little"),
-        }[what]
-        name = "0000000000000001-00000000" + suffix
-        (site.path / "chunks" / name).write_bytes(content)
 
-        for _ in range(3):
-            assert leader.times() == [4, 3, 2, 1, 0]
-        assert [code for code, _ in site.problems] == ["S112" if what == "newer" else "S113"]
-        successor = site.reader()
-        successor.records = leader.records
-        emit(site, 5, 1)
-        assert successor.lead()
+def beside_a_chunk(site: Site, suffix: str, content: Callable[[bytes], bytes]) -> tuple[str, bytes, list[str]]:
+    """
+    Put a file among the chunks with what *content* makes of a whole one's header, and let two leaders come and read.
 
-        assert successor.times() == [5, 4, 3, 2, 1, 0]
-        aside = names_in(site.path / "quarantine")
-        if what == "newer":
-            assert (site.path / "chunks" / name).read_bytes() == content
-            assert not aside
-        else:
-            assert [each.startswith(name + ".2027") for each in aside] == [True]
-            assert (site.path / "quarantine" / aside[0]).read_bytes() == content
-            assert name not in site.chunks
+    The rest is there all the same; return its name, what is in it, and the codes of what was said: once, however often it was met.
+    """
+    leader = site.reader()
+    emit(site, 0, 5)
+    leader.lead()
+    wrong = content((site.path / "chunks" / site.chunks[0]).read_bytes()[:32])
+    name = "0000000000000001-00000000" + suffix
+    (site.path / "chunks" / name).write_bytes(wrong)
 
-    def test_b15_damage_is_said_once(self, site: Site) -> None:
+    for _ in range(3):
+        assert leader.times() == [4, 3, 2, 1, 0]
+    said = [code for code, _ in site.problems]
+    successor = site.reader()
+    successor.records = leader.records
+    emit(site, 5, 1)
+    assert successor.lead()
+    assert successor.times() == [5, 4, 3, 2, 1, 0]
+    return name, wrong, said
+
+
+def assert_in_quarantine(site: Site, name: str, content: bytes) -> None:
+    (aside,) = names_in(site.path / "quarantine")
+    assert aside.startswith(name + ".2027")
+    assert (site.path / "quarantine" / aside).read_bytes() == content
+    assert name not in site.chunks
+
+
+@pytest.mark.parametrize("suffix", [".chunk", ".open"])
+class TestB13BadHeaderOfChunk:
+    def test_is_set_aside(self, site: Site, suffix: str) -> None:
         """
-        B15: a damaged frame costs its records, which is said once, whichever chunk is asked how often; the rest is there.
+        A chunk whose magic is overwritten is said once and set aside by the next leader, never deleted.
+        """
+        name, wrong, said = beside_a_chunk(site, suffix, lambda head: b"\0\0\0\0" + head[4:])
+
+        assert said == ["S113"]
+        assert_in_quarantine(site, name, wrong)
+
+
+@pytest.mark.parametrize("suffix", [".chunk", ".open"])
+class TestB16NoChunk:
+    @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0" + bytes(5_000)], ids=["empty", "picture"])
+    def test_is_set_aside(self, site: Site, suffix: str, content: bytes) -> None:
+        """
+        What is no chunk at all is said once and set aside by the next leader, never deleted.
+        """
+        name, wrong, said = beside_a_chunk(site, suffix, lambda _: content)
+
+        assert said == ["S113"]
+        assert_in_quarantine(site, name, wrong)
+
+
+@pytest.mark.parametrize("suffix", [".chunk", ".open"])
+class TestB25NewerChunk:
+    def test_stays(self, site: Site, suffix: str) -> None:
+        """
+        A chunk of a newer version is said once and left as it is.
+        """
+
+        def newer(head: bytes) -> bytes:
+            head = head[:8] + (int.from_bytes(head[8:12], "little") + 1).to_bytes(4, "little") + head[12:28]
+            return head + crc32(head).to_bytes(4, "little")
+
+        name, wrong, said = beside_a_chunk(site, suffix, newer)
+
+        assert said == ["S112"]
+        assert (site.path / "chunks" / name).read_bytes() == wrong
+        assert not names_in(site.path / "quarantine")
+
+
+class TestB15DamagedFrame:
+    def test_is_said_once(self, site: Site) -> None:
+        """
+        A damaged frame costs its records, which is said once, whichever chunk is asked how often; the rest is there.
         """
         leader = site.reader()
         for first in (0, 5, 10):
@@ -534,9 +574,11 @@ class TestFaults:
         assert [code for code, _ in site.problems] == ["S113"]
         assert "5 records" in site.problems[0][1]
 
-    def test_b28_a_chunk_is_removed(self, site: Site) -> None:
+
+class TestB28ChunkRemoved:
+    def test_between_two_pages(self, site: Site) -> None:
         """
-        B28: chunks that retention removes, between pages too, are gone from the answer, and nothing else is.
+        Chunks that retention removes, between pages too, are gone from the answer, and nothing else is.
         """
         leader = site.reader()
         for first in (0, 5, 10):
@@ -552,9 +594,11 @@ class TestFaults:
         assert late.times(before=page[-1].cursor) == [7, 6, 5]
         assert not site.problems
 
-    def test_b20_sizes(self, site: Site) -> None:
+
+class TestB20Statistics:
+    def test_are_those_of_the_files(self, site: Site) -> None:
         """
-        B20: records, bytes and the oldest time are what the files have, at every moment.
+        Records, bytes and the oldest time are what the files have, at every moment.
         """
         leader = site.reader()
         assert leader.records.statistics() == (0, 0, None)
@@ -569,9 +613,11 @@ class TestFaults:
 
         assert found == (15, sum((site.path / "chunks" / name).stat().st_size for name in site.chunks), 5)
 
-    def test_b11_the_directory_is_replaced(self, site: Site) -> None:
+
+class TestB11Replaced:
+    def test_leader_and_readers_follow(self, site: Site) -> None:
         """
-        B11: when somebody removes the chunks, leader and readers go on in the new directory, with what has not been imported.
+        When somebody removes the chunks, leader and readers go on in the new directory, with what has not been imported.
         """
         leader, other = site.reader(), site.reader()
         emit(site, 0, 5)

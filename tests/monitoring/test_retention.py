@@ -141,9 +141,11 @@ class TestKeep:
             writer.close()
             writer.reader.close()
 
-    def test_sizes_are_those_of_the_disk(self, kept: Kept) -> None:
+
+class TestB20Sizes:
+    def test_are_those_of_the_disk(self, kept: Kept) -> None:
         """
-        B20. What others have removed or added since the last time is neither missed nor remembered: sizes equal the listing.
+        What others have removed or added since the last time is neither missed nor remembered: sizes equal the listing.
         """
         for number in range(4):
             kept.add(f"{number}", NOW - number, bytes_each=2_000)
@@ -160,7 +162,9 @@ class TestKeep:
         assert (freed.chunks, freed.left_bytes) == (1, kept.bytes())
         assert RecordRetention(kept.path, Retention(), lambda: NOW).keep().left_bytes == kept.bytes()
 
-    def test_a_clock_that_is_ahead_for_a_moment(self, kept: Kept) -> None:
+
+class TestC2AheadForAMoment:
+    def test_is_believed_the_second_time(self, kept: Kept) -> None:
         """
         A clock that is a year ahead is believed when it still is at the next call, and not before.
         """
@@ -225,10 +229,10 @@ class TestKeep:
         assert kept.names() == []
 
 
-class TestReading:
+class TestB28Reading:
     def test_goes_on_when_it_is_let_go(self, tmp_path: Path) -> None:
         """
-        B28. Who is reading a chunk when it is too old reads it to its end.
+        Who is reading a chunk when it is too old reads it to its end.
         """
         kept = Kept(tmp_path, records_seconds=60)
         file = kept.add("a", NOW - DAY)
@@ -243,7 +247,7 @@ class TestReading:
 
     def test_goes_on_without_it_on_a_full_disk(self, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        B28. Who is reading a chunk that makes room has the rest without it: no exception, and no word of damage.
+        Who is reading a chunk that makes room has the rest without it: no exception, and no word of damage.
         """
         monkeypatch.setattr(module, "ROOM_BYTES", 1 << 60)
         file = kept.add("a", NOW)
@@ -316,9 +320,7 @@ def refused(write: Callable[[int], None]) -> str:
 
 
 @pytest.mark.fault
-class TestFullDisk:
-    """B2."""
-
+class TestB2FullDisk:
     def test_makes_room_by_the_oldest(self, disk: Tmpfs) -> None:
         """
         On a full disk the catalogue refuses with S102; then so many of the oldest chunks go that it works again, with a new reserve,
@@ -516,9 +518,7 @@ class TestCounted:
 
 
 @pytest.mark.fault
-class TestKilled:
-    """B29."""
-
+class TestB29Killed:
     def test_at_every_step(self, tmp_path: Path) -> None:
         """
         Killed before any of its calls, by age and on a full disk, the next one finds whole chunks, none too many, and goes on.

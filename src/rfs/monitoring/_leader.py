@@ -465,7 +465,8 @@ class Leader:
         if local is not None:
             with self._lock:
                 self._bring_home()
-        may_follow = local is not None or not is_new or self.live.living() == 1
+        self._lease.can_write = local is not None and not local.is_newer
+        may_follow = self._lease.can_write or not is_new or self.live.living() == 1
         led = self._lease.keep(may_follow=may_follow, above=int if local is None else local.epoch)
         if self._capture.directory is None or not led:
             if local is not None:

@@ -66,6 +66,7 @@ LEADER = "leader-"
 TOTALS = "totals-"
 _HEARTBEAT_AT = 1024
 _WRITTEN_AT = _HEARTBEAT_AT + 8  # a byte that is 0 until a leader has written to the store; older leaders have none
+_UNABLE_AT = _WRITTEN_AT + 1  # a byte that is 1 once the leader has found that it cannot
 _EXEMPLAR_TRIES = 3  # it changes once a second
 _WORDS = struct.Struct("=QQ")
 _DOUBLES = struct.Struct("=dd")
@@ -151,6 +152,7 @@ class _Process:
         self.unread: list[str] = []  # segments that nobody has asked for yet: a scrape needs none
         self.watch = -1
         self.names: set[str] = set()
+        self.is_newer = False  # it has files that only a newer version can read
 
     def alive(self) -> bool:
         return self.watch >= 0 and is_locked(self.watch)
@@ -166,7 +168,7 @@ class LiveReader:
     Reads what all processes of *capture*'s directory record; in memory mode, this process alone.
 
     Args:
-        on_problem: Told once of each live file that is damaged (``S113``) and left out.
+        on_problem: Told once of each live file that is damaged (``S113``) or of a newer version (``S112``), and left out.
 
     Not safe to use from two threads at once.
     """
@@ -327,11 +329,12 @@ class LiveReader:
         except OSError:
             process.names.discard(name)  # it is gone, or nothing is left to map it with: tried again the next time
         except LiveFileError as error:
-            self._refuse(name, error)
+            process.is_newer = process.is_newer or error.is_newer
+            self._refuse(name, error, "S112" if error.is_newer else "S113")
 
-    def _refuse(self, name: str, error: Exception) -> None:
+    def _refuse(self, name: str, error: Exception, code: str = "S113") -> None:
         if name not in self.refused:
-            self._on_problem("S113", f"live file {name} is left out: {error}")
+            self._on_problem(code, f"live file {name} is left out: {error}")
         self.refused[name] = str(error)
 
     def _identify_folded(self) -> tuple[int, ...]:
@@ -494,12 +497,16 @@ class LiveReader:
     # Folding
 
     def take_dead(self) -> list[str]:
-        """The leader's part: the processes that are dead, each now ours to fold. They make no more files and records."""
+        """
+        The leader's part: the processes that are dead, each now ours to fold. They make no more files and records.
+
+        Those of a newer version are left to a leader of that version.
+        """
         known = set(self._folded.processes)
         return [
             one
             for one, process in self._processes.items()
-            if one not in known and process.watch >= 0 and take_lock(process.watch)
+            if one not in known and not process.is_newer and process.watch >= 0 and take_lock(process.watch)
         ]
 
     def fold(
@@ -655,6 +662,7 @@ class Lease:
         self.epoch = 0
         self.is_first = False  # this process leads, and nobody has led before it here
         self.has_written = False  # it, or one before it here, has written to the store
+        self.can_write = True  # this process can use the store, as far as is known
         self._beats = -1
         self._seen = _NOBODY
 
@@ -679,7 +687,8 @@ class Lease:
         """
         Stay or, if *may_follow*, become the leader where nobody leads; return whether this process leads. Raises OSError.
 
-        *above* says which epochs are used up elsewhere: live files may be lost, and begin anew beside a store that has outlived them.
+        Who can write the store takes over from who cannot, being of an older version. *above* says which epochs are used up elsewhere:
+        live files may be lost, and begin anew beside a store that has outlived them.
         """
         capture = self._capture
         directory = capture.directory
@@ -740,14 +749,19 @@ class Lease:
         self.epoch = 0
 
     def _beat(self) -> None:
+        if not self.can_write:
+            os.pwrite(self._beats, b"\1", _UNABLE_AT)
         os.pwrite(self._beats, time.monotonic_ns().to_bytes(8, "little"), _HEARTBEAT_AT)
 
     def _beating(self, directory: LiveDirectory, epoch: int) -> bool:
         try:
-            leader = read_heartbeat(directory.read(f"{LEADER}{epoch}"))
+            content = directory.read(f"{LEADER}{epoch}")
+            leader = read_heartbeat(content)
         except (OSError, ValueError):
             return False
         self._seen = Leadership(epoch, leader.pid, leader.process, is_self=False)
+        if self.can_write and content[_UNABLE_AT : _UNABLE_AT + 1] == b"\1":
+            return False
         try:
             watch = directory.watch(leader.process + ALIVE_SUFFIX)
         except OSError:

@@ -77,7 +77,9 @@ def read_header(memory: bytes | memoryview, magic: bytes, name: str) -> Header:
         raise LiveFileError(name, f"begins with {found!r}, not {magic!r}")
     if version > VERSION:
         raise LiveFileError(
-            name, f"has version {version}; this library reads up to version {VERSION}. Upgrade rfs here"
+            name,
+            f"has version {version}; this library reads up to version {VERSION}. Upgrade rfs here",
+            is_newer=True,
         )
     payload = bytes(memory[_START.size : _START.size + min(length, HEADER_BYTES)])
     if len(payload) != length or crc32(payload) != crc:

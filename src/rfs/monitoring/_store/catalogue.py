@@ -8,6 +8,9 @@ may then damage a database in WAL mode. Readers open the file read-only, which n
 A commit outlives the process' death at once, and the machine's from the next `checkpoint` on. A database that is damaged is
 set aside under ``quarantine/``, and a new one is begun; one of a newer version is refused and left as it is.
 
+Who reads for long keeps the log from being cut, and nobody can end another process' reading. So the log is bounded by refusing to
+write once it has 64 MiB: what was measured meanwhile is in the first window after the reader has ended.
+
 Nothing but SQLite may open and close the file in a process that uses it: closing it would end SQLite's own locks.
 """
 
@@ -32,6 +35,7 @@ _CHECK_SECONDS = 1.0  # spent at most at the start on looking for damage
 _BUSY_SECONDS = 0.2
 _RETRY_SECONDS = 0.005
 _WAL_BYTES = 16 << 20  # from here on the log is also cut
+_MAX_WAL_BYTES = 64 << 20  # and from here on it must be, before anything is written
 _MAX_PROCESSES = 1_000  # whose last batch is remembered; the longest silent go first
 _SPARE_PAGES = 1_024  # that stay in the file for what comes next
 _NETWORK = frozenset({"9p", "afs", "ceph", "cifs", "glusterfs", "nfs", "nfs4", "smb2", "smb3", "smbfs", "virtiofs"})
@@ -73,7 +77,8 @@ class Catalogue:
     Args:
         path: Of the database; its folder exists.
         epoch: Under which this process leads.
-        on_problem: Told the code and the text of what is wrong and was overcome: ``S110``, damaged and set aside.
+        on_problem: Told the code and the text of what is wrong and was overcome: ``S110``, damaged and set aside; ``S111``, the log
+            cannot be cut yet, because somebody reads.
         now: Unix time in seconds.
         patience_seconds: How long a turn waits for another process that writes at this moment, such as one that restores an archive.
 
@@ -145,6 +150,11 @@ class Catalogue:
         """
         with self._lock, self._alone():
             connection = self._current()
+            if self.log_bytes > _MAX_WAL_BYTES:
+                try:
+                    self._cut(connection)
+                except sqlite3.Error as error:
+                    raise self._translated(error) from error
             self._committed = []
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -339,10 +349,21 @@ class Catalogue:
                 (free,) = connection.execute("PRAGMA freelist_count").fetchone()
                 if free > 2 * _SPARE_PAGES:
                     connection.execute(f"PRAGMA incremental_vacuum({_SPARE_PAGES})").fetchall()
-                way = "TRUNCATE" if self.log_bytes > _WAL_BYTES else "PASSIVE"
-                connection.execute(f"PRAGMA wal_checkpoint({way})").fetchall()
+                if self.log_bytes > _WAL_BYTES:
+                    self._cut(connection)
+                else:
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             except sqlite3.Error as error:
                 raise self._translated(error) from error
+            except _BeingReadError as error:
+                self._on_problem(error.code, str(error))  # as much of it as can be is in the database file
+
+    def _cut(self, connection: sqlite3.Connection) -> None:
+        (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            size, most = self.log_bytes >> 20, _MAX_WAL_BYTES >> 20
+            fault = f"somebody has been reading it for long, so its log stays: {size} MiB; with {most} MiB windows wait"
+            raise _BeingReadError(str(self.path), fault, "S111")
 
     def rebuild(self) -> None:
         """
@@ -555,6 +576,10 @@ def _rolled_back(connection: sqlite3.Connection) -> bool:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
     return not connection.in_transaction
+
+
+class _BeingReadError(StoreError):
+    pass
 
 
 class _NotOursError(sqlite3.DatabaseError):

@@ -99,6 +99,7 @@ class LocalStore:
         self._keys = KeyRing.of_environment()
         self._records = RecordReader(self.path, on_problem=on_problem, keys=self._keys)
         self._writing: _Writing | None = None
+        self.is_newer = False  # another process has brought it to a version that this library cannot write
 
     def after_fork(self) -> None:
         """In a forked child: touch nothing of the parent's again; make another one."""
@@ -155,11 +156,13 @@ class LocalStore:
         except StaleLeaderError:
             return  # the lease will tell
         except StoreError as error:
+            self.is_newer = error.code == "S112"
             setting.on_problem(error.code, str(error))
             return
         except OSError as error:
             setting.on_problem("S105", f"store {self.path}: {error.strerror}")
             return
+        self.is_newer = False
         self._writing = _Writing(setting, self._records, catalogue, epoch, is_first=is_first, has_written=has_written)
 
     def resign(self) -> None:
