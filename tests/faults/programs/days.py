@@ -63,6 +63,7 @@ def tell(folder: Path, first: int, count: int, witness: int) -> None:
         assert local is not None
         leader._import(local, at_once=True)
     leader._finish()
+    monitor._print_diagnostics(at_the_end=True)
 
 
 def run(command: dict[str, Any]) -> dict[str, Any]:

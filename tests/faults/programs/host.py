@@ -1,12 +1,13 @@
 """
-A host that records on command while its files are injured: ``host WITNESS``; the environment says where it records.
+A host that records on command while its files are injured: ``host WITNESS [newer]``; the environment says where it records.
+Said to be newer, it has a library whose live files, chunks and catalogue are each of the version after this one's.
 
 It writes the number of each record to the witness pipe after the call that recorded it has returned. The commands:
 
-* ``{"do": "burst", "id": …, "first": n, "count": n, "level": n}``: records the numbers, and adds 1 to ``host_total`` for each.
+* ``{"do": "burst", "id": …, "first": n, "count": n, "level": n, "pad": n}``: records the numbers, and adds 1 to ``host_total`` for each.
 * ``{"do": "until", "id": …, "first": n, "seconds": n}``: the same for a time.
 * ``{"do": "look", "id": …}``: what RFS says here, and which numbers are found.
-* ``{"do": "total"}``: ``host_total``, as an exposition has it.
+* ``{"do": "total"}``: ``host_total``, as an exposition has it; ``{"do": "books"}``: what was produced, and where it went.
 * ``{"do": "order", "id": …}``: the numbers in the order in which they came in, as the dashboard lists them.
 * ``{"do": "series", "metrics": n, "labels": n}``: makes series.
 * ``{"do": "alert", "name": …, "above": n, "file": …}``: a rule on ``host_total`` whose callback adds ``<name> <event>`` to the file.
@@ -36,8 +37,11 @@ from struct import Struct
 from typing import Any
 
 from rfs.monitoring import Alert, CorrelationContext, Rule, configure_result_logging, counter, log
+from rfs.monitoring._capture import files
+from rfs.monitoring._store import catalogue, chunks
 from rfs.monitoring.monitor import Monitor, default_monitor
 from tests.faults.processes import reply
+from tests.faults.programs.catalogue import VERSION_2
 
 NUMBER = Struct("<I")
 
@@ -65,20 +69,20 @@ class Host:
         if capture.directory is not None and not capture.degraded and before != ("", capture.process):
             self.well = self.mends, time.monotonic()
 
-    def record(self, number: int, level: int, taken: list[float]) -> None:
+    def record(self, number: int, level: int, taken: list[float], pad: int = 100) -> None:
         """Record *number*, and say so afterwards."""
         began = time.perf_counter()
         self.counted.inc()
-        log(level, "host", n=number, pad="x" * 100)
+        log(level, "host", n=number, pad="x" * pad)
         taken.append(time.perf_counter() - began)
         os.write(self.witness, NUMBER.pack(number))
 
-    def burst(self, *, id: str, first: int, count: int, level: int = 20) -> dict[str, Any]:  # noqa: A002
+    def burst(self, *, id: str, first: int, count: int, level: int = 20, pad: int = 100) -> dict[str, Any]:  # noqa: A002
         """Record *count* numbers."""
         taken: list[float] = []
         with CorrelationContext(id):
             for number in range(first, first + count):
-                self.record(number, level, taken)
+                self.record(number, level, taken, pad)
         return figures(taken)
 
     def until(self, *, id: str, seconds: float, first: int = 0) -> dict[str, Any]:  # noqa: A002
@@ -150,6 +154,10 @@ class Host:
         totals = self.monitor.query.totals()
         return sum(value for key, value in totals.counters.items() if key.name == "host_total")
 
+    def books(self) -> dict[str, float]:
+        """What became of the records of all processes."""
+        return dict(self.monitor.query.books()["records"])
+
     def look(self, *, id: str = "") -> dict[str, Any]:  # noqa: A002
         """What RFS says in this process."""
         monitor = self.monitor
@@ -180,8 +188,17 @@ def figures(taken: list[float]) -> dict[str, Any]:
     return {"calls": len(taken), "longest": taken[-1], "p99": taken[len(taken) * 99 // 100]}
 
 
-def main(witness: str) -> None:
+def upgrade() -> None:
+    """Be the next version of RFS, as far as the formats of files go."""
+    files.VERSION += 1
+    chunks.VERSION += 1
+    catalogue._SCHEMA = (*catalogue._SCHEMA, VERSION_2)
+
+
+def main(witness: str, version: str = "") -> None:
     """Answer until told to exit."""
+    if version:
+        upgrade()
     monitor = default_monitor()
     monitor.start()
     host = Host(monitor, int(witness))

@@ -9,7 +9,7 @@ A commit outlives the process' death at once, and the machine's from the next `c
 set aside under ``quarantine/``, and a new one is begun; one of a newer version is refused and left as it is.
 
 Who reads for long keeps the log from being cut, and nobody can end another process' reading. So the log is bounded by refusing to
-write once it has 64 MiB: what was measured meanwhile is in the first window after the reader has ended.
+write once it has 48 MiB: what was measured meanwhile is in the first window after the reader has ended.
 
 Nothing but SQLite may open and close the file in a process that uses it: closing it would end SQLite's own locks.
 """
@@ -35,7 +35,7 @@ _CHECK_SECONDS = 1.0  # spent at most at the start on looking for damage
 _BUSY_SECONDS = 0.2
 _RETRY_SECONDS = 0.005
 _WAL_BYTES = 16 << 20  # from here on the log is also cut
-_MAX_WAL_BYTES = 64 << 20  # and from here on it must be, before anything is written
+_MAX_WAL_BYTES = 48 << 20  # and from here on it must be, before anything more is written
 _MAX_PROCESSES = 1_000  # whose last batch is remembered; the longest silent go first
 _SPARE_PAGES = 1_024  # that stay in the file for what comes next
 _NETWORK = frozenset({"9p", "afs", "ceph", "cifs", "glusterfs", "nfs", "nfs4", "smb2", "smb3", "smbfs", "virtiofs"})

@@ -150,6 +150,7 @@ class LocalStore:
         self.resign()
         setting = self._setting
         try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # not there yet, with live files elsewhere
             for folder in (self.path, self.path / CHUNKS):
                 folder.mkdir(mode=0o700, exist_ok=True)
             catalogue = Catalogue(self._database, epoch=epoch, on_problem=setting.on_problem, now=setting.now_seconds)
