@@ -84,7 +84,7 @@ def counted(path: Path) -> float | None:
         reading.close()
 
 
-def known(reading: CatalogueReader) -> list[SeriesKey]:
+def known(reading: CatalogueReader) -> tuple[SeriesKey, ...]:
     return WindowReader(reading, on_problem=lambda code, text: None).at(None, NOW).series("others_total")
 
 
@@ -520,7 +520,7 @@ class TestReaders:
         assert raised.value.code == "S110"
 
         opened(path, Problems()).close()
-        assert known(reading) == []
+        assert known(reading) == ()
         reading.close()
 
     def test_nothing_there(self, path: Path) -> None:
@@ -530,8 +530,8 @@ class TestReaders:
         reading = CatalogueReader(path)
         reader = WindowReader(reading, on_problem=lambda code, text: None)
 
-        assert known(reading) == []
-        assert reader.at(None, NOW).series("orders_total") == []
+        assert known(reading) == ()
+        assert reader.at(None, NOW).series("orders_total") == ()
         assert reader.at(None, NOW).increases([ORDERS], 0, NOW) == [None]
         assert reader.at(None, NOW).sketches([ORDERS], 0, NOW) == [None]
         assert reader.at(None, NOW).points([ORDERS], NOW, NOW + 2, 1) == [[None, None]]
@@ -611,12 +611,12 @@ class TestForks:
         """
         count(catalogue, 0)
         reading = CatalogueReader(path)
-        assert known(reading) == []
+        assert known(reading) == ()
         child = os.fork()
         if not child:
             catalogue.after_fork()
             reading.after_fork()
-            os._exit(0 if known(reading) == [] and counted(path) == 1.0 else 1)
+            os._exit(0 if known(reading) == () and counted(path) == 1.0 else 1)
         _, status = os.waitpid(child, 0)
 
         assert status == 0

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import product
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
@@ -172,7 +173,7 @@ class TestWrite:
         assert [(found or Sketch()).count for found in now.sketches([WAITS], NOW, NOW + 2)] == [2]
         assert now.quantiles([WAITS], 1.0, NOW, NOW + 2, 1) == [[1.0, 2.0]]
         assert [(found or Sketch()).count for found in now.distributions([WAITS], NOW, NOW + 3, 1)] == [1, 1, 0]
-        assert now.series("orders_total") == [ORDERS, LOST]
+        assert now.series("orders_total") == (ORDERS, LOST)
         assert now.kinds() == {"orders_total": "counter", "connections": "gauge", "wait_seconds": "histogram"}
 
     def test_one_that_begins_again_takes_nothing_from_others(self, kept: Kept) -> None:
@@ -368,6 +369,7 @@ class TestDamage:
 KEYS = [SeriesKey("requests_total", (("n", str(n)),)) for n in range(3)]
 GAUGES = [SeriesKey("open", (("n", str(n)),)) for n in range(2)]
 HISTOGRAMS = [SeriesKey("wait_seconds", (("n", str(n)),)) for n in range(2)]
+WINDOWS = [1, 10, 59, 61, 300, HOUR, 3 * HOUR]  # seconds that an alert rule looks back on
 VALUES = [0.0, 0.001, -2.5, 1.0, 40.0, 41.0, 1e9]
 
 Change = tuple[int, SeriesKey, float]  # second, series, increase or measured value or gauge's value
@@ -421,6 +423,11 @@ class Service(RuleBasedStateMachine):
         counts: dict[SeriesKey, float],
         values: dict[SeriesKey, list[float]],
         gauges: dict[SeriesKey, float],
+    ) -> None:
+        self._measure(counts, values, gauges)
+
+    def _measure(
+        self, counts: dict[SeriesKey, float], values: dict[SeriesKey, list[float]], gauges: dict[SeriesKey, float]
     ) -> None:
         for key, amount in counts.items():
             if key not in self.gone:
@@ -558,6 +565,31 @@ class Service(RuleBasedStateMachine):
     def ask(self, data: st.DataObject) -> None:
         self._ask(data, self.kept.at(self.totals(), self.now), self.truth, self.now)
 
+    @precondition(lambda self: not self.is_lost)
+    @rule(
+        seconds=st.integers(1, 12),
+        counts=st.dictionaries(st.sampled_from(KEYS), st.integers(0, 300).map(float)),
+        values=st.dictionaries(st.sampled_from(HISTOGRAMS), st.lists(st.sampled_from(VALUES), min_size=1, max_size=3)),
+    )
+    def watch(self, seconds: int, counts: dict[SeriesKey, float], values: dict[SeriesKey, list[float]]) -> None:
+        """Who has just written asks the catalogue alone, each second anew, and is told what anybody is told."""
+        for second in range(seconds):
+            self.now += 1
+            if second % 3 != 2:
+                self._measure(counts, values, {})
+            self.write()
+            own, plain = self.kept.at(None, self.now), self.kept.at(self.totals(), self.now)
+            for keys, back in product((tuple(KEYS), KEYS[1:]), WINDOWS):
+                found = own.increase(keys, self.now - back, self.now + 1)
+                assert found == sum(one or 0.0 for one in plain.increases(keys, self.now - back, self.now + 1))
+            for keys, back in product((tuple(HISTOGRAMS), HISTOGRAMS[1:]), WINDOWS):
+                together = own.distribution(keys, self.now - back, self.now + 1)
+                expected = plain.distribution(keys, self.now - back, self.now + 1)
+                assert buckets(together) == buckets(expected)
+                assert together.sum == pytest.approx(expected.sum, abs=1e-3)
+                assert (together.min, together.max) == pytest.approx((expected.min, expected.max), rel=0.011)
+            assert own.series("requests_total") == plain.series("requests_total")
+
     @precondition(lambda self: self.held is not None and not self.is_lost)
     @rule(data=st.data())
     def ask_held(self, data: st.DataObject) -> None:
@@ -580,6 +612,8 @@ class Service(RuleBasedStateMachine):
             values = [value for second, one, value in changes if one == key and first <= second < last]
             assert buckets(sketch) == (buckets(sketch_of(values)) if key in truth.known else None), key
             assert sketch is None or sketch.sum == pytest.approx(math.fsum(values), abs=1e-3)
+        grown = [amount for second, one, amount in changes if one in KEYS and first <= second < last]
+        assert reader.increase(KEYS, start, end) == sum(grown)
         everything = [value for second, one, value in changes if one in HISTOGRAMS and first <= second < last]
         together = reader.distribution(HISTOGRAMS, start, end)
         assert buckets(together) == buckets(sketch_of(everything))

@@ -275,7 +275,7 @@ class TestCounters:
         assert measured(store, WAITS, 0, NOW) is None
         assert points(store, ORDERS, NOW, NOW + 2, 1) == [None, None]
         assert store.quantiles([WAITS], 0.5, NOW, NOW + 2, 1) == [[None, None]]
-        assert store.series("orders_total") == []
+        assert store.series("orders_total") == ()
         assert store.kinds() == {}
 
     def test_many_series_in_one_question(self, store: Store) -> None:
@@ -354,6 +354,18 @@ class TestGaugesAndHistograms:
         found = store.distribution([WAITS, other, unknown], NOW, NOW + 2)
 
         assert (found.count, found.positive, found.sum) == (3, {1: 1, 2: 2}, 3.0)
+
+    def test_several_counters_as_one(self, store: Store) -> None:
+        """
+        What several counters together grew by is the sum of all that are known; of none it is 0.
+        """
+        other, unknown = ORDERS._replace(labels=(("n", "2"),)), ORDERS._replace(labels=(("n", "3"),))
+        store.append(batch("p", 0, [], Window(NOW, {ORDERS: 5.0, other: 2.0})))
+        store.append(batch("p", 1, [], Window(NOW + 1, {other: 3.0})))
+
+        assert store.increase([ORDERS, other, unknown], NOW, NOW + 2) == 10.0
+        assert store.increase([ORDERS, other], NOW + 1, NOW + 2) == 3.0
+        assert store.increase([unknown], NOW, NOW + 2) == store.increase([], NOW, NOW + 2) == 0.0
 
     def test_old_distributions_keep_their_sum(self, store: Store) -> None:
         """

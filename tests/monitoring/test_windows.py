@@ -338,7 +338,7 @@ class TestContract:
         assert kept.increase(LOST, 0, NOW + 10) is None
         assert kept.increase(ORDERS, 0, NOW + 10) == 0
         assert kept.sketch(WAITS, 0, NOW + 10) is None
-        assert kept.at.series("orders_total") == [ORDERS]
+        assert kept.at.series("orders_total") == (ORDERS,)
 
     def test_steps_of_any_length(self, kept: Kept) -> None:
         """
@@ -399,7 +399,7 @@ class TestContract:
         kept.append(0, Window(NOW, {key: 2.0}))
         kept.append(1, Window(NOW + 1, {}, {}, {key: sketch(1.0, 2.0)}))
 
-        assert kept.at.series("size") == [key]
+        assert kept.at.series("size") == (key,)
         assert kept.increase(key, NOW, NOW + 2) == 2.0
         assert (kept.sketch(key, NOW, NOW + 2) or Sketch()).count == 2
 
@@ -515,8 +515,8 @@ class TestSeries:
             kept.append(hour, Window(NOW + HOUR * hour, {LOST: 1.0}))
             kept.maintain()
 
-        assert kept.at.series("orders_total") == [LOST]
-        assert kept.at.series("wait_seconds") == []
+        assert kept.at.series("orders_total") == (LOST,)
+        assert kept.at.series("wait_seconds") == ()
         lives = {life.key: life.value for life in kept.reader.lifetimes()}
         assert lives == {**dict.fromkeys(gone, 2.0), OPEN: 4.0, WAITS: sketch(1.0), LOST: 79.0}
 
@@ -541,7 +541,7 @@ class TestSeries:
         for second in range(2):
             kept.append(second, Window(NOW + second, dict.fromkeys(keys, 1.0), {}, {WAITS: sketch(1.0)}))
 
-        assert kept.at.series("orders_total") == keys[:5]
+        assert kept.at.series("orders_total") == tuple(keys[:5])
         assert kept.writer.refused == 8
         assert said == ["S115"]
         kept.close()

@@ -64,6 +64,7 @@ _FIRST_PAGE = 20  # of failures; each further one is twice as long,
 _SHORT_PAGE = 8  # ... or so long, if time is short
 _HOUR = 3_600
 _RECORDS_PER_LOOK = 256  # at the clock
+_MAX_SELECTED = 1_000  # questions with labels whose series are remembered
 _DIGITS = re.compile(r"\d+")
 # Steps that people read well, and that the tiers of a store are made of; the first is used that gives not too many.
 _ROUND_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400)
@@ -322,6 +323,7 @@ class Query:
         self._service_name = service_name
         self._statistics = statistics
         self._slots = _Slots()
+        self._selected: dict[tuple[object, ...], tuple[tuple[SeriesKey, ...], tuple[SeriesKey, ...]]] = {}
         self.zone = zone
 
     def after_fork(self) -> None:
@@ -398,7 +400,9 @@ class Query:
         if _type_of(moment, name) is not MetricType.COUNTER:
             return None
         bounds = parse_time_range(time_range).bounds(self._now())
-        return sum(increase for _, increase in _increases(moment.reader, name, labels, *bounds))
+        found = moment.reader.increase(self._matching(moment.reader, name, labels), *bounds)
+        check_deadline()
+        return found
 
     def increase_by(
         self, name: str, label: str, time_range: TimeRange = "1h", labels: LabelFilter | None = None
@@ -424,7 +428,23 @@ class Query:
         moment = self._moment()
         if _type_of(moment, name) not in (MetricType.HISTOGRAM, MetricType.TIMER):
             return None
-        return _distribution(moment.reader, name, labels, *parse_time_range(time_range).bounds(self._now()))
+        bounds = parse_time_range(time_range).bounds(self._now())
+        found = moment.reader.distribution(self._matching(moment.reader, name, labels), *bounds)
+        check_deadline()
+        return found
+
+    def _matching(self, reader: Reader, name: str, labels: LabelFilter | None) -> Sequence[SeriesKey]:
+        """As `_matching` below; what a rule asks each second is found once, as long as the metric's series are the same object."""
+        if not labels:
+            return reader.series(name)
+        keys, question = reader.series(name), (name, *labels.items())
+        known = self._selected.get(question)
+        if known is None or known[0] is not keys:
+            known = keys, tuple(filter(_filter(labels), keys))
+            if len(self._selected) >= _MAX_SELECTED:
+                self._selected.clear()
+            self._selected[question] = known
+        return known[1]
 
     @_bounded
     def distributions(
@@ -587,7 +607,8 @@ class Query:
             elif metric_type is not MetricType.GAUGE:
                 section = timers if metric_type is MetricType.TIMER else histograms
                 section.declared.add(name)
-                sketch = _distribution(reader, name, None, *bounds)
+                sketch = reader.distribution(reader.series(name), *bounds)
+                check_deadline()
                 if sketch.count:
                     section[name] = _figures(sketch)
         for key, value in totals.gauges.items():
@@ -929,7 +950,7 @@ def _filter(labels: LabelFilter | None) -> Callable[[SeriesKey], bool]:
     return selects
 
 
-def _matching(reader: Reader, name: str, labels: LabelFilter | None) -> list[SeriesKey]:
+def _matching(reader: Reader, name: str, labels: LabelFilter | None) -> Sequence[SeriesKey]:
     keys = reader.series(name)
     return list(filter(_filter(labels), keys)) if labels else keys
 
@@ -1100,12 +1121,6 @@ def _increases(
     found = reader.increases(keys, start, end)
     check_deadline()
     return [(key, increase or 0.0) for key, increase in zip(keys, found, strict=True)]
-
-
-def _distribution(reader: Reader, name: str, labels: LabelFilter | None, start: float, end: float) -> Sketch:
-    found = reader.distribution(_matching(reader, name, labels), start, end)
-    check_deadline()
-    return found
 
 
 # Errors

@@ -98,12 +98,16 @@ class Reader(Protocol):
         """Every metric that is known, and what it is."""
         ...
 
-    def series(self, name: str) -> list[SeriesKey]:
+    def series(self, name: str) -> tuple[SeriesKey, ...]:
         """The series of metric *name*."""
         ...
 
     def increases(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[float | None]:
         """By how much each of these counters grew; None for those that are not known at all."""
+        ...
+
+    def increase(self, keys: Sequence[SeriesKey], start: float, end: float) -> float:
+        """By how much all of these counters together grew."""
         ...
 
     def sketches(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[Sketch | None]:

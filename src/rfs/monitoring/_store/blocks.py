@@ -405,14 +405,15 @@ class ValueBlock:
         """Per series, of those with these *slots*, the sum of its values from *start* to before *end*."""
         if self._time is None:
             for slot in slots & self._parts.keys():
-                yield slot, _sum_within(*self._part(self._parts[slot]), start, end)
+                yield slot, sum_within(*self._part(self._parts[slot]), start, end)
         elif start <= self._time < end:
             for slot in slots & self._across.keys():
                 yield slot, self._across[slot]
 
 
-def _sum_within(times: Sequence[int], values: Sequence[float], start: int, end: int) -> float:
-    if start <= times[0] and times[-1] < end:
+def sum_within(times: Sequence[int], values: Sequence[float], start: int, end: int) -> float:
+    """The sum of *values* whose *times* are from *start* to before *end*."""
+    if not times or (start <= times[0] and times[-1] < end):
         return sum(values)
     first, last = _within(times, start, end)
     return sum(values[first:last])

@@ -486,15 +486,18 @@ class ClickHouseStore:
         sql = "SELECT name, argMax(kind, last) FROM series WHERE service = {service:String} GROUP BY name ORDER BY name"
         return {name: cast("Kind", kind) for name, kind in self._ask(sql)}
 
-    def series(self, name: str) -> list[SeriesKey]:
+    def series(self, name: str) -> tuple[SeriesKey, ...]:
         sql = "SELECT series, any(labels) FROM series WHERE service = {service:String} AND name = {name:String} GROUP BY series"
         found = self._ask(sql, name=name)
-        return sorted(SeriesKey(name, tuple(sorted(labels.items()))) for _, labels in found)
+        return tuple(sorted(SeriesKey(name, tuple(sorted(labels.items()))) for _, labels in found))
 
     def increases(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[float | None]:
         known = self._known(keys, "counter")
         found = self._sums("sum(value)", known, start, end)
         return [found.get(number, (0.0,))[0] if number in known else None for number in map(_number_of, keys)]
+
+    def increase(self, keys: Sequence[SeriesKey], start: float, end: float) -> float:
+        return sum((one or 0.0 for one in self.increases(keys, start, end)), 0.0)
 
     def sketches(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[Sketch | None]:
         known = self._known(keys, "histogram")

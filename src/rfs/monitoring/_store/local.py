@@ -120,7 +120,10 @@ class LocalStore:
         What answers, with the live *totals* of this moment (None: there are none) and what is *waiting* when it is asked: see
         `LiveReader.waiting`.
         """
-        windows = self._windows.at(totals, self._setting.now_seconds())
+        now = self._setting.now_seconds()
+        if totals is not None and self._writing is not None and self._writing.has_counted(totals, now):
+            totals = None
+        windows = self._windows.at(totals, now)
         return LocalReader(windows, self._windows.statistics, self._records, waiting)
 
     def epoch(self) -> int:
@@ -236,6 +239,7 @@ class _Writing:
             )
         self._begins_anew = is_first and not catalogue.is_new
         self._kept_minute = -1
+        self._counted: tuple[Totals, int] | None = None
         self._kept_at = self._made_room_at = -inf
         self._evicted = 0  # records that went, and are not counted in the catalogue
 
@@ -253,6 +257,7 @@ class _Writing:
             with self.catalogue.turn() as turn:
                 window = self._windows.write(turn, totals, second, adopt=self._adopts, whole=is_whole)
             is_written = True
+            self._counted = (totals, window.second) if is_whole else None
             self._setting.on_window(window)
             minute = window.second // MINUTE  # there is something to be done when another one begins
             if minute != self._kept_minute and self._windows.maintain():
@@ -262,6 +267,10 @@ class _Writing:
         self._retain()
         self._count_evicted()
         return is_written
+
+    def has_counted(self, totals: Totals, now: float) -> bool:
+        """Whether these very *totals* were written, and in no second that is still to come (a clock was set back)."""
+        return self._counted is not None and self._counted[0] is totals and self._counted[1] <= now
 
     def _retain(self) -> None:
         now = self._setting.monotonic()
@@ -311,6 +320,7 @@ class LocalReader:
         self.kinds = windows.kinds
         self.series = windows.series
         self.increases = windows.increases
+        self.increase = windows.increase
         self.sketches = windows.sketches
         self.distribution = windows.distribution
         self.points = windows.points

@@ -410,14 +410,17 @@ class MemoryStore:
             kinds.update(dict.fromkeys(self._sketches, "histogram"))
             return kinds
 
-    def series(self, name: str) -> list[SeriesKey]:
+    def series(self, name: str) -> tuple[SeriesKey, ...]:
         with self._lock:
-            return [*self._values.get(name, ()), *self._sketches.get(name, ())]
+            return (*self._values.get(name, ()), *self._sketches.get(name, ()))
 
     def increases(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[float | None]:
         with self._lock:
             found = [self._values.get(key.name, {}).get(key) for key in keys]
             return [None if series is None else series.increase(start, end) for series in found]
+
+    def increase(self, keys: Sequence[SeriesKey], start: float, end: float) -> float:
+        return sum((one or 0.0 for one in self.increases(keys, start, end)), 0.0)
 
     def sketches(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[Sketch | None]:
         with self._lock:

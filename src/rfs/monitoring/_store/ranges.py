@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from itertools import repeat
 from math import ceil
 from operator import add
 from typing import Generic, NamedTuple, TypeVar, cast
@@ -37,6 +38,7 @@ from rfs.monitoring._store.blocks import (
     compact,
     count_of,
     sketch_of,
+    sum_within,
     together,
 )
 from rfs.monitoring._store.catalogue import CatalogueReader, nothing
@@ -71,8 +73,9 @@ from rfs.monitoring._totals import Totals
 _MAX_KNOWN = 10_000  # runs of quantiles that a reader remembers: mostly of one to sixty numbers
 _MAX_SUMS = 1_000  # of a histogram in some blocks, that it remembers: about 2 KB for each of them
 _MAX_VALUE_SUMS = 10_000  # likewise of a counter, which is one number
+_MAX_ADDED = 3_000  # likewise of several histograms together; an alert rule needs fifteen
 _MAX_STEPS = 250_000  # likewise of a counter or histogram in one step
-_MAX_NAMES = 1_000  # metrics whose series it remembers
+_MAX_NAMES = 1_000  # metrics whose series it remembers, and questions whose series' places it does
 _MAX_SEEN = 64  # ranges of steps: a page asks for one or two
 _MAX_BLOCK_BYTES = 8 << 20  # of blocks that it remembers
 _PARSED_BYTES = 10_000  # of one beside its content
@@ -100,9 +103,19 @@ class Quantiles(NamedTuple):
     values: Sequence[float]
 
 
+class _Places(NamedTuple):
+    """Where in the catalogue those of the series *keys* are that it knows."""
+
+    keys: Sequence[SeriesKey]
+    kind: int
+    numbers: tuple[int, ...]
+    groups: Mapping[int, frozenset[int]]  # slots by group
+
+
 SumsKey = tuple[int, int, frozenset[int], int, int]  # tier, group, slots in it, bounds
 _Key = TypeVar("_Key")
 _Sums = TypeVar("_Sums")
+_Item = TypeVar("_Item")
 
 
 class _Memo(Generic[_Key, _Sums]):
@@ -148,7 +161,16 @@ class _Kept:
         self._block_bytes = 0
         self._totals: dict[int, tuple[bytes, dict[int, Total] | None]] = {}  # by group; None: damaged
         self._names = -1
+        # Of several series together, for whoever asks the same each second.
+        self.added: _Memo[tuple[object, ...], list[Measured]] = _Memo(_MAX_ADDED)
+        self.journaled: _Memo[tuple[int, ...], float] = _Memo(_MAX_VALUE_SUMS)
+        self.lines: dict[tuple[int, frozenset[int]], ValuePoints] = {}  # by block and slots in the group
+        self._forget_names()
+
+    def _forget_names(self) -> None:
         self._numbers: dict[tuple[str, int], dict[SeriesKey, int]] = {}  # by name and kind
+        self._series: dict[str, tuple[SeriesKey, ...]] = {}
+        self._places: dict[int, _Places] = {}
         self._kinds: dict[str, int] | None = None
 
     def refresh(self, connection: sqlite3.Connection, opened: int) -> None:
@@ -173,8 +195,8 @@ class _Kept:
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
         self.is_full = bool(meta.get("full"))
         if meta.get("names", 0) != self._names:
-            self._names, self._kinds = meta.get("names", 0), None
-            self._numbers.clear()
+            self._names = meta.get("names", 0)
+            self._forget_names()
             self.beyond.clear()
         self._version = opened, version
 
@@ -215,6 +237,31 @@ class _Kept:
                 self._numbers.pop(next(iter(self._numbers)))
             self._numbers[name, kind] = found
         return found
+
+    def series(self, name: str) -> tuple[SeriesKey, ...]:
+        """The series of metric *name*, of every kind; the same object as long as they are the same."""
+        found = self._series.get(name)
+        if found is None:
+            numbers = [self.numbers(name, kind) for kind in range(len(KINDS))]
+            found = tuple(dict.fromkeys(key for one in numbers for key in one))
+            if len(self._series) >= _MAX_NAMES:
+                self._series.clear()
+            self._series[name] = found
+        return found
+
+    def places(self, keys: Sequence[SeriesKey], kind: int) -> _Places:
+        """Where the series *keys* of this kind are. A tuple is known again if it is the same object."""
+        known = self._places.get(id(keys))
+        if known is None or known.keys is not keys or known.kind != kind:
+            numbers = dict.fromkeys(self.numbers(key.name, kind).get(key, -1) for key in keys)
+            numbers.pop(-1, None)
+            groups = {group: frozenset(slots) for group, slots in _by_group(numbers).items()}
+            known = _Places(keys, kind, tuple(numbers), groups)
+            if isinstance(keys, tuple):
+                if len(self._places) >= _MAX_NAMES:
+                    self._places.clear()
+                self._places[id(keys)] = known
+        return known
 
     def kinds(self) -> Mapping[str, int]:
         """Every metric and its kind; of several the last."""
@@ -453,6 +500,41 @@ class _View:
         self.kept.value_sums.put(key, rows, sums, len(sums))
         return sums
 
+    def increase(self, keys: Sequence[SeriesKey], start: float, end: float) -> float:
+        """What all of these counters together came to over the range."""
+        if self.totals is not None:
+            return sum((one or 0.0 for one in self.increases(keys, start, end)), 0.0)
+        first, last = self.bounds(start, end)
+        numbers, groups = self.kept.places(keys, COUNTER)[2:]
+        within, _ = self._within(first, last)
+        count, total = self.kept.journaled.take(numbers, within, 0.0)
+        for journaled in within[count:]:
+            total += sum(map(journaled.counters.get, numbers, repeat(0.0)))
+        self.kept.journaled.put(numbers, within, total, 1)
+        for width, begin, until in self.runs(first, last):
+            for group, slots in groups.items():
+                for row in self.rows(width, group, begin, until):
+                    total += sum_within(*self._line(row, slots), begin, until)
+                breathe()
+        return total
+
+    def _line(self, row: _BlockRow, slots: frozenset[int]) -> ValuePoints:
+        """What a block has of these counters together. Blocks never change, so it is added up once."""
+        known = self.kept.lines.get((row[0], slots))
+        if known is None:
+            sums: dict[int, float] = {}
+            block = self.kept.block(row, ValueBlock)
+            parts = [] if block is None else [block.get(slot) for slot in slots]
+            for times, values in filter(None, parts):
+                for time, value in zip(times, values, strict=True):
+                    sums[time] = sums.get(time, 0.0) + value
+            rising = sorted(sums)
+            known = array("q", rising), array("d", map(sums.__getitem__, rising))
+            if len(self.kept.lines) >= _MAX_KNOWN:
+                self.kept.lines.pop(next(iter(self.kept.lines)))
+            self.kept.lines[row[0], slots] = known
+        return known
+
     def _within(self, first: int, last: int) -> tuple[list[Journaled], bool]:
         """The rows of the journal within the range; and whether it has all of them, and the present."""
         within = [row for row in self.journal if first <= row.second < last]
@@ -544,6 +626,8 @@ class _View:
         """
         first, last = self.bounds(start, end)
         within, is_all = self._within(first, last)
+        if self.totals is None:
+            return sketch_of(self._added_parts(self.kept.places(keys, HISTOGRAM), within, first, last))
         one_by_one: list[SeriesKey] = []
         quiet: set[int] = set()  # without a live total
         sampled: dict[int, Measured] = {}
@@ -595,6 +679,42 @@ class _View:
                 found = self._sums(width, group, frozenset(slots), begin, until)
                 parts += self._together((width, begin, until, group, *slots), list(found.values()))
         return parts
+
+    def _added_parts(self, places: _Places, within: Sequence[Journaled], first: int, last: int) -> list[Measured]:
+        """What all of these histograms together have, so that who asks the same a second later finds most of it added up."""
+        numbers = places.numbers
+        parts = self._added(
+            (numbers,), within, lambda row: [row.sketches[one] for one in numbers if one in row.sketches]
+        )
+        longer: list[Measured] = []
+        for width, begin, until in self.runs(first, last):
+            rows = [
+                (row, slots) for group, slots in places.groups.items() for row in self.rows(width, group, begin, until)
+            ]
+            rows.sort()  # those that came last are the last
+            step, found = (1, parts) if width == 1 else (until - begin, longer)
+            for start in range(begin, until, step):
+                found += self._added(
+                    (numbers, width, start, start + step), rows, partial(self._totals, start, start + step)
+                )
+        return [*parts, *self._added((numbers, _up(first, 10)), longer, lambda part: [part])]
+
+    def _totals(self, begin: int, until: int, place: tuple[_BlockRow, frozenset[int]]) -> list[Measured]:
+        row, slots = place
+        block = self.kept.block(row, SketchBlock)
+        parts = [] if block is None else [block.get(slot, begin, until) for slot in slots]
+        return [part.total() for part in parts if part is not None]
+
+    def _added(
+        self, key: tuple[object, ...], rows: Sequence[_Item], parts_of: Callable[[_Item], list[Measured]]
+    ) -> list[Measured]:
+        """What *rows* have as one, if they have anything. They are what *key* names; those are read that came since the last time."""
+        count, sums = self.kept.added.take(key, rows, [])
+        for some in pieces(rows[count:], 25):
+            parts = [*sums, *(part for row in some for part in parts_of(row))]
+            sums = [compact(together(parts))] if parts else []
+        self.kept.added.put(key, rows, sums, 1)
+        return list(sums)
 
     def _together(self, key: tuple[int, ...], parts: Sequence[Measured]) -> list[Measured]:
         """*parts* as one, if there are any. They are what *key* names, and seldom change: then the sum is known."""
@@ -1111,19 +1231,22 @@ class WindowsAt:
         kinds.update((name, found[-1][1]) for name, found in self._live().items())
         return {name: KINDS[kind] for name, kind in kinds.items() if kind < len(KINDS)}
 
-    def series(self, name: str) -> list[SeriesKey]:
-        """The series of metric *name*."""
-        keys: dict[SeriesKey, None] = {}
+    def series(self, name: str) -> tuple[SeriesKey, ...]:
+        """The series of metric *name*; of the catalogue alone the same object as long as they are the same."""
         with self._view() as view:
-            for kind in range(len(KINDS)):
-                keys.update(dict.fromkeys(view.kept.numbers(name, kind)))
-        keys.update((key, None) for key, _ in self._live().get(name, ()))
-        return list(keys)
+            known = view.kept.series(name)
+        live = self._live().get(name)
+        return known if live is None else tuple(dict.fromkeys((*known, *(key for key, _ in live))))
 
     def increases(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[float | None]:
         """By how much each of these counters grew; None for those that are not known."""
         with self._view() as view:
             return view.increases(keys, start, end)
+
+    def increase(self, keys: Sequence[SeriesKey], start: float, end: float) -> float:
+        """By how much all of these counters together grew."""
+        with self._view() as view:
+            return view.increase(keys, start, end)
 
     def sketches(self, keys: Sequence[SeriesKey], start: float, end: float) -> list[Sketch | None]:
         """The distribution of what each of these histograms measured; None for those that are not known."""
