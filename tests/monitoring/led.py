@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._capture.readings import NOTHING_READ, Octave, SketchReading
+from rfs.monitoring._capture.readings import NOTHING_READ, SketchReading
 from rfs.monitoring._capture.segments import Run, Waiting
-from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE, Sketch
 from rfs.monitoring._store import Batch, Store, Window
 from rfs.monitoring._store.local import LocalStore
 from rfs.monitoring._totals import Totals
@@ -27,34 +26,13 @@ def no_problem(code: str, text: str) -> None:
     raise AssertionError(f"{code}: {text}")
 
 
-def octaves(buckets: dict[int, int]) -> dict[int, Octave]:
-    """The octaves in which these buckets are."""
-    counts: dict[int, list[float]] = {}
-    for index, count in buckets.items():
-        counts.setdefault(index >> 6, [0.0] * BUCKETS_PER_OCTAVE)[index & 63] += count
-    return {number: Octave.of(found) for number, found in counts.items()}
-
-
-def reading_of(sketch: Sketch) -> SketchReading:
-    """The cells of a histogram that has measured *sketch* and nothing else."""
-    return SketchReading(
-        sketch.count,
-        sketch.sum,
-        sketch.zero,
-        sketch.min,
-        sketch.max,
-        octaves(sketch.positive),
-        octaves(sketch.negative),
-    )
-
-
 def after(before: Totals, window: Window) -> Totals:
     """The live totals once *window* has happened, too."""
     counters, sketches = dict(before.counters), dict[SeriesKey, SketchReading](before.sketches)
     for key, increase in window.counters.items():
         counters[key] = counters.get(key, 0.0) + increase
     for key, sketch in window.sketches.items():
-        sketches[key] = sketches.get(key, NOTHING_READ).plus(reading_of(sketch))
+        sketches[key] = sketches.get(key, NOTHING_READ).plus(SketchReading.of(sketch))
     return Totals({}, counters, {**before.gauges, **window.gauges}, sketches, {}, [])
 
 

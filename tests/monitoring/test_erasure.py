@@ -21,12 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rfs.errors import ArchiveError
-from rfs.monitoring import _live
 from rfs.monitoring._capture.cells import FILE_BYTES, LAYOUT, SERIES, Cells, SeriesKey, encode_entry
 from rfs.monitoring._capture.files import CELLS_MAGIC, SEGMENT_MAGIC, Header, pack_header
 from rfs.monitoring._capture.live import CELLS_SUFFIX, SCRUB_REQUEST, SEGMENT_SUFFIX, live_path
 from rfs.monitoring._capture.record import RecordData, decode_record, encode_record
 from rfs.monitoring._capture.segments import SEGMENT_BYTES, Frame, SegmentReader, Segments, segment_layout
+from rfs.monitoring._folded import TOTALS, Folded, pack_folded
 from rfs.monitoring._store import EVERYTHING, Wanted, Window
 from rfs.monitoring._store import catalogue as catalogue_module
 from rfs.monitoring._store import chunks as module
@@ -125,9 +125,9 @@ class Site:
 
     def count(self, *keys: SeriesKey, kind: str = CELLS_SUFFIX, process: str = "1-a") -> Path:
         """A live file with 1 in each of these counters: of a process, or what has been folded."""
-        if kind == _live.TOTALS:
-            path = live_path(self.path) / f"{_live.TOTALS}7"
-            path.write_bytes(_live._encode(_live._Folded(counters=[(*key, 1.0) for key in keys])))
+        if kind == TOTALS:
+            path = live_path(self.path) / f"{TOTALS}7"
+            path.write_bytes(pack_folded(Folded(counters=[(*key, 1.0) for key in keys]), 1))
             return path
         path = live_path(self.path) / f"{process}.0{kind}"
         with path.open("w+b") as file:
@@ -599,7 +599,7 @@ class TestLabels:
         assert seen == {True, False}
         assert step > 20
 
-    @pytest.mark.parametrize("kind", [CELLS_SUFFIX, _live.TOTALS])
+    @pytest.mark.parametrize("kind", [CELLS_SUFFIX, TOTALS])
     def test_in_live_files(self, site: Site, kind: str) -> None:
         """
         So is one that a live file has, of a process or folded.
@@ -627,7 +627,7 @@ class TestLabels:
         damaged = [
             site.path / STORE / CATALOGUE,
             live_path(site.path) / f"1-a.0{CELLS_SUFFIX}",
-            live_path(site.path) / f"{_live.TOTALS}1",
+            live_path(site.path) / f"{TOTALS}1",
         ]
         for path in damaged:
             path.write_bytes(b"something else" * 999)

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
@@ -774,23 +773,6 @@ class TestCells:
         reader.refresh()
 
         assert reader.foreign == []
-
-    def test_folded_by_an_older_version(self, tmp_path: Path) -> None:
-        """
-        Sums that were folded before there were foreign ones are read as they are.
-        """
-        monitor = Monitor(service_name="foreign", directory=tmp_path)
-        old = {
-            "version": 1,
-            "processes": [],
-            "metrics": [("a_total", "counter", "")],
-            "counters": [("a_total", [], 5.0)],
-        }
-        (tmp_path / "live" / "totals-1").write_bytes(msgspec.msgpack.encode(old))
-
-        assert own_count(monitor, "a_total") == 5.0
-        assert shown(monitor) == {}
-        monitor.stop()
 
     def test_help_from_whoever_has_it(self) -> None:
         """

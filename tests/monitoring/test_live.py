@@ -410,17 +410,12 @@ class TestPending:
 
 
 class TestDamage:
-    """What is no text where a text should be is damage like any other."""
-
-    @pytest.mark.parametrize(
-        "content", [b"\x81\xa9processes\x91\xa2\xff\xfe", b"\x81\xa7metrics\x91\x93\xa1n\xa1x\xa0"]
-    )
-    def test_of_the_sums(self, watcher: Monitor, other: Monitor, tmp_path: Path, content: bytes) -> None:
+    def test_of_the_sums(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
         """
         Sums of the dead that cannot be read are left out and said once; a Monitor starts beside them.
         """
         other.counter("seen_total").inc()
-        (tmp_path / "live" / "totals-7").write_bytes(content)
+        (tmp_path / "live" / "totals-7").write_bytes(b"something else" * 9)
         said: list[str] = []
 
         late = LiveReader(watcher.capture, lambda code, text: said.append(f"{code} {text}"))

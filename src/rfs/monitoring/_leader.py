@@ -26,9 +26,11 @@ from rfs.monitoring._capture.segments import FROM_SINK, Frame, Run, SegmentReade
 from rfs.monitoring._live import CORRUPT, Killed, Leadership, Lease, LiveReader
 from rfs.monitoring._store import Batch, Moment, Store, Window
 from rfs.monitoring._store.memory import MemoryStore
-from rfs.monitoring._totals import Totals
+from rfs.monitoring._totals import Totals, lacking
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rfs.monitoring._store.local import (
         LocalStore,  # imported when a directory is used: it brings SQLite and zstandard
     )
@@ -124,6 +126,7 @@ class Leader:
     def _begin(self) -> None:
         self.in_sink.clear()
         self._lock = Lock()
+        self._opening = Lock()
         self._thread: Thread | None = None
         self._stopping = Event()
         self._process = f"{os.getpid()}-{os.urandom(4).hex()}"
@@ -221,7 +224,8 @@ class Leader:
                 return Moment(self._remember(), self._memory)
             self._bring_home()
             self._feed_sinks([])
-            return self._moment(local, self.live.read())
+            totals = self.live.read()
+        return self._moment(local, totals)
 
     def sample(self) -> Moment | None:
         """
@@ -237,7 +241,21 @@ class Leader:
     def totals(self) -> Totals:
         """The totals of all processes at this instant; nothing is collected."""
         with self._lock:
-            return self.live.read()
+            totals = self.live.read()
+        return self._completed(totals)
+
+    def _completed(self, totals: Totals) -> Totals:
+        """*totals*; where they are short, with what is known to be missing."""
+        lacked = self._lacked(totals) if totals.is_short else None
+        return totals if lacked is None else totals.plus(lacked)
+
+    def _lacked(self, totals: Totals) -> Totals | None:
+        """What is known beyond *totals*, which are short: in the store of the directory, or in this process. None: not now."""
+        local = self._find_store()
+        if local is not None:
+            return local.lacking(totals)
+        known = self._sampled
+        return lacking(totals, known.counters, {key: reading.since(None) for key, reading in known.sketches.items()})
 
     # In a directory
 
@@ -246,26 +264,31 @@ class Leader:
         path = self._capture.path
         if self._is_told_where or path is None or self._capture.directory is None:
             return None
-        if self._local is None and not self.store_fault:
-            from rfs.monitoring._store.local import LocalStore
+        with self._opening:  # whoever asks first opens it, once
+            if self._local is None and not self.store_fault:
+                self._open_store(path)
+            self._was_local = self._local is not None
+            return self._local
 
-            try:
-                self._local = LocalStore(
-                    path,
-                    retention=self._retention,
-                    now_seconds=self._now_seconds,
-                    monotonic=self._monotonic,
-                    on_problem=self._on_problem,
-                    on_window=lambda window: self._pass_on([], window),
-                    on_kept=lambda runs: self._pass_on(runs, None),
-                )
-            except StoreError as error:
-                self.store_fault = error.fault
-                self._on_problem(error.code, f"{error}; each process keeps in its own memory what it sees")
-        self._was_local = self._local is not None
-        return self._local
+    def _open_store(self, path: Path) -> None:
+        from rfs.monitoring._store.local import LocalStore
+
+        try:
+            self._local = LocalStore(
+                path,
+                retention=self._retention,
+                now_seconds=self._now_seconds,
+                monotonic=self._monotonic,
+                on_problem=self._on_problem,
+                on_window=lambda window: self._pass_on([], window),
+                on_kept=lambda runs: self._pass_on(runs, None),
+            )
+        except StoreError as error:
+            self.store_fault = error.fault
+            self._on_problem(error.code, f"{error}; each process keeps in its own memory what it sees")
 
     def _moment(self, local: LocalStore, totals: Totals) -> Moment:
+        totals = self._completed(totals)
         return Moment(totals, local.at(totals, self._waiting))
 
     def _waiting(self, text: bytes) -> Waiting:
@@ -333,7 +356,7 @@ class Leader:
 
     def _remember(self) -> Totals:
         self._move_records()
-        totals = self.live.read()
+        totals = self._completed(self.live.read())
         if self._was_local:
             self._was_local = False
             self._sampled = totals  # it was in the store of the directory, and did not happen now
@@ -483,7 +506,12 @@ class Leader:
             if self._import(local, at_once=bool(dead) or asked or self._capture.is_scrubbing) and asked:
                 local.seal()
         with self._lock:
-            killed = self.live.fold(dead, self._lease, LOST, self._monotonic(), is_imported=local is not None)
+            short = self.live.read() if self.live.is_short else None
+        lacked = None if short is None else self._lacked(short)
+        with self._lock:
+            killed = self.live.fold(
+                dead, self._lease, LOST, self._monotonic(), lacked=lacked, is_imported=local is not None
+            )
         self._on_folded(killed)
 
 

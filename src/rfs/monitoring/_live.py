@@ -2,10 +2,10 @@
 The live files of all processes, read as one: totals and records, from any process at any instant.
 
 The total of a counter is what living and dead processes have in their cells files, plus what has been folded. Folding
-a dead process moves its sums into the file ``totals-<epoch>`` and names it there, in one rename; then its files go. A reader takes the
-folded sums, then the files of all processes that are not named in them, then looks whether the folded sums are still the same:
-so each process counts exactly once, whatever the leader does meanwhile. Cells files that a living process has closed (see `cells`)
-are folded in the same way, each under its own name.
+a dead process moves its sums into the file ``totals-<epoch>`` and its copy (see `_folded`) and names it there, each in one rename;
+then its files go. A reader takes the folded sums, then the files of all processes that are not named in them, then looks whether the
+folded sums are still the same: so each process counts exactly once, whatever the leader does meanwhile. Cells files that a living
+process has closed (see `cells`) are folded in the same way, each under its own name.
 
 A series with labels that no process has any more, because all have forgotten it or an hour ago the last one died, is dropped from
 the totals. It ends as if its service had: should it come back, it begins at zero, which is what readers of counters are made for.
@@ -31,7 +31,7 @@ import msgspec
 
 from rfs.errors import LiveFileError
 from rfs.monitoring._capture.capture import Capture
-from rfs.monitoring._capture.cells import EXEMPLAR_CELLS, CellsReader, Labels, MetricEntry, Region, Series, SeriesKey
+from rfs.monitoring._capture.cells import EXEMPLAR_CELLS, CellsReader, MetricEntry, Region, Series, SeriesKey
 from rfs.monitoring._capture.files import HEADER_BYTES
 from rfs.monitoring._capture.instruments import IDLE_SECONDS, MetricType, may_be_forgotten
 from rfs.monitoring._capture.live import (
@@ -48,7 +48,18 @@ from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.readings import NOTHING_READ, Octave, SketchReading
 from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments, Waiting
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
-from rfs.monitoring._foreign import MAX_FOLDED_SAMPLES, REFUSED, FoldedSample, ForeignSums
+from rfs.monitoring._folded import (
+    COPY,
+    TOTALS,
+    Folded,
+    FoldedFiles,
+    folded_names,
+    pack_folded,
+    read_folded,
+    set_aside,
+    unpack_folded,
+)
+from rfs.monitoring._foreign import MAX_FOLDED_SAMPLES, REFUSED, ForeignSums
 from rfs.monitoring._totals import Exemplar, Metric, Totals
 
 LEASE_SECONDS = 1.5
@@ -63,7 +74,6 @@ HELD_BYTES = (
 )  # of records that no chunk has yet, so much is held; what is beyond is read anew for each question
 CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
 LEADER = "leader-"
-TOTALS = "totals-"
 _HEARTBEAT_AT = 1024
 _WRITTEN_AT = _HEARTBEAT_AT + 8  # a byte that is 0 until a leader has written to the store; older leaders have none
 _UNABLE_AT = _WRITTEN_AT + 1  # a byte that is 1 once the leader has found that it cannot
@@ -102,45 +112,8 @@ class Pending(NamedTuple):
     is_all: bool  # not cut off at the limit
 
 
-class _Folded(msgspec.Struct):
-    """The sums of dead processes, as ``totals-<epoch>`` keeps them."""
-
-    version: int = 1
-    processes: list[str] = []
-    metrics: list[tuple[str, str, str]] = []  # name, type, help
-    counters: list[tuple[str, Labels, float]] = []
-    sketches: list[tuple[str, Labels, SketchReading]] = []
-    foreign: list[FoldedSample] = []
-    files: list[str] = []  # of living processes
-    left: list[tuple[str, Labels, float]] = []  # series that no process has any more, and since when (CLOCK_MONOTONIC)
-
-
-def octave_out(octave: Octave) -> list[float]:
-    return list(octave.buckets)
-
-
-def octave_in(_kind: type, buckets: Iterable[float]) -> Octave:
-    try:
-        return Octave.of(buckets)
-    except struct.error as error:
-        raise ValueError("no octave") from error  # which makes a DecodeError of it
-
-
-_encode = msgspec.msgpack.Encoder(enc_hook=octave_out).encode
-_decode_folded = msgspec.msgpack.Decoder(_Folded, dec_hook=octave_in).decode
+_encode = msgspec.msgpack.Encoder().encode
 _decode_leader = msgspec.msgpack.Decoder(tuple[str, int]).decode
-
-
-def folded_series(content: bytes) -> list[SeriesKey]:
-    """
-    The series of which ``totals-<epoch>``, with this *content*, has sums.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    folded = _decode_folded(content)
-    own = (*folded.counters, *folded.sketches, *folded.left)
-    return [*(SeriesKey(*one[:2]) for one in own), *(SeriesKey(*one[4:6]) for one in folded.foreign)]
 
 
 class _Process:
@@ -185,13 +158,24 @@ class LiveReader:
         self._own = CellsReader()
         self._own_regions: list[Region] = []
         self._own_segment: tuple[object, SegmentReader] | None = None
-        self._folded = _Folded()
-        self._folded_counters: dict[SeriesKey, float] = {}
-        self._folded_sketches: dict[SeriesKey, SketchReading] = {}
-        self._folded_identity: tuple[int, ...] = ()
-        self._left: dict[SeriesKey, float] = {}
+        self._forget_folded()
         self._is_blind = False  # there are files that could not be read
         self._directory: LiveDirectory | None = None
+
+    def _forget_folded(self) -> None:
+        self._folded_in: LiveDirectory | None = self._capture.directory
+        self._folded_identity: tuple[int, ...] = ()
+        self._folded_faults: dict[str, str] = {}
+        self._generation = self._wrote = 0  # that was read last; the epoch whose files this reader has written
+        self._is_short = False  # what is folded is not all of it, for neither file can be read
+        self._is_safe = False  # both files have it
+        self._hold(Folded())
+
+    def _hold(self, folded: Folded) -> None:
+        self._folded = folded
+        self._folded_counters = {SeriesKey(name, labels): value for name, labels, value in folded.counters}
+        self._folded_sketches = {SeriesKey(name, labels): value for name, labels, value in folded.sketches}
+        self._left = {SeriesKey(name, labels): since for name, labels, since in folded.left}
 
     # Cells
 
@@ -207,7 +191,13 @@ class LiveReader:
     @property
     def is_whole(self) -> bool:
         """Whether the last reading had all files: one that cannot be read may hold series that then seem to be gone."""
-        return not self._is_blind
+        return not (self._is_blind or self._is_short)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the sums of dead processes cannot be read now."""
+        self._load_folded()
+        return self._is_short
 
     def others(self) -> Totals:
         """What all but this process have measured so far."""
@@ -226,7 +216,7 @@ class LiveReader:
         return damaged
 
     def _add_up(self, *, own: bool = True) -> Totals:
-        totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
+        totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [], self._is_short)
         for name, type_name, help_text in self._folded.metrics:
             totals.metrics[name] = Metric(name, MetricType(type_name), help_text)
         gauges: dict[SeriesKey, dict[str, tuple[float, float, str]]] = {}
@@ -344,30 +334,34 @@ class LiveReader:
         epoch = highest_epoch(directory.names(), TOTALS)
         if not epoch:
             return ()
-        return epoch, *directory.identify(f"{TOTALS}{epoch}")
+        return epoch, *(part for name in folded_names(epoch) for part in directory.identify(name))
 
     def _load_folded(self) -> tuple[int, ...]:
+        directory = self._capture.directory
+        if directory is not self._folded_in:
+            self._forget_folded()
         while True:
             identity = self._identify_folded()
-            if identity == self._folded_identity:
+            if identity == self._folded_identity or directory is None:
                 return identity
-            folded = _Folded()
-            directory = self._capture.directory
-            if identity and directory is not None:
-                try:
-                    found = _decode_folded(directory.read(f"{TOTALS}{identity[0]}"))
-                    for _, type_name, _ in found.metrics:
-                        MetricType(type_name)
-                    folded = found
-                except FileNotFoundError:
-                    continue  # the next leader has just replaced it
-                except (OSError, ValueError) as error:  # what cannot be decoded, not even a text in it
-                    self._refuse(f"{TOTALS}{identity[0]}", error)
-            self._folded = folded
-            self._folded_counters = {SeriesKey(name, labels): value for name, labels, value in folded.counters}
-            self._folded_sketches = {SeriesKey(name, labels): value for name, labels, value in folded.sketches}
-            self._left = {SeriesKey(name, labels): since for name, labels, since in folded.left}
+            found = read_folded(directory, identity[0]) if identity else FoldedFiles(None, 0, {}, is_safe=False)
+            if found is None:
+                continue  # the next leader has just replaced them
+            # Generations of an epoch rise. A lower one is an old file that somebody has put there.
+            is_old = identity[:1] == self._folded_identity[:1] and found.generation < self._generation
+            is_lost = found.folded is None or is_old
+            # The leader who writes them knows what was in them; of others what they have read last is the most that is known.
+            self._is_short = is_lost and self._wrote != (identity or self._folded_identity)[0]
+            self._is_safe = found.is_safe and not is_lost
+            for name, fault in found.faults.items():
+                if name not in self._folded_faults:
+                    rest = "what else is known of its sums stands in for it" if is_lost else "the other copy is used"
+                    self._on_problem("S113", f"live file {name} is left out: it {fault}; {rest}")
+            self._folded_faults = found.faults
             self._folded_identity = identity
+            if found.folded is not None and not is_lost:
+                self._generation = found.generation
+                self._hold(found.folded)
 
     # Records: either `records` and `mark_imported`, or `pending`, `mark` and `waiting`
 
@@ -510,10 +504,20 @@ class LiveReader:
         ]
 
     def fold(
-        self, taken: list[str], lease: Lease, lost: SeriesKey, now: float, *, is_imported: bool = False
+        self,
+        taken: list[str],
+        lease: Lease,
+        lost: SeriesKey,
+        now: float,
+        *,
+        lacked: Totals | None = None,
+        is_imported: bool = False,
     ) -> list[Killed]:
         """
         The leader's part: add the sums of the dead and of closed files to the folded ones, each exactly once, and remove the files.
+
+        If one file of the folded sums is damaged, both are written anew. If both are, totals are short; then *lacked* is what is known
+        beyond these, and becomes part of the folded sums. Without it nothing is done.
 
         *lost* is the counter of records that were begun and not committed, *now* the monotonic clock. Call it after `refresh` and
         `records` or `pending`, which have found the last that *taken* have left; who has left more than the limit is folded later.
@@ -525,6 +529,8 @@ class LiveReader:
         if directory is None or not lease.held:
             return killed
         self._load_folded()
+        if self._is_short and lacked is None:
+            return killed
         self.refresh()  # what the totals have of living processes' files is not to be folded twice
         names = directory.names()
         there = {process_of(name) for name in names if not name.endswith(SEGMENT_SUFFIX)}
@@ -542,12 +548,15 @@ class LiveReader:
         files = [name for name in self._folded.files if name in names]
         due = not self._is_blind and any(now - since >= IDLE_SECONDS for since in self._left.values())
         is_own = self._folded_identity[:1] == (lease.epoch,)
-        if is_own and not (dead or finished or closed or due) and len(files) == len(self._folded.files):
+        is_safe = is_own and self._is_safe
+        if is_safe and not (dead or finished or closed or due) and len(files) == len(self._folded.files):
             self._remove(lease, directory, known & there, files, is_imported=is_imported)
             return killed
         totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
         for name, type_name, help_text in self._folded.metrics:
             totals.metrics[name] = Metric(name, MetricType(type_name), help_text)
+        if self._is_short and lacked is not None:
+            totals = totals.plus(lacked)
         foreign = ForeignSums(self._folded.foreign)
         for name, process in dead.items():
             process.cells.refresh()
@@ -566,7 +575,7 @@ class LiveReader:
             add_cells(totals, reader)
             files += reader.names()
         left = self._drop_left(totals, known | dead.keys(), closed, now)
-        folded = _Folded(
+        folded = Folded(
             processes=[*(known - finished), *dead],
             metrics=[(metric.name, metric.type, metric.help) for metric in totals.metrics.values()],
             counters=[(key.name, key.labels, value) for key, value in totals.counters.items()],
@@ -575,9 +584,38 @@ class LiveReader:
             files=files,
             left=[(key.name, key.labels, since) for key, since in left.items()],
         )
-        directory.write(f"{TOTALS}{lease.epoch}", [_encode(folded)])
+        self._write_folded(directory, lease.epoch, folded)
         self._remove(lease, directory, set(folded.processes), files, is_imported=is_imported)
         return killed
+
+    def _write_folded(self, directory: LiveDirectory, epoch: int, folded: Folded) -> None:
+        for name, fault in self._folded_faults.items():
+            self._set_aside(directory, name, fault)
+        if self._is_short:
+            self._on_problem(
+                "S113",
+                f"the sums of dead processes are made anew of what is known, in {len(folded.counters) + len(folded.sketches)} series:"
+                " what the last second added, and what was prometheus_client's, may be missing",
+            )
+        content = pack_folded(folded, self._generation + 1)
+        for name in folded_names(epoch):
+            directory.write(name, [content])
+        identity = self._identify_folded()
+        if identity[:1] == (epoch,):  # else another has followed
+            self._generation, held = unpack_folded(content, f"{TOTALS}{epoch}")
+            self._hold(held)
+            self._folded_identity, self._wrote = identity, epoch
+            self._folded_faults, self._is_short, self._is_safe = {}, False, True
+
+    def _set_aside(self, directory: LiveDirectory, name: str, fault: str) -> None:
+        from rfs.monitoring._store.records import QUARANTINE
+        from rfs.monitoring._store.sealing import STORE  # which bring zstandard
+
+        if self._capture.path is not None:
+            folder = self._capture.path / STORE / QUARANTINE
+            with suppress(OSError):  # a full disk must not keep the sums from being whole again
+                set_aside(directory, name, folder)
+                self._on_problem("S113", f"live file {name} {fault}; set aside in {folder}")
 
     def _closed_files(self, directory: LiveDirectory, gone: AbstractSet[str]) -> list[CellsReader]:
         """The closed files of every process that is not *gone* as a whole, not yet folded."""
@@ -794,7 +832,7 @@ def highest_epoch(names: list[str], prefix: str) -> int:
 
 
 def _epoch_of(name: str) -> int:
-    text = name.rpartition("-")[2]
+    text = name.rpartition("-")[2].removesuffix(COPY)
     return int(text) if text.isdecimal() else 0
 
 

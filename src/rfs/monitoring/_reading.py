@@ -83,7 +83,9 @@ def open_directory(
 
     def read() -> Totals:
         with lock:
-            return reader.read()
+            totals = reader.read()
+        lacked = store.lacking(totals) if totals.is_short else None
+        return totals if lacked is None else totals.plus(lacked)
 
     def collect() -> Moment:
         totals = read()

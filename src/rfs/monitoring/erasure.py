@@ -28,7 +28,7 @@ from rfs.monitoring._capture.cells import CellsReader, SeriesKey
 from rfs.monitoring._capture.live import CELLS_SUFFIX, SCRUB_REQUEST, live_path, process_of
 from rfs.monitoring._capture.record import decode_record
 from rfs.monitoring._capture.segments import Frame, SegmentReader
-from rfs.monitoring._live import TOTALS, folded_series
+from rfs.monitoring._folded import TOTALS, folded_series
 from rfs.monitoring._store.catalogue import CatalogueReader
 from rfs.monitoring._store.chunks import OPEN_SUFFIX, SEALED_SUFFIX, ChunkReader, alone_in, chunk_files, rewrite
 from rfs.monitoring._store.keys import KeyRing
@@ -436,7 +436,7 @@ def _renaming(whose: _Subject, live: Path | None) -> Callable[[Collection[Series
         try:
             # By metrics, because a gauge of each process has a label more in the catalogue.
             in_use = {key.name for path in files for key in _live_series(path) if whose.label_in(key) is not None}
-        except (OSError, LiveFileError, msgspec.DecodeError):
+        except (OSError, LiveFileError):
             return {}  # it may be in what cannot be read
         return {key: renamed for key, renamed in new.items() if key.name not in in_use}
 
@@ -464,9 +464,9 @@ def _key(name: str, labels: str) -> SeriesKey:
 
 
 def _live_series(path: Path) -> list[SeriesKey]:
-    """The series that a file of the live directory names; raises OSError, LiveFileError and DecodeError."""
+    """The series that a file of the live directory names; raises OSError and LiveFileError."""
     if path.name.startswith(TOTALS):
-        return folded_series(path.read_bytes())
+        return folded_series(path.read_bytes(), path.name)
     if not path.name.endswith(CELLS_SUFFIX):
         return []
     with path.open("rb") as file:

@@ -6,7 +6,7 @@ Nothing here is on the recording path. Readings are never changed, so processes'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from math import inf
 from operator import add
@@ -14,7 +14,7 @@ from struct import Struct
 
 import msgspec
 
-from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE, Sketch
+from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE, Sketch, bucket_centre
 
 _BUCKETS_RAW = Struct(f"{BUCKETS_PER_OCTAVE}d")
 _unpack_buckets = _BUCKETS_RAW.unpack
@@ -101,6 +101,19 @@ class SketchReading(msgspec.Struct, frozen=True):
     positive: dict[int, Octave]
     negative: dict[int, Octave]
 
+    @classmethod
+    def of(cls, sketch: Sketch) -> SketchReading:
+        """The cells of a histogram that has measured *sketch* and nothing else."""
+        return cls(
+            sketch.count,
+            sketch.sum,
+            sketch.zero,
+            sketch.min,
+            sketch.max,
+            _octaves_of(sketch.positive),
+            _octaves_of(sketch.negative),
+        )
+
     def plus(self, other: SketchReading) -> SketchReading:
         """Add what another process measured of the same series."""
         return SketchReading(
@@ -139,8 +152,35 @@ class SketchReading(msgspec.Struct, frozen=True):
             sketch.max = min(sketch.max, self.maximum)
         return sketch
 
+    def lacking(self, known: Sketch) -> SketchReading | None:
+        """What *known*, of which this was a part, has in buckets where there is less here; None if that is nothing."""
+        mine = self.since(None)
+        positive, more = _less_than(mine.positive, known.positive)
+        negative, more_negative = _less_than(mine.negative, known.negative)
+        zero = max(0, known.zero - mine.zero)
+        count = zero + sum(positive.values()) + sum(negative.values())
+        if not count:
+            return None
+        # What was measured here since, in buckets where nothing is lacking, is no part of the sum of *known*.
+        total = known.sum - mine.sum + more - more_negative
+        return SketchReading.of(Sketch(count, total, zero, known.min, known.max, positive, negative))
+
 
 NOTHING_READ = SketchReading(0.0, 0.0, 0.0, inf, -inf, {}, {})
+
+
+def _octaves_of(buckets: Mapping[int, int]) -> dict[int, Octave]:
+    counts: dict[int, list[float]] = {}
+    for index, count in buckets.items():
+        counts.setdefault(index >> 6, [0.0] * BUCKETS_PER_OCTAVE)[index & 63] += count
+    return {number: Octave.of(found) for number, found in counts.items()}
+
+
+def _less_than(mine: Mapping[int, int], known: Mapping[int, int]) -> tuple[dict[int, int], float]:
+    """How much less *mine* have than *known*, by bucket; and what those come to that have more."""
+    less = {index: count - mine.get(index, 0) for index, count in known.items() if count > mine.get(index, 0)}
+    more = sum(bucket_centre(index) * max(0, count - known.get(index, 0)) for index, count in mine.items())
+    return less, more
 
 
 def _octaves_together(one: dict[int, Octave], other: dict[int, Octave]) -> dict[int, Octave]:

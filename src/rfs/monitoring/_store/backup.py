@@ -31,7 +31,8 @@ from rfs.monitoring._capture.files import ALIVE_MAGIC, HEADER_BYTES, read_header
 from rfs.monitoring._capture.live import ALIVE_SUFFIX, CELLS_SUFFIX, SEGMENT_SUFFIX, live_path
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import SegmentReader
-from rfs.monitoring._live import LEADER, TOTALS
+from rfs.monitoring._folded import TOTALS
+from rfs.monitoring._live import LEADER
 from rfs.monitoring._store.catalogue import CatalogueReader
 from rfs.monitoring._store.chunks import chunk_files
 from rfs.monitoring._store.local import CATALOGUE

@@ -28,7 +28,7 @@ from rfs.monitoring._store.records import RecordReader, RecordWriter
 from rfs.monitoring._store.retention import CHUNKS, RecordRetention
 from rfs.monitoring._store.sealing import SEAL_REQUEST, STORE
 from rfs.monitoring._store.windows import MINUTE, WindowWriter
-from rfs.monitoring._totals import Totals
+from rfs.monitoring._totals import Totals, lacking
 from rfs.monitoring.retention import Retention
 
 CATALOGUE = "catalogue.sqlite"
@@ -125,6 +125,16 @@ class LocalStore:
             totals = None
         windows = self._windows.at(totals, now)
         return LocalReader(windows, self._windows.statistics, self._records, waiting)
+
+    def lacking(self, totals: Totals) -> Totals | None:
+        """
+        What has been counted of the live totals beyond *totals*, which are short; None, which is said, if that cannot be read now.
+        """
+        try:
+            return lacking(totals, *self._windows.sampled())
+        except StoreError as error:
+            self._setting.on_problem(error.code, str(error))
+            return None
 
     def epoch(self) -> int:
         """Under which epoch has been written last; 0 if nothing has, or it cannot be read."""

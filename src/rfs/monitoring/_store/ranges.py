@@ -53,6 +53,7 @@ from rfs.monitoring._store.windows import (
     MINUTE,
     NEVER,
     SEEN_GROUP,
+    UNKNOWN,
     WIDTHS,
     Amount,
     Journaled,
@@ -60,6 +61,7 @@ from rfs.monitoring._store.windows import (
     Total,
     ValuesById,
     add_row,
+    apply,
     changes_of,
     decode_labels,
     decoded_totals,
@@ -784,6 +786,31 @@ class _View:
                     latest = times[index - 1], values[index - 1]
         return None if latest is None else latest[1]
 
+    def all_sampled(self) -> tuple[dict[SeriesKey, float], dict[SeriesKey, Sketch]]:
+        """Up to which live total each counter and histogram is counted, of which that is known and more than nothing."""
+        keys: dict[int, SeriesKey] = {}
+        sampled: dict[int, Amount] = {}
+        for number, name, labels in self._connection.execute(
+            "SELECT id, name, labels FROM series WHERE kind IN (?, ?)", (COUNTER, HISTOGRAM)
+        ):
+            breathe()
+            with suppress(msgspec.DecodeError):  # the writer says so
+                keys[number] = SeriesKey(name, decode_labels(labels))
+                amount = self.kept.sampled(number)
+                sampled[number] = UNKNOWN if amount is None else amount
+        for row in self.kept.read:
+            apply(sampled, row)
+            breathe()
+        counters = {
+            key: amount
+            for number, key in keys.items()
+            if isinstance(amount := sampled[number], float) and amount > 0 and number // GROUP_SLOTS % 4 == COUNTER
+        }
+        sketches = {
+            key: sketch_of((amount,)) for number, key in keys.items() if isinstance(amount := sampled[number], Measured)
+        }
+        return counters, sketches
+
     def lifetimes(self) -> list[Lifetime]:
         """The totals of all series, with what the journal adds."""
         totals: dict[int, Total] = {}
@@ -1328,6 +1355,11 @@ class WindowReader:
         """Seconds per slot of the finest tier that reaches back to *start*."""
         with self._view() as view:
             return view.finest(_to_second(start))
+
+    def sampled(self) -> tuple[dict[SeriesKey, float], dict[SeriesKey, Sketch]]:
+        """Up to which live total each counter and histogram is counted; where that is not known, or nothing, it has none."""
+        with self._view() as view:
+            return view.all_sampled()
 
     def lifetimes(self) -> list[Lifetime]:
         """What every series ever came to, whether its windows are still kept or not; the head is not in it."""
