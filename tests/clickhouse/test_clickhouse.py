@@ -480,7 +480,7 @@ class TestRows:
         key = SeriesKey(hostile, ((hostile, hostile),))
         store.append(Batch(hostile, 0, [Run(hostile, 1, [8], 64, [frame])], Window(NOW, {key: 1.0})))
 
-        assert store.series(hostile) == [key]
+        assert list(store.series(hostile)) == [key]
         assert store.increases([key], NOW, NOW + 1) == [1.0]
         (found,) = store.records(Wanted(operation=hostile, correlation_id=hostile), limit=9)
         assert found.frame == frame

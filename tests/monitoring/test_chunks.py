@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from rfs.errors import StoreFileError
 from rfs.monitoring._capture.pace import breathe
+from rfs.monitoring._capture.record import read_record
 from rfs.monitoring._capture.segments import HAS_ERROR, Frame, Run, SegmentReader, Segments
 from rfs.monitoring._store.chunks import (
     FRAME_BYTES,
@@ -95,6 +96,21 @@ class TestWhatIsKept:
             found = contents(directory, SEALED if seal else OPEN)
 
             assert Counter(map(repr, found)) == Counter(map(repr, expected))
+
+    @pytest.mark.parametrize("seal", [False, True])
+    def test_a_text_that_is_no_text(self, directory: int, seal: bool) -> None:
+        """
+        A record with bytes that are no UTF-8 is kept beside the others, and shown as unreadable.
+        """
+        good, bad = record(1), record(2, identity="id-2")
+        bad = msgspec.structs.replace(bad, payload=bad.payload.replace(b"id-2", b"\xff\xfe-2"))
+        write(directory, [good, bad], seal=seal)
+
+        found = contents(directory, SEALED if seal else OPEN)
+
+        assert sorted(frame.payload for frame in found) == sorted([good.payload, bad.payload])
+        messages = {read_record("", frame.payload, "shop").message for frame in found}
+        assert messages == {"", "<unreadable record>"}
 
     def test_in_order_of_time(self, directory: int) -> None:
         """

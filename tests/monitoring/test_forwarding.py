@@ -30,7 +30,7 @@ class Elsewhere(MemoryStore):
     def close(self) -> None:
         self.is_closed = True
 
-    def increase(self) -> float | None:
+    def visits(self) -> float | None:
         return self.increases([VISITS], 0, 1e12)[0]
 
 
@@ -61,7 +61,7 @@ class TestForwarding:
 
         lead(first)
         second.tick()
-        assert there.increase() == 6
+        assert there.visits() == 6
         assert payloads(there.batches) == 2
 
         first.stop()
@@ -70,7 +70,7 @@ class TestForwarding:
         lead(second)
         second.stop()
 
-        assert there.increase() == 7
+        assert there.visits() == 7
         assert payloads(there.batches) == 3
         assert there.is_closed
 
@@ -86,7 +86,7 @@ class TestForwarding:
         monitor.tick()
         monitor.stop()
 
-        assert there.increase() == 2
+        assert there.visits() == 2
         assert payloads(there.batches) == 1
 
     def test_what_it_refuses_is_said(self, tmp_path: Path) -> None:

@@ -439,7 +439,7 @@ class TestB2FullDisk:
         now[0] += 60
         store.write(Totals({}, {}, {}, {}, {}, []), is_whole=True)
         assert (store.path / RESERVE).stat().st_size == RESERVE_BYTES
-        assert store.at(None, list).statistics()["evicted_records"] == 2 * left[0]
+        assert store.at(None, lambda _text: NOTHING_WAITS).statistics()["evicted_records"] == 2 * left[0]
         store.close()
 
     def test_no_room_for_files(self, disk: Tmpfs) -> None:
@@ -486,7 +486,7 @@ class TestCounted:
             store.write(nothing, is_whole=True)
 
         def evicted() -> float:
-            return reader.at(None, list).statistics()["evicted_records"]
+            return reader.at(None, lambda _text: NOTHING_WAITS).statistics()["evicted_records"]
 
         reader = opened_store()
         counts = []

@@ -51,6 +51,7 @@ class RecordData(msgspec.Struct, array_like=True, gc=False):
 
 encode_record = msgspec.msgpack.Encoder().encode
 decode_record = msgspec.msgpack.Decoder(RecordData).decode
+UNREADABLE = (msgspec.DecodeError, ValueError)  # what decoding raises: the second where a text is no text
 
 
 @dataclass(slots=True)
@@ -170,7 +171,7 @@ def read_record(cursor: str, payload: bytes, service_name: str) -> LogRecord:
     """Decode a kept record. One that cannot be decoded is shown as such: it must not hide the others."""
     try:
         data = decode_record(payload)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         data = RecordData(0, 40, "log", "rfs", "", "", "<unreadable record>", "", "", "", "", "", None, {}, None)
     duration = data.duration_seconds
     return LogRecord(

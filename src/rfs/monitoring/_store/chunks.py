@@ -67,6 +67,7 @@ import zstandard
 
 from rfs.errors import StoreFileError
 from rfs.monitoring._capture.pace import breathe
+from rfs.monitoring._capture.record import UNREADABLE
 from rfs.monitoring._capture.segments import Frame, Run
 from rfs.monitoring._store.deadline import check_deadline
 from rfs.monitoring._store.keys import SEALED_BYTES, Key, KeyRing
@@ -237,14 +238,14 @@ class _Rows:
                 return Frame(*_decode_frame(_decode_wrapped(content).data))
             head = _decode_head(content)
             return Frame(head.time_ns, level, flags, head.correlation_id, head.operation, content)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return Frame(unknown_ns, level, flags, "", "", content)
 
     def hashes(self, hashed: Hash) -> array[int]:
         """The hashes of the ids that are there, sorted, 24 bits each."""
         try:
             ids = {head.correlation_id for head in _decode_heads(self.array)}
-        except msgspec.DecodeError:
+        except UNREADABLE:
             ids = {self.frame(row, 0).correlation_id for row in range(len(self.rows))}
         return _hashes_of(ids, hashed)
 
@@ -509,7 +510,7 @@ class ChunkReader:
         try:
             notes = _decode_notes(content[:notes_bytes])
             hashes = None if notes.ids is None else _unpack_ids(notes.ids)
-        except (msgspec.DecodeError, ValueError):
+        except UNREADABLE:
             return None
         if form != (_ENCRYPTED if notes.key else 0):
             return None
@@ -1161,7 +1162,7 @@ def _pack_rows(columns: bytes, frames: list[Frame]) -> bytes:
     head = columns + b"\xdd" + len(payloads).to_bytes(4, "big")
     packed = b"".join((head, *payloads))
     if {payload[:1] for payload in payloads} == {_RECORD}:
-        with suppress(msgspec.DecodeError):
+        with suppress(*UNREADABLE):
             rows = _decode_rows(memoryview(packed)[len(columns) :])
             if list(map(len, rows)) == list(map(len, payloads)):
                 return packed
@@ -1173,7 +1174,7 @@ def _is_row(payload: bytes) -> bool:
         return False
     try:
         _decode_head(payload)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
     return True
 
@@ -1282,7 +1283,7 @@ def chunk_files(names: Collection[str]) -> list[str]:
 def _sources_of(notes: Notes) -> Sources:
     try:
         return _decode_sources(notes.sources)
-    except msgspec.DecodeError:  # no writer makes that; its records are imported again if they are still there
+    except UNREADABLE:  # no writer makes that; its records are imported again if they are still there
         return []
 
 

@@ -135,7 +135,8 @@ class _Memo(Generic[_Key, _Sums]):
         return (len(before), sums) if tuple(rows[: len(before)]) == before else (0, empty)
 
     def put(self, key: _Key, rows: Sequence[object], sums: _Sums, size: int) -> None:
-        """Remember *sums*, which are of *rows*, and of that *size*."""
+        """Remember *sums*, which are of *rows*, and of that *size*; nothing is of none."""
+        size = max(size, 1)
         self._known[key] = tuple(rows), sums, size
         self._size += size
         while self._size > self._limit:
