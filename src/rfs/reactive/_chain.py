@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from inspect import isawaitable
@@ -250,6 +250,10 @@ class Operator:
     name: str = ""
     inner: Steps = ()  # the steps that it runs itself
 
+    def around(self, inner: Steps) -> Operator:
+        """Return this operator, which holds steps, around *inner* instead; what a cache has kept is common to both."""
+        return replace(self, run=partial(cast("partial[Any]", self.run).func, inner), inner=inner)
+
 
 def recovery(
     operator: str,
@@ -297,7 +301,7 @@ def timeout(inner: Steps, limit_seconds: float) -> Operator:
     """Return the operator that runs *inner* within a time limit."""
     seconds("timeout", limit_seconds)
 
-    async def run(_: AnyResult, run: Run | None) -> AnyResult:
+    async def run(inner: Steps, _: AnyResult, run: Run | None) -> AnyResult:
         run = run or Run("")
         limit = asyncio.timeout(limit_seconds)
         result: AnyResult = _NOTHING_YET
@@ -314,7 +318,7 @@ def timeout(inner: Steps, limit_seconds: float) -> Operator:
         step, run.interrupted = run.interrupted, ""
         return timed_out(step or name_of(*inner[-1]), limit_seconds, late)
 
-    return Operator("timeout", run, {"seconds": limit_seconds}, inner=inner)
+    return Operator("timeout", partial(run, inner), {"seconds": limit_seconds}, inner=inner)
 
 
 def retry(
@@ -337,7 +341,7 @@ def retry(
     seconds("max_backoff_seconds", max_backoff_seconds)
     wanted = codes(on_codes)
 
-    async def run(_: AnyResult, run: Run | None) -> AnyResult:
+    async def run(inner: Steps, _: AnyResult, run: Run | None) -> AnyResult:
         backoff = backoff_seconds
         attempt = 0
         while True:
@@ -361,7 +365,7 @@ def retry(
         options |= {"max_backoff_seconds": max_backoff_seconds, "jitter": jitter is not None}
     if wanted is not None:
         options["on_codes"] = sorted(wanted)
-    return Operator("retry", run, options, inner=inner)
+    return Operator("retry", partial(run, inner), options, inner=inner)
 
 
 def cache(inner: Steps) -> Operator:
@@ -375,7 +379,7 @@ def cache(inner: Steps) -> Operator:
     work: asyncio.Task[AnyResult] | None = None
     waiting = 0
 
-    async def run(_: AnyResult, run: Run | None) -> AnyResult:
+    async def run(inner: Steps, _: AnyResult, run: Run | None) -> AnyResult:
         nonlocal kept, work, waiting
         if kept is not None:
             return kept
@@ -394,13 +398,13 @@ def cache(inner: Steps) -> Operator:
                 await end([mine])
         return result
 
-    return Operator("cache", run, inner=inner)
+    return Operator("cache", partial(run, inner), inner=inner)
 
 
 def joined(inner: Steps, others: tuple[Steps, ...]) -> Operator:
     """Return the operator that runs all chains at once, for a tuple of their values or the first Failure to come."""
 
-    async def run(_: AnyResult, run: Run | None) -> AnyResult:
+    async def run(inner: Steps, _: AnyResult, run: Run | None) -> AnyResult:
         work = [execute(inner, run), *(execute(other) for other in others)]
         first, tasks = await together(work, lambda result: isinstance(result, Failure))
         result: AnyResult = first.result()
@@ -408,13 +412,13 @@ def joined(inner: Steps, others: tuple[Steps, ...]) -> Operator:
             return result
         return Success(tuple(task.result().unwrap() for task in tasks))
 
-    return Operator("zip", run, {"others": len(others)}, inner=inner)
+    return Operator("zip", partial(run, inner), {"others": len(others)}, inner=inner)
 
 
 def raced(inner: Steps, others: tuple[Steps, ...]) -> Operator:
     """Return the operator that runs all chains at once, for the first Success to come or all errors in order."""
 
-    async def run(_: AnyResult, run: Run | None) -> AnyResult:
+    async def run(inner: Steps, _: AnyResult, run: Run | None) -> AnyResult:
         work = [execute(inner, run), *(execute(other) for other in others)]
         first, tasks = await together(work, lambda result: isinstance(result, Success))
         result: AnyResult = first.result()
@@ -422,7 +426,7 @@ def raced(inner: Steps, others: tuple[Steps, ...]) -> Operator:
             return result
         return Failure([task.result().unwrap_error() for task in tasks])
 
-    return Operator("first_success", run, {"others": len(others)}, inner=inner)
+    return Operator("first_success", partial(run, inner), {"others": len(others)}, inner=inner)
 
 
 # --- logged steps -----------------------------------------------------------------------

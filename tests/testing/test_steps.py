@@ -1,0 +1,681 @@
+"""Steps, values, failures, retries, time and cancellation of chains and streams; and how each failure reads (FEATURES L3)."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from enum import StrEnum
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from dirty_equals import IsPositive, IsStr
+
+from rfs.core.result import Failure, Result, Success
+from rfs.reactive import FluxResult, MonoResult
+from rfs.testing.steps import READ_AHEAD, StepVerifier
+from tests.reactive.conftest import VirtualTimeLoop
+
+
+class Code(StrEnum):
+    DECLINED = "DECLINED"
+
+
+class DeclinedError(Exception):
+    code = Code.DECLINED
+
+
+def virtual(work: Coroutine[Any, Any, Any]) -> float:
+    """Run *work* from virtual second 0, see that it leaves no task behind, and return how many virtual seconds it took."""
+
+    async def watched() -> float:
+        await work
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(watched())
+
+
+def verify(verifier: StepVerifier) -> float:
+    return virtual(verifier.verify_complete())
+
+
+def message(verifier: StepVerifier) -> str:
+    """How *verifier* fails."""
+    with pytest.raises(AssertionError) as caught:
+        verify(verifier)
+    return str(caught.value)
+
+
+class Work:
+    """Takes a second; the first *failures* times it fails."""
+
+    def __init__(self, failures: int = 0, seconds: float = 1.0) -> None:
+        self.failures = failures
+        self.seconds = seconds
+        self.calls = 0
+
+    async def __call__(self, *_: object) -> Result[str, DeclinedError]:
+        self.calls += 1
+        await asyncio.sleep(self.seconds)
+        return Failure(DeclinedError("no funds")) if self.calls <= self.failures else Success("paid")
+
+
+async def find_table() -> Result[int, str]:
+    return Success(7)
+
+
+def order(failures: int = 0, retries: int = 3) -> MonoResult[str, Any]:
+    """Finds a table, then takes a second to charge; pauses 2, 4, ... seconds between the attempts."""
+    return (
+        MonoResult.from_async_result(find_table)
+        .log_step("found")
+        .bind_async_result(Work(failures), name="charge")
+        .retry(retries, backoff_seconds=2)
+        .map(str.upper, name="upper")
+        .log_step("done")
+    )
+
+
+async def numbers(*pauses: float, error: Exception | None = None) -> AsyncIterator[int]:
+    """Gives 1, 2, ... each after its pause."""
+    for number, pause in enumerate(pauses, 1):
+        await asyncio.sleep(pause)
+        yield number
+    if error is not None:
+        raise error
+
+
+class TestSteps:
+    def test_a_retried_order(self) -> None:
+        """
+        Steps, retries with their pauses, the value and the end, to the second: 1 + 2 + 1 + 4 + 1 of virtual time.
+        """
+        took = verify(
+            StepVerifier(order(failures=2))
+            .expect_step("find_table", "ok", 7)
+            .expect_step("found")
+            .expect_step("charge", "failed", DeclinedError)
+            .within(1, at_least=1)
+            .expect_retry()
+            .within(2, at_least=2)
+            .expect_step("charge", "failed")
+            .expect_no_event(4)
+            .expect_retry()
+            .within(0)
+            .expect_step("charge")
+            .expect_step("upper", expected="PAID")
+            .expect_step("done")
+            .expect_value("PAID")
+        )
+
+        assert took == 9
+
+    def test_steps_may_be_left_out(self) -> None:
+        """
+        What nobody asks for may happen, as long as it is a step.
+        """
+        verify(StepVerifier(order()).expect_step("done").expect_value("PAID"))
+        verify(StepVerifier(order()).expect_value("PAID"))
+
+    def test_logged_steps_have_their_outcomes(self) -> None:
+        """
+        A logged step after a Failure has failed, the next is skipped, and one after a recovery is recovered.
+        """
+        mono = MonoResult.from_error("x").log_step("a").log_step("b").recover(lambda _: 1).log_step("c").log_step("d")
+
+        verify(
+            StepVerifier(mono)
+            .expect_step("a", "failed", "x")
+            .expect_step("b", "skipped")
+            .expect_step("recover", "recovered", 1)
+            .expect_step("c", "recovered")
+            .expect_step("d")
+            .expect_value(1)
+        )
+
+    @pytest.mark.parametrize("kind", ["map", "bind_result", "bind_async_result"])
+    def test_a_step_that_raises_has_failed(self, kind: str) -> None:
+        """
+        A bug in a step is a step that failed, with the exception that was raised, and a defect in the end.
+        """
+
+        def step(value: int) -> Any:
+            raise ZeroDivisionError(value)
+
+        mono: MonoResult[Any, Any] = getattr(MonoResult.from_value(1), kind)(step)
+
+        verify(StepVerifier(mono).expect_step("step", "failed", ZeroDivisionError).expect_failure(defect=True))
+
+    def test_operators_are_steps_where_they_change_something(self) -> None:
+        """
+        A filter that lets pass tells nothing; one that does not is a step that failed.
+        """
+        mono = MonoResult.from_value(1).filter(lambda n: n > 1, "small")
+
+        verify(StepVerifier(mono).expect_step("filter", "failed", "small").expect_failure("small"))
+        assert "before it: nothing" in message(StepVerifier(MonoResult.from_value(2).filter(bool, "zero")))
+
+    def test_steps_inside_of_operators_are_seen(self) -> None:
+        """
+        A timeout, a cache, a zip and a race hide nothing of the chain they are called on.
+        """
+        start = MonoResult.from_async_result(find_table)
+        other = MonoResult.from_value(8)
+
+        for mono in (start.timeout(5), start.cache(), start.zip(other), start.first_success(other)):
+            verify(StepVerifier(mono).expect_step("find_table").expect_value())
+
+    def test_a_timeout_is_a_step_and_its_step_is_cancelled(self) -> None:
+        """
+        The step that was too slow is cancelled at the limit, and named by the error, as without a verifier.
+        """
+        mono = MonoResult.from_async_result(Work(seconds=60), name="charge").timeout(5)
+
+        verify(
+            StepVerifier(mono)
+            .expect_step("charge", "cancelled")
+            .within(5, at_least=5)
+            .expect_step("timeout", "failed")
+            .expect_failure(lambda error: error.step == "charge", code="TIMEOUT", defect=False)
+        )
+
+    def test_the_chain_itself_is_not_changed(self) -> None:
+        """
+        A cached chain that was verified is cached; the next run of it calls nothing.
+        """
+        work = Work()
+        mono = MonoResult.from_async_result(work, name="charge").cache()
+
+        verify(StepVerifier(mono).expect_step("charge").expect_value("paid"))
+        verify(StepVerifier(mono).expect_value("paid").within(0))
+
+        assert work.calls == 1
+
+    def test_a_verifier_is_run_again(self) -> None:
+        """
+        Each run has its own attempts, and adding to a verifier leaves the one it was made of as it was.
+        """
+        work = Work()
+        found = StepVerifier(MonoResult.from_async_result(work, name="charge")).expect_step("charge")
+        whole = found.expect_value("paid")
+
+        verify(whole)
+        verify(whole)
+
+        assert work.calls == 2
+        assert "expectation 2 of 2, verify_complete()" in message(found)
+
+
+class TestStreams:
+    def test_values_and_failures_in_order(self) -> None:
+        """
+        A collection, a stream and an async iterator are verified alike.
+        """
+        flux: FluxResult[int, str] = FluxResult.from_results([Success(1), Failure("x"), Success(3)])
+
+        async def cook(number: int) -> Result[int, str]:
+            return Failure("x") if number == 2 else Success(number)
+
+        async def results() -> AsyncIterator[Result[int, str]]:
+            for result in flux:
+                yield result
+
+        for source in (flux, FluxResult.from_iterable_async([1, 2, 3], cook), results()):
+            verify(StepVerifier(source).expect_value(1).expect_failure("x").expect_value(3))
+
+    def test_plain_values_and_an_exception(self) -> None:
+        """
+        An async iterator needs no Results; what it raises is a failure, a defect, and the last thing.
+        """
+        verify(
+            StepVerifier(numbers(1, 2, error=OSError("gone")))
+            .expect_values(1, 2)
+            .within(3, at_least=3)
+            .expect_failure(OSError, defect=True)
+        )
+
+    def test_awaitables(self) -> None:
+        """
+        A function that returns a Result, a FluxResult or a value is awaited.
+        """
+        sources = FluxResult.from_async_results([find_table, find_table])
+
+        verify(StepVerifier(find_table()).expect_value(7))
+        verify(StepVerifier(sources).expect_values(7, 7))
+        verify(StepVerifier(asyncio.sleep(1, "plain")).expect_value("plain").within(1, at_least=1))
+
+    def test_time_passes_while_nobody_looks(self) -> None:
+        """
+        After then_await what has come meanwhile is there, with the time at which it came.
+        """
+        took = verify(
+            StepVerifier(numbers(1, 1, 1)).then_await(2.5).expect_values(1, 2).within(0).expect_count(1).within(0.5)
+        )
+
+        assert took == 3
+
+    def test_an_endless_stream_is_cancelled(self) -> None:
+        """
+        A stream that never waits is read ahead by so many values, and is closed when it is cancelled.
+        """
+        given: list[int] = []
+        closed: list[bool] = []
+
+        async def endless() -> AsyncIterator[int]:
+            try:
+                while True:
+                    given.append(len(given))
+                    yield given[-1]
+            finally:
+                closed.append(True)
+
+        verify(StepVerifier(endless()).expect_values(0, 1).expect_count(2000).then_cancel())
+
+        assert closed == [True]
+        assert 2002 <= len(given) <= 2002 + READ_AHEAD
+
+    def test_something_is_done_meanwhile(self) -> None:
+        """
+        `then` calls a function, plain or async, between two expectations.
+        """
+        queue: asyncio.Queue[int] = asyncio.Queue()
+
+        async def received() -> AsyncIterator[int]:
+            while number := await queue.get():
+                yield number
+
+        async def put_three() -> None:
+            await queue.put(3)
+
+        verify(
+            StepVerifier(received())
+            .expect_no_event(10)
+            .then(lambda: queue.put_nowait(2))
+            .expect_value(2)
+            .then(put_three)
+            .expect_value(3)
+            .then(lambda: queue.put_nowait(0))
+        )
+
+
+class TestCancellation:
+    def test_it_meets_the_running_step(self) -> None:
+        """
+        The innermost step that was running is named, inside of a timeout and a retry, too.
+        """
+        mono = MonoResult.from_async_result(Work(seconds=60), name="charge").retry(2).timeout(30)
+
+        took = verify(StepVerifier(mono).then_await(5).then_cancel().expect_cancelled("charge"))
+
+        assert took == 5
+
+    def test_it_need_not_be_expected(self) -> None:
+        """
+        Who cancels has said how it ends.
+        """
+        verify(StepVerifier(numbers(1, 1, 1)).expect_value(1).then_cancel())
+
+    def test_a_source_may_cancel_itself(self) -> None:
+        """
+        A chain that raises CancelledError has ended so, and this must be expected.
+        """
+
+        async def gives_up() -> Result[int, str]:
+            raise asyncio.CancelledError
+
+        mono = MonoResult.from_async_result(gives_up)
+
+        verify(StepVerifier(mono).expect_cancelled("gives_up"))
+        assert "verify_complete(): something else came\n  came: 0 s  the cancellation, in step 'gives_up'" in message(
+            StepVerifier(mono)
+        )
+
+    def test_whoever_is_slow_to_let_go_is_waited_for(self) -> None:
+        """
+        After then_cancel the source has ended.
+        """
+        ended: list[float] = []
+
+        async def slow() -> Result[int, str]:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(3)
+                ended.append(asyncio.get_running_loop().time())
+            return Success(1)
+
+        verify(
+            StepVerifier(MonoResult.from_async_result(slow))
+            .then_await(1)
+            .then_cancel()
+            .then(lambda: ended.append(0))
+            .expect_cancelled("slow")
+        )
+
+        assert ended == [4, 0]
+
+    def test_a_failed_verification_leaves_nothing_running(self) -> None:
+        """
+        Whatever is wrong, the source has ended when it is told; `virtual` sees to it.
+        """
+        assert "nothing like it came within 60 s" in message(StepVerifier(numbers(3600)).expect_value(1))
+
+    async def test_a_cancelled_verification_ends_the_source(self) -> None:
+        """
+        Who cancels the test cancels what it verifies.
+        """
+        closed: list[bool] = []
+
+        async def waits() -> AsyncIterator[int]:
+            try:
+                await asyncio.Event().wait()
+                yield 1
+            finally:
+                closed.append(True)
+
+        task = asyncio.create_task(StepVerifier(waits()).expect_value(1).verify_complete())
+        await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert closed == [True]
+
+
+class TestMatching:
+    @pytest.mark.parametrize(
+        "expected",
+        [5, int, lambda value: value > 4, IsPositive, IsPositive(), pytest.approx(5.0)],
+        ids=["value", "type", "predicate", "matcher class", "matcher", "approx"],
+    )
+    def test_ways_to_say_it(self, expected: object) -> None:
+        """
+        A value, a type, a predicate, or whatever equals.
+        """
+        verify(StepVerifier(MonoResult.from_value(5)).expect_value(expected))
+        verify(StepVerifier(MonoResult.from_error(5)).expect_failure(expected))
+
+    def test_a_function_may_be_the_value(self) -> None:
+        """
+        The very object that is expected matches, whatever it would say if it was called.
+        """
+
+        def no(_: object) -> bool:
+            return False
+
+        verify(StepVerifier(MonoResult.from_value(no)).expect_value(no))
+
+    @pytest.mark.parametrize("code", ["DECLINED", Code.DECLINED])
+    def test_codes(self, code: object) -> None:
+        """
+        A code is a text or an Enum member.
+        """
+        verify(StepVerifier(MonoResult.from_error(DeclinedError("x"))).expect_failure(DeclinedError, code=code))
+
+
+FAILED: dict[str, tuple[Callable[[], StepVerifier], str]] = {
+    "step that came otherwise": (
+        lambda: StepVerifier(order(1)).expect_step("found").expect_step("charge").expect_retry(),
+        """
+        expectation 2 of 4, expect_step('charge'): the step came, but it was failed
+          came: 1 s  step 'charge' failed: Failure(DeclinedError('no funds'))
+              code: DECLINED
+          before it:
+            0 s  step 'find_table' ok: Success(7)
+            0 s  step 'found' ok: Success(7)
+        """,
+    ),
+    "step with another value": (
+        lambda: StepVerifier(order()).expect_step("found", expected=8),
+        """
+        expectation 1 of 2, expect_step('found', expected=8): value: expected 8, got 7
+          came: 0 s  step 'found' ok: Success(7)
+          before it:
+            0 s  step 'find_table' ok: Success(7)
+        """,
+    ),
+    "step that does not come": (
+        lambda: StepVerifier(order()).expect_step("done").expect_step("found"),
+        """
+        expectation 2 of 3, expect_step('found'): something else came
+          came: 1 s  Success('PAID')
+        """,
+    ),
+    "retry that nobody expects": (
+        lambda: StepVerifier(order(1)).expect_value("PAID"),
+        """
+        expectation 1 of 2, expect_value('PAID'): something else came
+          came: 3 s  retry 1 after Failure(DeclinedError('no funds'))
+              code: DECLINED
+          before it:
+            0 s  step 'find_table' ok: Success(7)
+            0 s  step 'found' ok: Success(7)
+            1 s  step 'charge' failed: Failure(DeclinedError('no funds'))
+        """,
+    ),
+    "retry that does not come": (
+        lambda: StepVerifier(order(1)).expect_retry(2),
+        """
+        expectation 1 of 2, expect_retry(2): something else came
+          came: 4 s  Success('PAID')
+        """,
+    ),
+    "another value": (
+        lambda: StepVerifier(MonoResult.from_value({"menu": 1})).expect_value({"menu": 2}),
+        """
+        expectation 1 of 2, expect_value({'menu': 2}): ['menu']: expected 2, got 1
+          came: 0 s  Success({'menu': 1})
+          before it: nothing
+        """,
+    ),
+    "value of another type": (
+        lambda: StepVerifier(MonoResult.from_value(1)).expect_value(str),
+        "expectation 1 of 2, expect_value(str): expected str, got int",
+    ),
+    "value that a predicate refuses": (
+        lambda: StepVerifier(MonoResult.from_value(1)).expect_value(is_even),
+        "expectation 1 of 2, expect_value(is_even): is_even says no",
+    ),
+    "value that a matcher refuses": (
+        lambda: StepVerifier(MonoResult.from_value(1)).expect_value(IsStr()),
+        "expectation 1 of 2, expect_value(IsStr()): value: expected IsStr(), got 1",
+    ),
+    "one of several values": (
+        lambda: StepVerifier(numbers(1, 1, 1)).expect_values(1, 5, 3),
+        """
+        expectation 1 of 2, expect_values(1, 5, 3): value: expected 5, got 2
+          came: 2 s  Success(2)
+          before it:
+            1 s  Success(1)
+        """,
+    ),
+    "failure in place of a value": (
+        lambda: StepVerifier(MonoResult.from_error("SOLD OUT")).expect_value(),
+        """
+        expectation 1 of 2, expect_value(): something else came
+          came: 0 s  Failure('SOLD OUT')
+        """,
+    ),
+    "value in place of a failure": (
+        lambda: StepVerifier(MonoResult.from_value(1)).expect_failure(),
+        "expectation 1 of 2, expect_failure(): something else came\n  came: 0 s  Success(1)",
+    ),
+    "failure of another code": (
+        lambda: StepVerifier(MonoResult.from_error(DeclinedError())).expect_failure(code="SOLD_OUT"),
+        "expectation 1 of 2, expect_failure(code='SOLD_OUT'): its code is 'DECLINED', not 'SOLD_OUT'",
+    ),
+    "failure that is no defect": (
+        lambda: StepVerifier(MonoResult.from_error("x")).expect_failure("x", defect=True),
+        "expectation 1 of 2, expect_failure('x', defect=True): it is no defect",
+    ),
+    "failure that is a defect": (
+        lambda: StepVerifier(MonoResult.from_value(0).map(lambda n: 1 // n)).expect_failure(defect=False),
+        "expectation 1 of 2, expect_failure(defect=False): it is a defect",
+    ),
+    "failure of another type": (
+        lambda: StepVerifier(MonoResult.from_error(KeyError("x"))).expect_failure(OSError),
+        "expectation 1 of 2, expect_failure(OSError): expected OSError, got KeyError",
+    ),
+    "too few": (
+        lambda: StepVerifier(numbers(1, 1)).expect_count(3),
+        "expectation 1 of 2, expect_count(3): something else came\n  came: 2 s  the end",
+    ),
+    "too many": (
+        lambda: StepVerifier(numbers(1, 1)).expect_count(1),
+        "expectation 2 of 2, verify_complete(): something else came\n  came: 2 s  Success(2)",
+    ),
+    "event where none is expected": (
+        lambda: StepVerifier(numbers(1, 1)).expect_value(1).expect_no_event(1.5),
+        """
+        expectation 2 of 3, expect_no_event(1.5): something came after 1 s
+          came: 2 s  Success(2)
+          before it:
+            1 s  Success(1)
+        """,
+    ),
+    "too late": (
+        lambda: StepVerifier(numbers(1, 2)).expect_value(1).expect_value(2).within(1.5),
+        """
+        expectation 2 of 3, expect_value(2).within(1.5): nothing like it came within 1.5 s
+          before it:
+            1 s  Success(1)
+        """,
+    ),
+    "too late, while nobody looked": (
+        lambda: StepVerifier(numbers(1, 2)).expect_values(1, 2).within(2.5),
+        "expectation 1 of 2, expect_values(1, 2).within(2.5): nothing like it came within 2.5 s",
+    ),
+    "too soon": (
+        lambda: StepVerifier(numbers(1)).expect_value(1).within(5, at_least=2),
+        """
+        expectation 1 of 2, expect_value(1).within(5, at_least=2): it came after 1 s already, not 2 s
+          came: 1 s  Success(1)
+          before it: nothing
+        """,
+    ),
+    "never": (
+        lambda: StepVerifier(numbers(3600), patience_seconds=10).expect_value(1),
+        "expectation 1 of 2, expect_value(1): nothing like it came within 10 s\n  before it: nothing",
+    ),
+    "cancellation of another step": (
+        lambda: StepVerifier(order()).then_cancel().expect_cancelled("found"),
+        "expectation 2 of 3, expect_cancelled('found'): it met 'charge'\n  came: 0 s  the cancellation, in step 'charge'",
+    ),
+    "cancellation that comes too late": (
+        lambda: StepVerifier(MonoResult.from_value(1)).then_await(1).then_cancel().expect_cancelled(),
+        "expectation 3 of 4, expect_cancelled(): something else came\n  came: 0 s  Success(1)",
+    ),
+    "something after the cancellation": (
+        lambda: StepVerifier(order()).then_await(0.5).then_cancel().expect_cancelled("charge").expect_value(),
+        "expectation 4 of 5, expect_value(): nothing comes any more",
+    ),
+    "value that nobody expects": (
+        lambda: StepVerifier(MonoResult.from_value(1)),
+        "expectation 1 of 1, verify_complete(): something else came\n  came: 0 s  Success(1)\n  before it: nothing",
+    ),
+}
+
+
+def is_even(number: int) -> bool:
+    return number % 2 == 0
+
+
+class TestMessages:
+    @pytest.mark.parametrize("name", FAILED)
+    def test_tells_which_what_came_and_what_before(self, name: str) -> None:
+        """
+        The expectation by its number and text, what came in its place, and what before, each with its time.
+        """
+        verifier, text = FAILED[name]
+
+        told = message(verifier())
+
+        assert told.startswith(dedent(text).strip()), told
+
+    def test_a_long_stream_is_told_by_its_end(self) -> None:
+        """
+        A message shows the twenty events before the one that was wrong.
+        """
+        told = message(StepVerifier(FluxResult.from_values(range(500))).expect_count(400))
+
+        assert told.count("Success") == 21
+        assert "Success(399)" in told
+        assert "Success(379)" not in told
+
+    def test_without_asserts(self) -> None:
+        """
+        `python -O` changes nothing.
+        """
+        program = """
+            import asyncio
+            from rfs.reactive import MonoResult
+            from rfs.testing.steps import StepVerifier
+            asyncio.run(StepVerifier(MonoResult.from_value(1)).expect_value(2).verify_complete())
+        """
+        run = subprocess.run([sys.executable, "-O", "-c", dedent(program)], capture_output=True, text=True, check=False)
+
+        assert run.returncode == 1
+        assert "AssertionError: expectation 1 of 2, expect_value(2): value: expected 2, got 1" in run.stderr
+
+
+class TestMisuse:
+    def test_unknown_step(self) -> None:
+        """
+        A step that the chain does not have could never come; what was meant is named.
+        """
+        with pytest.raises(
+            ValueError, match=r"expect_step\('chrage'\): the chain has no such step; did you mean 'charge'"
+        ):
+            StepVerifier(order()).expect_step("chrage")
+        with pytest.raises(ValueError, match=r"no such step; it has 'find_table', 'found', 'charge', 'retry', 'upper'"):
+            StepVerifier(order()).expect_step("x")
+
+    def test_unknown_outcome(self) -> None:
+        """
+        So could an outcome that is none.
+        """
+        outcome: Any = "success"
+        with pytest.raises(
+            ValueError, match="outcome must be one of ok, failed, recovered, skipped, cancelled, not 'success'"
+        ):
+            StepVerifier(order()).expect_step("found", outcome)
+
+    def test_streams_show_no_steps(self) -> None:
+        """
+        Of a stream neither steps nor retries can be seen.
+        """
+        stream = StepVerifier(FluxResult.empty())
+        expects: list[Callable[[], StepVerifier]] = [lambda: stream.expect_step("x"), stream.expect_retry]
+        for expect in expects:
+            with pytest.raises(TypeError, match="only a MonoResult shows its steps, FluxResult does not"):
+                expect()
+
+    def test_nothing_that_can_be_expected_of(self) -> None:
+        """
+        A plain value, or the function that should have been called, is refused.
+        """
+        for source in (5, find_table):
+            with pytest.raises(TypeError, match="it is no chain, stream or awaitable"):
+                StepVerifier(source)
+
+    @pytest.mark.parametrize(
+        "misuse",
+        [
+            lambda verifier: verifier.within(1),
+            lambda verifier: verifier.then_await(1).within(1),
+            lambda verifier: verifier.expect_value().within(-1),
+            lambda verifier: verifier.then_await(float("nan")),
+            lambda verifier: verifier.expect_no_event(-1),
+            lambda verifier: verifier.expect_retry(0),
+        ],
+    )
+    def test_impossible_times(self, misuse: Callable[[StepVerifier], object]) -> None:
+        """
+        A limit of nothing, a duration that is none and no retry at all are refused when they are said.
+        """
+        with pytest.raises(ValueError):
+            misuse(StepVerifier(order()))
