@@ -145,11 +145,12 @@ class CorrelationContext:
         return self._wanted or ""
 
     def __enter__(self) -> str:
-        context = start_context(self._wanted)
-        if self._wanted is not None and context.correlation_id is not self._wanted:
-            from rfs.monitoring.monitor import default_monitor
+        from rfs.monitoring import monitor
 
-            default_monitor().reject("correlation_id", "invalid_value")
+        # Not made for this: as long as there is none, nobody has handed in other ids.
+        context = start_context(self._wanted, ids=RANDOM_IDS if monitor.default is None else monitor.default.ids)
+        if self._wanted is not None and context.correlation_id is not self._wanted:
+            monitor.default_monitor().reject("correlation_id", "invalid_value")
         self._wanted = context.correlation_id
         self._previous.append(current())
         activate(context)

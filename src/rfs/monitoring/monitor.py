@@ -632,6 +632,11 @@ class Monitor:
         elif len(self._diagnostics) < _MAX_DIAGNOSTICS:
             self._diagnostics[text] = [1, False]
 
+    @property
+    def diagnostics(self) -> list[str]:
+        """What there is to say, and was said, about faults and refusals, each text once."""
+        return list(self._diagnostics)
+
     def _print_diagnostics(self, *, at_the_end: bool = False) -> None:
         """Print one line of each code, *at_the_end* all that is left to say."""
         codes: set[str] = set()

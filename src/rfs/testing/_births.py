@@ -41,6 +41,9 @@ class Birth(NamedTuple):
 # lock is needed: a finalizer may make a Failure in the midst of one.
 _births: dict[int, Birth] = {}
 _asked_for = 0
+
+on_birth: Callable[[Failure[Any], Birth | None], None] | None = None
+"""Told of each Failure that is noted, and where it was made; belongs to `rfs.testing._unhandled`."""
 _lock = Lock()
 
 _core: Any = result
@@ -90,9 +93,16 @@ def path(filename: str) -> str:
 
 def _noted(failure: Failure[Any], error: object) -> None:
     _set_error(failure, error)
+    birth = _born_at(currentframe())
+    note(failure, birth)
+    if on_birth is not None:
+        on_birth(failure, birth)
+
+
+def note(failure: Failure[Any], birth: Birth | None) -> None:
+    """Remember that *failure* was made there."""
     number = id(failure)
     _births.pop(number, None)  # the newest are last
-    birth = _born_at(currentframe())
     if birth is not None:
         _births[number] = birth
     if len(_births) > KEPT:

@@ -1,0 +1,209 @@
+"""
+Finds the Failures that nobody looked at.
+
+`rfs.core.result` knows nothing of this and pays nothing for it. While a `Watch` lasts, each Failure gets, when its birth is
+noted, a class that stands in for its own: ``isinstance``, ``match`` and every attribute ask it first, and the first question
+of somebody who looks gives it its own class back. One that dies still in that class was looked at by nobody. It holds no
+Failure, so that it keeps nothing alive that the program has let go of.
+
+Who looks is told by the frame that asks. What `log_result_operation` and logged steps read to record it, and what chains ask
+to go on past their steps, is not looking; taking up, mapping the error, comparing, counting and matching are. A Failure that
+a chain drops because it was told to (a retry, a race, a time limit) was taken care of by that. One that is still held at the
+end, by a cache or a module's constant, was handed on.
+
+What differs meanwhile: ``type(failure) is Failure`` is false until somebody has looked. Failures of a class derived from
+Failure are not watched.
+"""
+
+# pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# - this is about the insides of a Failure, and asks for them past all types.
+
+from __future__ import annotations
+
+import gc
+import sys
+from contextlib import ExitStack
+from textwrap import indent
+from types import FrameType
+from typing import Any, Final, NamedTuple, Self, cast
+
+from rfs.core import result as core
+from rfs.core.result import Failure
+from rfs.testing import _births
+from rfs.testing._births import Birth
+from rfs.testing._messages import describe
+
+_PASSES_ON: Final = frozenset({"map", "bind", "flat_map", "filter"})  # the Failure itself is what these give
+_RECORDERS: Final = ("rfs.monitoring.result_logging", "rfs.monitoring.monitor", "rfs.monitoring.masking")
+_CHAIN: Final = "rfs.reactive._chain"
+
+_Defect: Any = core._Defect
+_set_class: Any = object.__dict__["__class__"].__set__
+
+
+class Unhandled(NamedTuple):
+    """A Failure that nobody looked at, or one like it, and where it was made."""
+
+    failure: Failure[Any]
+    birth: Birth | None  # unknown where none of the code that ran is the program's own
+
+
+class _Watched(NamedTuple):
+    birth: Birth | None
+    watch: Watch
+
+
+# By `id`: an entry goes when its Failure has been looked at, or dies. Single steps of CPython, so that no lock is needed, and a
+# finalizer in the midst of one finds no lock held.
+_unseen: dict[int, _Watched] = {}
+_went_through_a_chain: set[int] = set()
+_watches: list[Watch] = []
+_set_error: Any = core._set_error
+
+
+def _module(frame: FrameType) -> str:
+    name: object = frame.f_globals.get("__name__", "")
+    return name if isinstance(name, str) else ""
+
+
+def _made(failure: Any, birth: Birth | None) -> None:
+    kind: type = type(failure)
+    if kind is Failure or kind is _Defect:
+        _unseen[id(failure)] = _Watched(birth, _watches[-1])
+        _set_class(failure, _Unseen if kind is Failure else _UnseenDefect)
+
+
+def _looks(name: str, frame: FrameType | None, failure: object) -> bool:
+    """Whether the code of *frame*, which asks *failure* for *name*, looks at it."""
+    if name in _PASSES_ON:
+        return False
+    while frame is not None and _module(frame) == "rfs.core.result":
+        if frame.f_code.co_name == "sequence":
+            return False
+        frame = frame.f_back
+    if frame is not None and _module(frame) == _CHAIN:
+        _went_through_a_chain.add(id(failure))
+        return name != "__class__" and frame.f_code.co_name not in {"tell", "chosen"}
+    while frame is not None and _module(frame).startswith("rfs.reactive."):
+        frame = frame.f_back
+    return frame is None or _module(frame) not in _RECORDERS
+
+
+class _Unseen(core._Result[Any, Any]):
+    """Stands in for `Failure` until somebody looks."""
+
+    __slots__ = ("error",)
+
+    _stands_for: Any = Failure
+
+    def __getattribute__(self, name: str) -> Any:
+        number, stands_for = id(self), type(self)._stands_for
+        if number in _unseen and _looks(name, sys._getframe(1), self):
+            _unseen.pop(number, None)
+        if name == "__class__":
+            return stands_for  # and no other class yet: `isinstance` compares the answer with what it saw before
+        if number not in _unseen:
+            _set_class(self, stands_for)
+            return getattr(self, name)
+        if name == "error":
+            return _unseen_error(self)
+        found = getattr(stands_for, name)
+        return found.__get__(self) if hasattr(found, "__get__") else found
+
+    def __eq__(self, other: object) -> bool:
+        return bool(_own(self, "__eq__") == other)
+
+    def __hash__(self) -> int:
+        return hash(_own(self, "__hash__"))
+
+    def __str__(self) -> str:
+        return str(_own(self, "__str__"))
+
+    def __repr__(self) -> str:
+        return repr(_own(self, "__repr__"))
+
+    def __del__(self) -> None:
+        number = id(self)
+        watched = _unseen.pop(number, None)
+        in_chain = number in _went_through_a_chain
+        _went_through_a_chain.discard(number)
+        if watched is None or (in_chain and _module(sys._getframe(1)).startswith("rfs.reactive.")):
+            return
+        watched.watch.found.append(Unhandled(_copy(self), watched.birth))
+
+
+class _UnseenDefect(_Unseen):
+    """Stands in for a defect."""
+
+    __slots__ = ()
+
+    _stands_for: Any = _Defect
+
+
+_unseen_error: Any = vars(_Unseen)["error"].__get__
+
+
+def _own(unseen: Any, name: str) -> Failure[Any]:
+    """The Failure of its own class, looked at by who asks for *name*."""
+    if id(unseen) in _unseen and _looks(name, sys._getframe(2), unseen):
+        _unseen.pop(id(unseen), None)
+    if id(unseen) not in _unseen:
+        _set_class(unseen, type(unseen)._stands_for)
+        return cast("Failure[Any]", unseen)
+    return _copy(unseen)
+
+
+def _copy(unseen: Any) -> Failure[Any]:
+    """A Failure of its own class that nobody watches."""
+    made: Any = Failure.__new__(type(unseen)._stands_for)
+    _set_error(made, _unseen_error(unseen))
+    return cast("Failure[Any]", made)
+
+
+class Watch:
+    """
+    Watches all Failures of this process that are made inside the ``with`` block, in whatever thread or task.
+
+    Watches may be nested: a Failure belongs to the innermost.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[Unhandled] = []
+        self.allowed = False
+        self._left = ExitStack()
+
+    def __enter__(self) -> Self:
+        _watches.append(self)
+        self._left.enter_context(_births.remembered())
+        _births.on_birth = _made
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        _watches.remove(self)
+        if not _watches:
+            _births.on_birth = None
+        self._left.close()
+        for number, watched in tuple(_unseen.items()):
+            if watched.watch is self:
+                del _unseen[number]
+                _went_through_a_chain.discard(number)
+
+    def allow(self) -> None:
+        """Let the test pass whatever nobody looks at."""
+        self.allowed = True
+
+    def unhandled(self) -> list[Unhandled]:
+        """The Failures that nobody looked at and nobody holds any more, oldest first."""
+        if any(watched.watch is self for watched in tuple(_unseen.values())):
+            gc.collect()  # a cycle (an exception, its traceback, a frame) may be all that holds them
+        return list(self.found)
+
+    def message(self) -> str:
+        """Each Failure that nobody looked at, with its code and where it was made; empty if there is none, or they are allowed."""
+        found = [] if self.allowed else self.unhandled()
+        if not found:
+            return ""
+        what = "1 Failure" if len(found) == 1 else f"{len(found)} Failures"
+        for one in found:
+            _births.note(one.failure, one.birth)
+        return "\n".join([f"{what} that nobody looked at:", *(indent(describe(one.failure), "  ") for one in found)])

@@ -1,0 +1,790 @@
+"""The pytest plugin as pytest runs it, and what `telemetry` asserts."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rfs.core.result import Failure, Result, Success
+from rfs.monitoring import (
+    AlertCondition,
+    CorrelationContext,
+    Rule,
+    collect_metric,
+    default_monitor,
+    error,
+    info,
+    log_result_operation,
+)
+from rfs.testing import _snapshots, _unhandled  # noqa: F401 - known before pytester notes which modules there are
+from rfs.testing._telemetry import CountedIds, SteppingClock, Telemetry
+
+pytest_plugins = ["pytester"]
+
+PLUGIN = () if entry_points(group="pytest11", name="rfs") else ("-p", "rfs.testing.fixtures")
+
+
+class OneOf:
+    """A matcher as dirty-equals makes them."""
+
+    def __init__(self, *values: object) -> None:
+        self._values = values
+
+    def __eq__(self, other: object) -> bool:
+        return other in self._values
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@log_result_operation("kitchen.cook")
+def cook(dish: str) -> Result[str, str]:
+    info("Cooking", dish=dish)
+    return Success("done") if dish == "bulgogi" else Failure("OUT_OF_RICE")
+
+
+@pytest.fixture
+def telemetry() -> Iterator[Telemetry]:
+    with Telemetry() as made:
+        yield made
+
+
+def message_of(assertion: Callable[..., object], *args: Any, **kwargs: Any) -> str:
+    """What the assertion, which must fail, says."""
+    with pytest.raises(AssertionError) as raised:
+        assertion(*args, **kwargs)
+    return str(raised.value)
+
+
+class TestIsolation:
+    def test_is_the_default_monitor_and_no_longer(self, telemetry: Telemetry) -> None:
+        """
+        Inside, what is recorded anywhere comes to the test's own Monitor; afterwards the one before is back.
+        """
+        inside = default_monitor()
+
+        with Telemetry() as inner:
+            info("inner")
+
+        assert inside is telemetry.monitor
+        assert default_monitor() is telemetry.monitor
+        assert [record.message for record in inner.records] == ["inner"]
+        assert telemetry.records == []
+
+    def test_forgets_the_context_it_was_made_in(self) -> None:
+        """
+        A correlation id that is current outside is on no record of the test, and is current again afterwards.
+        """
+        with CorrelationContext("outside"):
+            with Telemetry() as telemetry:
+                info("inside")
+
+            telemetry.assert_record(message="inside", correlation_id="")
+            with Telemetry() as again:
+                pass
+            assert again.records == []
+
+    def test_sees_threads_and_tasks(self, telemetry: Telemetry) -> None:
+        """
+        Records of threads and of concurrent tasks are all there, each under its own span.
+        """
+
+        async def both() -> None:
+            await asyncio.gather(*(asyncio.to_thread(cook, "bulgogi") for _ in range(3)))
+
+        asyncio.run(both())
+        threads = [threading.Thread(target=cook, args=("bulgogi",)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert len({span.span_id for span in telemetry.spans}) == 6
+        telemetry.assert_metric("result_success_total", 6)
+
+    def test_keeps_every_record_of_a_loop(self, telemetry: Telemetry) -> None:
+        """
+        No call site is a storm here, though hardly any time passes.
+        """
+        telemetry.monitor.level = 20
+
+        for number in range(300):
+            info("again", number=number)
+
+        assert [record.context["number"] for record in telemetry.records] == list(range(300))
+
+
+class TestClockAndIds:
+    def test_each_record_has_an_instant_of_its_own(self, telemetry: Telemetry) -> None:
+        """
+        No two records are of one instant, and both their times and what an operation took are those of each run.
+        """
+        cook("bulgogi")
+        with Telemetry() as again:
+            cook("bulgogi")
+
+        times = [record.timestamp for record in telemetry.records]
+        assert times == sorted(set(times)) == [record.timestamp for record in again.records]
+        assert telemetry.assert_span(operation="kitchen.cook").duration_ms == again.spans[0].duration_ms == 2.0
+
+    def test_steps_with_the_wall_clock_alone(self) -> None:
+        """
+        The monotonic clock shows the same time, and reading it moves nothing.
+        """
+        clock = SteppingClock()
+
+        before = clock.monotonic()
+        clock.time_ns()
+        clock.advance(60)
+
+        assert clock.monotonic() == clock.monotonic() == pytest.approx(before + 60.001)
+
+    def test_ids_count(self, telemetry: Telemetry) -> None:
+        """
+        Also those that a `CorrelationContext` makes are the same in each run.
+        """
+        with CorrelationContext() as first:
+            cook("bulgogi")
+
+        assert first == CountedIds().trace_id()
+        telemetry.assert_record(correlation_id=f"{1:032x}", span_id=f"{1:016x}")
+
+
+class TestRecords:
+    def test_by_subset(self, telemetry: Telemetry) -> None:
+        """
+        Attributes, fields of the context, nested mappings and matchers may be named; what is not named may be anything.
+        """
+        cook("bibimbap").is_failure()
+
+        cooking = telemetry.assert_record(message="Cooking", dish=OneOf("bibimbap", "bulgogi"))
+        failed = telemetry.assert_record(outcome="failed", error={"message": "OUT_OF_RICE", "is_defect": False})
+        telemetry.assert_record(context={"dish": "bibimbap"})
+        telemetry.assert_records({"kind": "operation_start"}, {"dish": "bibimbap"}, {"level": "ERROR"})
+        telemetry.assert_no_record(dish="bulgogi")
+
+        assert cooking.operation == failed.operation == "kitchen.cook"
+
+    def test_says_what_there_was_instead(self, telemetry: Telemetry) -> None:
+        """
+        The message names what was asked for, the nearest record and its difference, and all records.
+        """
+        cook("bulgogi")
+
+        text = message_of(telemetry.assert_record, message="Cooking", dish="bibimbap")
+
+        assert text.startswith("no record has message='Cooking', dish='bibimbap'; nearest is record 2:")
+        assert "'bulgogi'" in text
+        assert "1 INFO     'Operation started' operation_start of kitchen.cook {'dish': 'bulgogi'}" in text
+        assert message_of(Telemetry().assert_record, message="x") == "no record has message='x': there is none at all"
+
+    def test_all_of_them_in_order(self, telemetry: Telemetry) -> None:
+        """
+        One more, one less or another order is told with all that there is.
+        """
+        cook("bulgogi")
+
+        text = message_of(telemetry.assert_records, {"message": "Cooking"}, {"message": "Operation started"})
+
+        assert text.startswith("the records are not these 2, there are 3:")
+        assert "'Operation completed'" in text
+
+    def test_unexpected_one_is_marked(self, telemetry: Telemetry) -> None:
+        """
+        Of what should not be there, the message points at each.
+        """
+        cook("bulgogi")
+
+        text = message_of(telemetry.assert_no_record, message="Cooking")
+
+        assert text.startswith("there is record 2 with message='Cooking':")
+        assert [line[:5] for line in text.splitlines()[2:]] == ["    1"[:5], ">   2", "    3"]
+
+    def test_many_are_cut(self, telemetry: Telemetry) -> None:
+        """
+        Of hundreds the last are shown, and how many are not.
+        """
+        for number in range(100):
+            info("again", number=number)
+
+        text = message_of(telemetry.assert_record, message="never")
+
+        assert "… 80 before" in text
+        assert len(text.splitlines()) < 40
+
+
+class TestSpans:
+    def test_tree(self, telemetry: Telemetry) -> None:
+        """
+        A span is asked for with its children, each by subset; one that never ended has no outcome.
+        """
+
+        @log_result_operation("table.serve")
+        def serve() -> Result[str, str]:
+            return cook("bulgogi")
+
+        serve()
+
+        span = telemetry.assert_span(operation="table.serve", outcome="ok", children=[{"operation": "kitchen.cook"}])
+        telemetry.assert_no_span(outcome="failed")
+        assert [each.operation for each in telemetry.spans] == ["table.serve", "kitchen.cook"]
+        assert span.records[0].kind == "operation_start"
+
+    def test_messages(self, telemetry: Telemetry) -> None:
+        """
+        The message lists the spans there are, with their outcome and duration.
+        """
+        cook("bibimbap").is_failure()
+
+        text = message_of(telemetry.assert_span, operation="kitchen.cook", outcome="ok")
+
+        assert text.startswith("no span has operation='kitchen.cook', outcome='ok'; nearest is span 1:")
+        assert "1 operation kitchen.cook failed UNKNOWN 2 ms" in text
+        assert message_of(telemetry.assert_no_span, outcome="failed").startswith(
+            "there is span 1 with outcome='failed':"
+        )
+
+
+class TestMetrics:
+    def test_of_each_kind(self, telemetry: Telemetry) -> None:
+        """
+        A counter is a sum over the series asked for, a gauge its last value, a histogram its figures; None is not measured.
+        """
+        collect_metric("waiting", 3)
+        collect_metric("waiting", 5)
+        cook("bulgogi")
+        cook("bibimbap").is_failure()
+
+        telemetry.assert_metric("waiting", 5)
+        telemetry.assert_metric("result_success_total", 1, operation="kitchen.cook")
+        telemetry.assert_metric("result_success_total", None, operation=OneOf("kitchen.burn"))
+        telemetry.assert_metric("result_duration_ms", {"count": 2, "max": OneOf(2.0)})
+        telemetry.assert_metric("result_failure_total")
+        telemetry.assert_metric("never_measured", None)
+
+    @pytest.mark.parametrize(
+        ("asked", "labels", "says"),
+        [
+            (("result_success_total", 2), {}, "metric 'result_success_total' is 1, not 2"),
+            (
+                ("result_success_total", 1),
+                {"operation": "x"},
+                "metric 'result_success_total' with operation='x' was not measured",
+            ),
+            (("result_succes_total",), {}, "was not measured; did you mean 'result_success_total'?"),
+            (("result_duration_ms", {"count": 7}), {}, "metric 'result_duration_ms' is not as expected:"),
+        ],
+    )
+    def test_messages(self, telemetry: Telemetry, asked: tuple[Any, ...], labels: dict[str, str], says: str) -> None:
+        """
+        The message says what was measured, and lists the series.
+        """
+        cook("bulgogi")
+
+        text = message_of(telemetry.assert_metric, *asked, **labels)
+
+        assert says in text.splitlines()[0]
+        assert (
+            f'{"result_duration_ms" if "duration" in says else "result_success_total"}{{operation="kitchen.cook"}}'
+            in text
+        )
+
+    def test_nothing_at_all(self, telemetry: Telemetry) -> None:
+        """
+        Where nothing was measured, it says so.
+        """
+        assert message_of(telemetry.assert_metric, "orders_total").endswith("nothing was measured")
+
+
+class TestAlerts:
+    @pytest.fixture
+    def told(self, telemetry: Telemetry) -> list[str]:
+        """What a rule's callback was told."""
+        told: list[str] = []
+        rule = Rule("queue", "waiting", AlertCondition.GREATER_THAN, 20, for_seconds=60)
+        telemetry.monitor.alerts.set_rule(rule, lambda alert: told.append(alert.event))
+        return told
+
+    def test_time_passes_second_by_second(self, telemetry: Telemetry, told: list[str]) -> None:
+        """
+        A rule that needs a minute fires after a minute, not before, and its callback has run when `advance` returns.
+        """
+        collect_metric("waiting", 30)
+
+        telemetry.advance(59)
+        telemetry.assert_no_alert()
+        telemetry.advance(2.5)
+
+        alert = telemetry.assert_alert("queue", current_value=30, rule={"for_seconds": 60})
+        telemetry.assert_alert("queue", "pending")
+        assert alert.status == "firing"
+        assert told == ["fire"]
+
+    def test_messages(self, telemetry: Telemetry, told: list[str]) -> None:
+        """
+        The message lists what happened to the rules, or that nothing did.
+        """
+        assert message_of(telemetry.assert_alert, "queue").endswith("there is none at all")
+        collect_metric("waiting", 30)
+        telemetry.advance(90)
+
+        assert "alert 'queue' fires (threshold): last of waiting is 30" in message_of(
+            telemetry.assert_alert, "queue", "resolve"
+        )
+        assert message_of(telemetry.assert_no_alert).startswith("there is alert 2 with event='fire':")
+
+
+class TestHealth:
+    def test_well(self, telemetry: Telemetry) -> None:
+        """
+        Where nothing was lost or refused, recording is well.
+        """
+        cook("bulgogi")
+
+        telemetry.assert_health()
+        telemetry.assert_health(mode="memory", dropped=0)
+
+    def test_message(self, telemetry: Telemetry) -> None:
+        """
+        A refused measurement is told, with its name and reason.
+        """
+        collect_metric("1a", 1)
+
+        text = message_of(telemetry.assert_health)
+
+        assert "'degraded'" in text
+        assert "rejected: 1" in text
+        assert "RFS-E131 metric '1a'" in text
+
+
+class TestSecrets:
+    def test_what_is_masked_is_no_secret(self, telemetry: Telemetry) -> None:
+        """
+        A password under its key, and a card number in a text, left the call masked.
+        """
+        info("Paid with 4111 1111 1111 1111", password="open-sesame", order=7)
+
+        telemetry.assert_no_secret("open-sesame")
+
+    def test_leak_is_named_and_not_repeated(self, telemetry: Telemetry) -> None:
+        """
+        A secret that no rule knows is found by its value, also encoded; the message has its place and not itself.
+        """
+        info("hello", note={"deep": ["b3Blbi1zZXNhbWU="]})
+
+        text = message_of(telemetry.assert_no_secret, "open-sesame")
+
+        where = "record 1 ('hello') context.note.deep[0]: [masked:secret]"
+        assert text.startswith(f"1 secret recorded, masked here:\n  {where}")
+        assert "b3Bl" not in text
+
+    def test_in_errors_and_labels(self, telemetry: Telemetry) -> None:
+        """
+        An error's message and a metric's labels are looked at too.
+        """
+        error("it broke", exception=ValueError("open-sesame"))
+        collect_metric("doors", 1, labels={"word": "open-sesame"})
+
+        text = message_of(telemetry.assert_no_secret, "open-sesame")
+
+        assert "error.message: [masked:secret]" in text
+        assert "metric doors.word: [masked:secret]" in text
+
+    def test_rules_of_the_code_under_test_do_not_count(self, telemetry: Telemetry) -> None:
+        """
+        Where the code's own masker lets a key pass, the built-in rules still find it.
+        """
+        telemetry.monitor.masker.allow_key("password")
+        info("hello", password="hunter2-hunter2")
+
+        assert "context.password: [masked:key]" in message_of(telemetry.assert_no_secret)
+
+
+class TestSeries:
+    def test_warm_traffic_makes_none(self, telemetry: Telemetry) -> None:
+        """
+        What has been measured once may be measured again.
+        """
+        cook("bulgogi")
+
+        with telemetry.no_new_series():
+            cook("bulgogi")
+
+    def test_message(self, telemetry: Telemetry) -> None:
+        """
+        A label that grows with traffic is shown.
+        """
+        collect_metric("visits", 1, labels={"user": "1"})
+
+        def visit() -> None:
+            with telemetry.no_new_series():
+                collect_metric("visits", 1, labels={"user": "2"})
+
+        assert message_of(visit) == '1 new series:\n  visits{user="2"}'
+
+    def test_fault_of_the_block_is_what_is_told(self, telemetry: Telemetry) -> None:
+        """
+        An exception of the block itself passes through.
+        """
+        with pytest.raises(ZeroDivisionError), telemetry.no_new_series():
+            _ = 1 / 0
+
+
+class TestLoop:
+    def test_awaiting_holds_nobody(self, telemetry: Telemetry) -> None:
+        """
+        A task that waits as it should is no block, however long it waits.
+        """
+        with telemetry.no_blocked_loop(0.05):
+            asyncio.run(asyncio.sleep(0.1))
+
+    def test_message(self, telemetry: Telemetry) -> None:
+        """
+        A step that computes or sleeps in the loop is named with its coroutine; a plain callback with its function.
+        """
+
+        async def rude() -> None:
+            asyncio.get_running_loop().call_soon(time.sleep, 0.02)
+            time.sleep(0.02)  # noqa: ASYNC251 - the fault
+            await asyncio.sleep(0)
+
+        def run() -> None:
+            with telemetry.no_blocked_loop(0.01):
+                asyncio.run(rude())
+
+        text = message_of(run)
+
+        assert text.startswith("the event loop was held for more than 0.01 s:")
+        assert "rude at " in text
+        assert "built-in function sleep" in text
+        assert "timed" not in asyncio.Handle._run.__qualname__
+
+
+class TestSnapshotText:
+    def test_is_the_same_in_each_run(self) -> None:
+        """
+        Ids, times, durations, addresses and folders differ between two runs; their texts do not.
+        """
+
+        def run(correlation_id: str, wait: float, folder: str) -> str:
+            with Telemetry() as telemetry, CorrelationContext(correlation_id):
+                telemetry.advance(wait)
+                cook("bulgogi")
+                info(f"at {id(telemetry):#014x}", took_ms=wait, path=f"{folder}/menu.json", when="2026-11-22T03:40:00Z")
+                return telemetry.text()
+
+        first = run("a" * 32, 1, str(Path.home()))
+        second = run("b" * 32, 2.5, str(Path.home()))
+
+        assert first == second
+        assert "at <address>" in first
+        assert "path: '<home>/menu.json'" in first
+        assert "took_ms: <duration>" in first
+        assert "when: '<time>'" in first
+
+    def test_tells_one_id_from_another(self, telemetry: Telemetry) -> None:
+        """
+        The same id has the same number everywhere; routes and words stay as they are.
+        """
+        with CorrelationContext("table-7"):
+            cook("bulgogi")
+        info("GET /menu/3")
+
+        text = telemetry.text(normalise=[lambda text: text.replace("bulgogi", "<dish>")])
+
+        assert text.count("correlation=<table-7> span=<id 1>") == 3
+        assert "GET /menu/3" in text
+        assert "dish: '<dish>'" in text
+        assert 'result_success_total{operation="kitchen.cook"} 1' in text
+        assert "rfs_" not in text
+
+    def test_needs_the_fixture(self, telemetry: Telemetry) -> None:
+        """
+        Without a test there is no place for a snapshot.
+        """
+        with pytest.raises(TypeError, match="ask for the fixture"):
+            telemetry.assert_snapshot()
+
+
+COOKING = """
+from rfs.core.result import Failure, Success
+from rfs.monitoring import info, log_result_operation
+
+@log_result_operation("kitchen.cook")
+def cook(dish):
+    info("Cooking", dish=dish)
+    return Success("done") if dish == "bulgogi" else Failure("OUT_OF_RICE")
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
+    """Run pytest with the plugin in a folder that has a module `kitchen`."""
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.syspath_prepend(pytester.path)
+    pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
+    pytester.makepyfile(kitchen=COOKING)
+
+    def run(*args: str) -> pytest.RunResult:
+        return pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider", *args)
+
+    return run
+
+
+class TestPlugin:
+    def test_each_test_has_its_own(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        Records of one test are not in the next one's; the message of an assertion is in the report.
+        """
+        pytester.makepyfile(
+            """
+            from kitchen import cook
+
+            def test_first(telemetry):
+                cook("bulgogi")
+                telemetry.assert_metric("result_success_total", 1)
+
+            async def test_second(telemetry):
+                cook("bulgogi")
+                telemetry.assert_metric("result_success_total", 1)
+
+            def test_third(telemetry):
+                telemetry.assert_record(message="Cooking")
+            """
+        )
+
+        done = run()
+
+        done.assert_outcomes(passed=2, failed=1)
+        done.stdout.fnmatch_lines(["E  *AssertionError: no record has message='Cooking': there is none at all"])
+
+    def test_parallel(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        Under pytest-xdist each worker has its own, and snapshots are written beside the tests as without it.
+        """
+        pytest.importorskip("xdist")
+        pytester.makepyfile(
+            """
+            import pytest
+            from kitchen import cook
+
+            @pytest.mark.parametrize("number", range(8))
+            def test_alone(telemetry, number):
+                for _ in range(number):
+                    cook("bulgogi")
+                telemetry.assert_metric("result_success_total", number or None)
+                telemetry.assert_snapshot()
+            """
+        )
+
+        run("-n", "2", "--rfs-update-snapshots").assert_outcomes(passed=8)
+        run("-n", "2").assert_outcomes(passed=8)
+
+    def test_is_tiny(self) -> None:
+        """
+        Loading the plugin loads nothing else of RFS, and nothing that pytest does not have.
+        """
+        program = (
+            "import sys, pytest; before = set(sys.modules); import rfs.testing.fixtures;"
+            "print(sorted(set(sys.modules) - before))"
+        )
+
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+        assert done.stdout.strip() == "['rfs', 'rfs.testing', 'rfs.testing.fixtures']"
+
+    def test_named_data(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        The fixtures of the framework RFS descends from give what their names say, and chains that run.
+        """
+        pytester.makepyfile(
+            """
+            def test_values(
+                sample_user, sample_users, sample_api_error, success_result, failure_result, mixed_results,
+                performance_test_data, unhandled_failures,
+            ):
+                assert sample_users[0] == sample_user
+                assert success_result.unwrap() == sample_user
+                assert failure_result.unwrap_error() is sample_api_error
+                assert [each.is_success() for each in mixed_results] == [True, False, True, False, True]
+                assert list(map(len, performance_test_data.values())) == [10, 1_000, 100_000]
+
+            async def test_chains(success_mono_result, failure_mono_result, slow_mono_result):
+                assert (await success_mono_result).is_success()
+                assert (await failure_mono_result).is_failure()
+                assert (await slow_mono_result.timeout(0.01)).is_failure()
+                assert (await slow_mono_result).is_success()
+
+            def test_many(success_flux_result, mixed_flux_result, failure_flux_result):
+                assert success_flux_result.is_all_success()
+                assert mixed_flux_result.success_rate() == 0.6
+                assert failure_flux_result.count_success() == 0
+            """
+        )
+
+        run().assert_outcomes(passed=3)
+
+
+class TestUnhandledFailures:
+    def test_fails_the_test_with_the_birth_place(
+        self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]
+    ) -> None:
+        """
+        A Failure that nobody looked at fails its test, sync or async, logged or not, and is told with its place.
+        """
+        pytester.makepyfile(
+            """
+            from kitchen import cook
+
+            def test_dropped(telemetry):
+                cook("bibimbap")
+
+            async def test_kept_in_a_name(telemetry):
+                result = cook("bibimbap")
+
+            def test_without_telemetry(unhandled_failures):
+                cook("bibimbap")
+
+            def test_looked_at(telemetry):
+                assert cook("bibimbap").is_failure()
+
+            def test_allowed(telemetry):
+                telemetry.allow_unhandled_failures()
+                cook("bibimbap")
+
+            def test_asked_for_in_the_midst(telemetry):
+                cook("bibimbap")
+                telemetry.assert_no_unhandled_failure()
+
+            def test_not_asked_for():
+                cook("bibimbap")
+            """
+        )
+
+        done = run()
+
+        done.assert_outcomes(passed=3, failed=4)
+        done.stdout.fnmatch_lines(
+            ["1 Failure that nobody looked at:", "*OUT_OF_RICE*", "*made at: kitchen.py:7 in cook"]
+        )
+
+    def test_for_all_tests(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        One line of pytest's settings has it watch each test, and what a test that fails left behind is not told beside it.
+        """
+        pytester.makeini("[pytest]\nusefixtures = unhandled_failures\nasyncio_default_fixture_loop_scope = function\n")
+        pytester.makepyfile(
+            """
+            from kitchen import cook
+
+            def test_dropped():
+                cook("bibimbap")
+
+            def test_other_fault():
+                cook("bibimbap")
+                assert 1 == 2
+            """
+        )
+
+        done = run()
+
+        done.assert_outcomes(failed=2)
+        assert str(done.stdout).count("made at: kitchen.py:7 in cook") == 1
+
+
+class TestSnapshots:
+    def test_beside_the_test(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        A snapshot is written when asked for, compared ever after, and a difference is shown as one.
+        """
+        test = """
+            import pytest
+            from kitchen import cook
+
+            class TestCooking:
+                @pytest.mark.parametrize("dish", ["bulgogi"])
+                def test_dish(self, telemetry, dish):
+                    cook(dish)
+                    telemetry.assert_snapshot()
+                    {more}
+                    telemetry.assert_snapshot(name="after")
+                    telemetry.assert_snapshot()
+            """
+        pytester.makepyfile(test_kitchen=test.format(more=""))
+
+        missing = run()
+        written = run("--rfs-update-snapshots")
+        kept = run()
+        pytester.makepyfile(test_kitchen=test.format(more='cook("japchae").is_failure()'))
+        differs = run()
+
+        missing.stdout.fnmatch_lines(["*there is no snapshot __snapshots__*; --rfs-update-snapshots writes it:"])
+        for done, outcome in ((missing, "failed"), (written, "passed"), (kept, "passed"), (differs, "failed")):
+            done.assert_outcomes(**{outcome: 1})
+        differs.stdout.fnmatch_lines(
+            ["*telemetry differs from __snapshots__*; --rfs-update-snapshots*", "*+    dish: 'japchae'"]
+        )
+        folder = pytester.path / "__snapshots__" / "test_kitchen"
+        stem = "TestCooking.test_dish[bulgogi]"
+        assert sorted(each.name for each in folder.iterdir()) == sorted(
+            [f"{stem}.txt", f"{stem}-2.txt", f"{stem}-after.txt"]
+        )
+
+    def test_inline(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        A snapshot in the test's own text is written there, without touching the lines around it.
+        """
+        path = pytester.makepyfile(
+            test_kitchen='''
+            from kitchen import cook
+
+            def test_two(telemetry):
+                telemetry.assert_snapshot("")  # nothing yet
+                cook("불고기\\\\").is_failure()
+                telemetry.assert_snapshot(normalise=[], expected="""old
+                text"""); done = 1
+            '''
+        )
+
+        differs = run()
+        written = run("--rfs-update-snapshots")
+        kept = run()
+
+        differs.stdout.fnmatch_lines(["*the inline snapshot differs; --rfs-update-snapshots takes it as it is now:"])
+        written.assert_outcomes(passed=1)
+        kept.assert_outcomes(passed=1)
+        text = path.read_text()
+        assert 'telemetry.assert_snapshot("")  # nothing yet\n' in text
+        assert "        INFO operation_start kitchen.cook: Operation started\n" in text
+        assert text.endswith('    """); done = 1')
+
+    def test_inline_must_be_a_literal(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        What stands elsewhere cannot be rewritten, and the test says so.
+        """
+        pytester.makepyfile("def test_name(telemetry):\n    text = 'old'\n    telemetry.assert_snapshot(text)\n")
+
+        run("--rfs-update-snapshots").stdout.fnmatch_lines(["*must be a literal in the call"])
+
+    def test_never_written_in_ci(
+        self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Where CI is set the option is refused, and a missing snapshot fails as anywhere.
+        """
+        pytester.makepyfile("def test_one(telemetry):\n    telemetry.assert_snapshot()\n")
+        monkeypatch.setenv("CI", "true")
+
+        refused = run("--rfs-update-snapshots")
+
+        assert refused.ret == pytest.ExitCode.USAGE_ERROR
+        assert not (pytester.path / "__snapshots__").exists()
+        run().assert_outcomes(failed=1)
