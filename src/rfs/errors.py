@@ -21,6 +21,8 @@ What RFS raises on purpose.
      ├─ QueryBusyError         (RuntimeError)  a question too many at once
      ├─ OperationNotFoundError (LookupError)   an operation that was never measured
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
+     ├─ MockTargetError        (LookupError)   a method to mock that is not there, or not for sure
+     ├─ MockError              (AssertionError) a mock that was called and has no answer
      └─ UnwrapError            (ValueError)    the other kind of Result was asked for
 
 Every class also derives from the standard error it refines, keeps its parts as
@@ -40,6 +42,8 @@ __all__ = [
     "LiveFileError",
     "MaskingError",
     "MetricDefinitionError",
+    "MockError",
+    "MockTargetError",
     "OperationNotFoundError",
     "QueryBusyError",
     "QueryError",
@@ -182,6 +186,30 @@ class StepTimeoutError(RfsError, TimeoutError):
 
     def __reduce__(self) -> tuple[type[StepTimeoutError], tuple[str, float]]:
         return type(self), (self.step, self.seconds)
+
+
+class MockTargetError(RfsError, LookupError):
+    """The method *target*, ``service.method``, cannot be mocked; *fault* says why and what to do."""
+
+    def __init__(self, target: str, fault: str) -> None:
+        super().__init__(target, fault)
+        self.target = target
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"mock of {self.target}: {self.fault}"
+
+
+class MockError(RfsError, AssertionError):
+    """The mock of *target*, ``service.method``, was called and has no answer; *fault* says why."""
+
+    def __init__(self, target: str, fault: str) -> None:
+        super().__init__(target, fault)
+        self.target = target
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"{self.fault} ({self.target})"
 
 
 class UnwrapError(RfsError, ValueError):
