@@ -23,6 +23,8 @@ What RFS raises on purpose.
      ├─ StepTimeoutError       (TimeoutError)  a step that took too long
      ├─ MockTargetError        (LookupError)   a method to mock that is not there, or not for sure
      ├─ MockError              (AssertionError) a mock that was called and has no answer
+     ├─ CheckFileError         (ValueError)    a file of checks that cannot be read
+     ├─ ReplayError            (ValueError)    a failure that no test can be made of
      └─ UnwrapError            (ValueError)    the other kind of Result was asked for
 
 Every class also derives from the standard error it refines, keeps its parts as
@@ -36,6 +38,7 @@ __all__ = [
     "AlertRuleError",
     "ArchiveError",
     "BackupError",
+    "CheckFileError",
     "CursorError",
     "DirectoryNotFoundError",
     "LiveDirectoryError",
@@ -48,6 +51,7 @@ __all__ = [
     "QueryBusyError",
     "QueryError",
     "QueryTimeoutError",
+    "ReplayError",
     "RetentionError",
     "RfsError",
     "StaleLeaderError",
@@ -364,3 +368,28 @@ class CursorError(RfsError, ValueError):
 
     def __str__(self) -> str:
         return f"no cursor: {self.cursor!r}; use the `cursor` of a record that was returned, or none to begin at the newest"
+
+
+class CheckFileError(RfsError, ValueError):
+    """A file of checks cannot be used: *fault* says what is wrong at *line* (0 if it is no line) and what to do."""
+
+    def __init__(self, path: str, line: int, fault: str) -> None:
+        super().__init__(path, line, fault)
+        self.path = path
+        self.line = line
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.fault}" if self.line else f"{self.path}: {self.fault}"
+
+
+class ReplayError(RfsError, ValueError):
+    """No test can be made of *subject*, a failure that was asked for; *fault* says why and what to do."""
+
+    def __init__(self, subject: str, fault: str) -> None:
+        super().__init__(subject, fault)
+        self.subject = subject
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"replay: {self.subject}: {self.fault}"

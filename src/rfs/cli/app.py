@@ -191,6 +191,66 @@ def ops(
 
 
 @app.command()
+def replay(
+    what: Annotated[
+        str, typer.Argument(metavar="ID", help="A correlation id, or the `cursor` of a record: of a failure.")
+    ],
+    directory: Directory = None,
+    service: Service = "",
+    operation: Annotated[
+        str | None,
+        typer.Option(
+            "--operation", "-o", show_default=False, help="Which of the operations that failed; else the outermost."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", show_default=False, help="The file to write, which must not be there; else one in this folder."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a pytest file that reproduces a failure. Run it where the service runs: its modules are imported."""
+    from rfs.cli import testing
+    from rfs.cli.output import Output
+    from rfs.cli.reading import opened
+
+    with opened(directory, service) as query:
+        testing.replay(query, Output(as_json=as_json), what, operation=operation, path=output)
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files of checks, in TOML.")],
+    directory: Directory = None,
+    service: Service = "",
+    time_range: Range = "1h",
+    junit: Annotated[
+        Path | None, typer.Option("--junit", show_default=False, help="Write what came of it there, as JUnit XML.")
+    ] = None,
+    annotations: Annotated[
+        bool, typer.Option("--annotations", help="Tell GitHub, on standard error, the file and line of what failed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run tests of alert rules, contracts and baselines. Exits with 0 if all pass, 1 if one fails, 2 for bad input."""
+    from rfs.cli import testing
+    from rfs.cli.output import Output
+    from rfs.cli.reading import opened
+
+    passed = testing.check(
+        files,
+        Output(as_json=as_json),
+        lambda: opened(directory, service),
+        time_range=time_range,
+        junit=junit,
+        annotated=annotations,
+    )
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
 def doctor(directory: Directory = None, service: Service = "", as_json: Json = False) -> None:
     """What is wrong with a directory, and what to do. Exits with 0 if nothing is, 1 for warnings, 2 for faults."""
     from rfs.cli import doctor as looking

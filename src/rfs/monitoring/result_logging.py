@@ -53,6 +53,9 @@ R = TypeVar("R")
 T = TypeVar("T")
 E = TypeVar("E")
 
+# OpenTelemetry's name for where an operation is defined: a dotted path, in the record of each failure. No parameter has such a name.
+FUNCTION_FIELD = "code.function.name"
+
 _MAX_SINK_RECORDS = 10_000
 _SLOW_RENDER_SECONDS = 0.01
 
@@ -359,6 +362,7 @@ def log_result_operation(
             operation_name, level, names, include_args, include_result, logger_name, threshold, expected_codes
         )
         operation.sensitive = _sensitive_parameters(function)
+        operation.function = _path_of(function)
         begin, end = operation.begin, operation.end
 
         if inspect.iscoroutinefunction(function):
@@ -443,6 +447,7 @@ class _Operation:
         self._threshold_seconds = threshold_seconds
         self._expected = expected
         self.sensitive: frozenset[str] = frozenset()  # parameters annotated as Sensitive
+        self.function = ""  # where it is defined, as a dotted path
 
     def begin(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> _Running | None:
         running = None
@@ -525,6 +530,8 @@ class _Operation:
         if context.fields:
             fields = {**context.fields, **fields}
         masked = monitor.masker.fields(fields) if fields else {}
+        if error is not None:
+            masked[FUNCTION_FIELD] = self.function  # our own words: nothing to mask
         monitor.keep(context, level, kind, self._logger, self._name, "", message, outcome, seconds, masked, error)
 
     def _record_success(self, running: _Running, level: int, seconds: float, result: object) -> None:
@@ -568,6 +575,19 @@ def _outcome(result: object) -> tuple[bool, object, bool]:
         failure = cast("Failure[object]", result)
         return False, failure.error, failure.is_defect
     return True, None, False
+
+
+def _path_of(function: Callable[..., object]) -> str:
+    """The dotted path that *function* can be imported by, also out of a program; '' if it tells none."""
+    module: object = getattr(function, "__module__", None)
+    name: object = getattr(function, "__qualname__", None)
+    if not (isinstance(module, str) and isinstance(name, str)):
+        return ""
+    if module == "__main__":
+        main = sys.modules[module]
+        spec = getattr(main, "__spec__", None)  # that of `python -m`; a script has none
+        module = Path(getattr(main, "__file__", None) or module).stem if spec is None else spec.name
+    return f"{module}.{name}"
 
 
 def _parameter_names(function: Callable[..., object]) -> tuple[str, ...]:
