@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
+from time import CLOCK_MONOTONIC, clock_gettime
 from types import FrameType
 
 import pytest
@@ -34,6 +34,11 @@ NUMBER = signal.SIGRTMAX - 1  # which no test uses for itself
 IN_MEMORY = Path("/dev/shm")  # where `tests.monitoring.test_windows.in_memory` makes its folders
 GONE_AT_EXIT = "rfs-clickhouse-"  # the folder of the server of `tests.clickhouse`, which lives as long as this process
 PEERS = ("browser", "postgres", "fault", "interop", "clickhouse")  # markers of tests that need a program beside Python
+
+
+def real_seconds() -> float:
+    """A monotonic clock that no test moves: `VirtualTime` moves ``monotonic``."""
+    return clock_gettime(CLOCK_MONOTONIC)
 
 
 class Watch:
@@ -60,7 +65,7 @@ class Watch:
     def over(self, item: pytest.Item, phase: str) -> Generator[None]:
         """While this lasts, *phase* is under way."""
         self._item, self._phase, self._tries = item, phase, 0
-        self._until = monotonic() + LONGEST_SECONDS
+        self._until = real_seconds() + LONGEST_SECONDS
         try:
             yield
         finally:
@@ -71,9 +76,9 @@ class Watch:
         main, wait = threading.main_thread().ident or 0, threading.Event().wait
         while True:
             wait(1)
-            if monotonic() < self._until:
+            if real_seconds() < self._until:
                 continue
-            self._until, self._tries = monotonic() + AGAIN_SECONDS, self._tries + 1
+            self._until, self._tries = real_seconds() + AGAIN_SECONDS, self._tries + 1
             self._say(main)
             if self._tries > TRIES:
                 os._exit(1)

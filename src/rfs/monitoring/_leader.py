@@ -469,6 +469,15 @@ class Leader:
         except Exception as error:  # noqa: BLE001 - as above
             self._on_error("leader", error)
 
+    def beat(self) -> None:
+        """A second of the thread's work, at once and in the caller's thread: for a clock that is moved."""
+        try:
+            if self._capture.path is not None:
+                self._capture_and_lead(is_new=False)
+            self._on_tick()
+        except Exception as error:  # noqa: BLE001 - as in the thread
+            self._on_error("leader", error)
+
     def _hurry(self) -> None:
         """Between two ticks: sinks wait, or this process' segment is filling up."""
         local = self._find_store()

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from functools import lru_cache
 from itertools import chain
 from math import inf
 from typing import NamedTuple
@@ -883,7 +884,12 @@ def _read_exemplar(words: memoryview[int], at: int) -> Exemplar | None:
 
 def _declare(metrics: dict[str, Metric], metric: MetricEntry) -> None:
     with suppress(ValueError):  # a type of a newer version
-        metrics[metric.name] = Metric(metric.name, MetricType(metric.type), metric.help)
+        metrics[metric.name] = _metric(metric.name, metric.type, metric.help)
+
+
+@lru_cache(maxsize=4096)  # asked of each metric each second; frozen
+def _metric(name: str, kind: str, help_text: str) -> Metric:
+    return Metric(name, MetricType(kind), help_text)
 
 
 def read_sketch(series: Series) -> SketchReading:

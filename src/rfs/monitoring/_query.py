@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from functools import reduce, wraps
+from functools import lru_cache, partial, reduce, wraps
 from math import ceil, floor, inf, isfinite, nan
 from threading import BoundedSemaphore, local
 from time import monotonic
@@ -104,27 +104,30 @@ def parse_time_range(value: object) -> Range:
     Raises:
         TimeRangeError: It is none of these, or not from 1 s to 30 d long.
     """
-    fault = TimeRangeError(value, _ALLOWED)
+    fault = partial(TimeRangeError, value, _ALLOWED)
     start = end = None
     if isinstance(value, str):
-        match = _TEXT_RANGE.match(value.strip())
-        if match is None:
-            raise fault
-        seconds = float(int(match[1]) * _UNIT_SECONDS[match[2]])
+        seconds = _text_seconds(value)
     elif isinstance(value, tuple):
         given = cast("tuple[object, ...]", value)
         moments = [one.timestamp() for one in given if isinstance(one, datetime) and one.tzinfo is not None]
         if len(given) != 2 or len(moments) != 2:
-            raise fault
+            raise fault()
         start, end = moments
         seconds = end - start
     elif isinstance(value, int | float) and not isinstance(value, bool):
         seconds = value * 60.0
     else:
-        raise fault
+        raise fault()
     if not 1 <= seconds <= _LONGEST_SECONDS:
-        raise fault
+        raise fault()
     return Range(seconds, start, end)
+
+
+@lru_cache(maxsize=256)  # each rule asks for its window each second
+def _text_seconds(text: str) -> float:
+    match = _TEXT_RANGE.match(text.strip())
+    return 0.0 if match is None else float(int(match[1]) * _UNIT_SECONDS[match[2]])
 
 
 @dataclass(slots=True)
@@ -264,6 +267,10 @@ class ErrorGroup:
     places: list[ErrorPlace]
 
 
+class _Here(local):
+    is_inside = False
+
+
 class _Slots:
     """How many questions are being answered, and whether this thread is inside one."""
 
@@ -273,7 +280,7 @@ class _Slots:
     def begin(self) -> None:
         """None is. In a forked child those of the parent's threads have no end."""
         self.free = BoundedSemaphore(MAX_AT_ONCE)
-        self.here = local()
+        self.here = _Here()
 
 
 def _bounded(method: Callable[Concatenate[Query, P], R]) -> Callable[Concatenate[Query, P], R]:
@@ -281,6 +288,8 @@ def _bounded(method: Callable[Concatenate[Query, P], R]) -> Callable[Concatenate
 
     @wraps(method)
     def answer(self: Query, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._slots.here.is_inside:
+            return method(self, *args, **kwargs)
         with self.bounded():
             return method(self, *args, **kwargs)
 
@@ -339,7 +348,7 @@ class Query:
         moment = moment or self._moment()
         now = self._now()
         settled = copy(self)
-        settled._collect = lambda: moment
+        settled._moment = lambda: moment  # type: ignore[method-assign] # nothing is collected, so no deadline stands still
         settled._totals = lambda: moment.totals
         settled._now = lambda: now
         return settled
@@ -355,7 +364,7 @@ class Query:
             QueryBusyError: None of four that were being answered has ended for half a second.
         """
         slots = self._slots
-        if getattr(slots.here, "is_inside", False):
+        if slots.here.is_inside:
             yield
             return
         free = slots.free

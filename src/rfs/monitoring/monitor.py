@@ -43,8 +43,9 @@ from rfs.monitoring._capture.storm import DEFAULT_LIMIT, Storms
 from rfs.monitoring._foreign import REFUSED, ForeignMirror
 from rfs.monitoring._leader import Leader, Sink, books_of
 from rfs.monitoring._live import Killed, Leadership
-from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query
+from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, MAX_SECONDS, SUCCESSES, Query
 from rfs.monitoring._store import Store
+from rfs.monitoring._store.deadline import deadline
 from rfs.monitoring._totals import ForeignFamily
 from rfs.monitoring.alerts import Alert, AlertManager, Rule, Sample, default_aggregation
 from rfs.monitoring.context import RANDOM_IDS, Context, Ids, RandomIds, current
@@ -674,11 +675,20 @@ class Monitor:
         moment = self._leader.sample()
         if moment is not None and self._leader.leads():
             self._rule_query = self._rules.settled(moment)  # all rules see the same one
-            self.alerts.evaluate(self.clock.monotonic())
+            with self._rules.bounded():  # a place is taken once, not for each rule: nobody else asks there
+                self.alerts.evaluate(self.clock.monotonic())
         self._watch_pipeline()
         self._watch_clock()
         if self._diagnostics and self.clock.monotonic() - self._diagnosed_at >= _DIAGNOSTIC_SECONDS:
             self._print_diagnostics()
+
+    def beat(self) -> None:
+        """
+        Do in this thread, at once, what the Monitor's own thread does in a second: lead, hand on, `tick`. Never raises.
+
+        For a test's clock, instead of `start`: `rfs.testing.virtual_time.VirtualTime.drive` calls it.
+        """
+        self._leader.beat()
 
     def _watch_pipeline(self) -> None:
         dropped = sum(series.value for series in self._dropped.series())
@@ -719,11 +729,12 @@ class Monitor:
 
     def _read_for_rule(self, rule: Rule) -> Sample:
         query = self._rule_query
-        metric_type = query.metric_type(rule.metric_name)
-        if metric_type is None:
-            return Sample(None)
-        aggregation = rule.aggregation or default_aggregation(metric_type)
-        value = self._aggregate(rule, metric_type, aggregation)
+        with deadline(MAX_SECONDS):
+            metric_type = query.metric_type(rule.metric_name)
+            if metric_type is None:
+                return Sample(None)
+            aggregation = rule.aggregation or default_aggregation(metric_type)
+            value = self._aggregate(rule, metric_type, aggregation)
         return value if isinstance(value, Sample) else Sample(value, None, aggregation)
 
     def _aggregate(self, rule: Rule, metric_type: MetricType, aggregation: str) -> float | Sample | None:

@@ -7,8 +7,10 @@ feels that once per turn. So whatever goes over all series or records pauses eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
+from math import inf
 from time import monotonic, sleep
 from typing import TypeVar
 
@@ -26,6 +28,17 @@ def breathe() -> None:
     if monotonic() - _paused_at > _WORK_SECONDS:
         sleep(_PAUSE_SECONDS)
         _paused_at = monotonic()
+
+
+@contextmanager
+def unpaced() -> Generator[None]:
+    """Let nobody have it inside the block, in any thread: for a test that does days at once, and waits for nobody."""
+    global _paused_at  # noqa: PLW0603 - see breathe
+    _paused_at = inf
+    try:
+        yield
+    finally:
+        _paused_at = 0.0
 
 
 def pieces(items: Iterable[Item], size: int = 50) -> Iterator[Sequence[Item]]:

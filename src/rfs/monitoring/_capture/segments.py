@@ -691,6 +691,8 @@ class SegmentReader:
         *table* is a writable mapping of the file's first pages, by default the memory itself.
         """
         if marks is None:
+            if not self.unmarked:
+                return 0
             marks = map(_mark_of, self._cursors)
             self.unmarked = False
         if table is None:

@@ -1,0 +1,649 @@
+"""
+Virtual time: when it moves, who sees it, what it leaves behind, and what a driven Monitor does in it.
+
+Real time is asked by `clock_gettime`, which is never virtual. The bounds on it tell a jump from a wait and are no measurements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import queue
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from asyncio.base_events import BaseEventLoop
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from time import monotonic as monotonic_by_name
+from time import sleep as sleep_by_name
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rfs.monitoring import AlertCondition, Monitor, Rule
+from rfs.testing.virtual_time import VirtualTime, VirtualTimeWarning
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+PATCHED = (
+    (time, ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep")),
+    (selectors.DefaultSelector, ("select",)),
+    (socket.socket, ("send", "sendall", "sendmsg", "sendto", "connect", "connect_ex")),
+    (BaseEventLoop, ("run_in_executor", "subprocess_exec", "subprocess_shell")),
+)
+
+
+def real() -> float:
+    """Real seconds."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def patched() -> list[object]:
+    """What virtual time replaces, as it is now."""
+    return [getattr(owner, name) for owner, names in PATCHED for name in names] + [monotonic_by_name, sleep_by_name]
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """Answers each GET after as many real seconds as its path says."""
+
+    def do_GET(self) -> None:
+        threading.Event().wait(float(self.path[1:]))
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"after")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served() -> Iterator[int]:
+    """A real HTTP server in a thread of its own; its port."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+async def get(port: int, seconds: float) -> bytes:
+    """What that server answers, asked with asyncio's own streams."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET /{seconds} HTTP/1.0\r\n\r\n".encode())
+    try:
+        return (await reader.read())[-5:]
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+class TestOneClock:
+    def test_everything_tells_the_same_time(self) -> None:
+        """
+        After an hour of sleep, an hour has passed on every clock, to the nanosecond, and next to none really.
+        """
+        began = real()
+
+        with VirtualTime(START) as clock:
+            before = time.monotonic(), time.perf_counter(), time.monotonic_ns(), time.perf_counter_ns()
+            time.sleep(3600)
+            after = time.monotonic(), time.perf_counter(), time.monotonic_ns(), time.perf_counter_ns()
+            wall = START + timedelta(hours=1)
+
+            assert [new - old for old, new in zip(before, after, strict=True)] == [3600, 3600, 36 * 10**11, 36 * 10**11]
+            assert time.time() == wall.timestamp()
+            assert time.time_ns() == clock.time_ns() == int(wall.timestamp()) * 10**9
+            assert datetime.now(UTC) == clock.now == wall
+            assert date.today() == wall.date()  # noqa: DTZ011 - what is asked here
+            assert clock.monotonic() == time.monotonic()
+        assert real() - began < 5
+
+    def test_names_that_were_imported_before(self) -> None:
+        """
+        A module that has imported ``sleep`` and ``monotonic`` by name is in the same time, and out of it afterwards.
+        """
+        before = monotonic_by_name, sleep_by_name
+
+        with VirtualTime():
+            began = monotonic_by_name()
+            sleep_by_name(1000)
+
+            assert monotonic_by_name() - began == 1000
+        assert (monotonic_by_name, sleep_by_name) == before
+
+    def test_the_loop(self) -> None:
+        """
+        The loop's time, its timers, ``asyncio.sleep`` and ``asyncio.timeout`` go by it, in their order.
+        """
+        seen: list[tuple[str, float]] = []
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            loop.call_later(30, lambda: seen.append(("timer", loop.time() - began)))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(100):
+                    await asyncio.sleep(1000)
+            seen.append(("timeout", time.monotonic() - began))
+
+        clock = VirtualTime()
+        clock.run(main())
+
+        assert seen == [("timer", 30), ("timeout", 100)]
+
+    @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=20))
+    def test_tasks_wake_in_order(self, delays: list[float]) -> None:
+        """
+        However many tasks sleep for however long, each wakes at its time, and they wake in its order.
+        """
+        woken: list[float] = []
+
+        async def main() -> None:
+            began = time.monotonic()
+
+            async def sleeper(delay: float) -> None:
+                await asyncio.sleep(delay)
+                woken.append(delay)
+                assert abs(time.monotonic() - began - delay) < 1e-6
+
+            async with asyncio.TaskGroup() as group:
+                for delay in delays:
+                    group.create_task(sleeper(delay))
+
+        VirtualTime().run(main())
+
+        assert [round(delay, 6) for delay in woken] == [round(delay, 6) for delay in sorted(delays)]
+
+    def test_days_of_sleep_end_exactly(self) -> None:
+        """
+        A loop that sleeps in small steps for a day arrives at the day's end, not near it.
+        """
+
+        async def main() -> int:
+            for _ in range(8640):
+                await asyncio.sleep(10)
+            return time.time_ns()
+
+        assert VirtualTime(START).run(main()) == int((START + timedelta(days=1)).timestamp()) * 10**9
+
+    def test_the_wall_clock_jumps_alone(self) -> None:
+        """
+        An administrator who sets the clock back an hour moves no timer.
+        """
+        with VirtualTime(START) as clock:
+            began = time.monotonic()
+            clock.jump(-3600)
+
+            assert datetime.now(UTC) == START - timedelta(hours=1)
+            assert time.monotonic() == began
+            time.sleep(1.5)
+            assert clock.now == datetime.now(UTC) == START - timedelta(hours=1) + timedelta(seconds=1.5)
+
+    def test_a_clock_that_is_not_entered(self) -> None:
+        """
+        It is moved by hand, and the process keeps its own time.
+        """
+        clock = VirtualTime(1_700_000_000.5)
+        untouched = patched()
+
+        clock.advance(10)
+
+        assert clock.time_ns() == 1_700_000_010_500_000_000
+        assert abs(time.time() - clock.time_ns() / 1e9) > 1000
+        assert patched() == untouched
+
+    def test_advance_in_a_coroutine_is_at_once(self) -> None:
+        """
+        Inside a loop nobody else can have a turn: what was due meanwhile runs right after.
+        """
+        seen: list[float] = []
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(5, lambda: seen.append(time.monotonic()))
+            began = time.monotonic()
+            clock.advance(60)
+            assert time.monotonic() - began == 60
+            assert not seen
+            await clock.sleep(0)
+            await clock.sleep(0)
+            assert seen == [began + 60]
+
+        clock = VirtualTime()
+        clock.run(main())
+
+
+class TestRealWork:
+    """What is under way holds the time; each test would time out virtually if it did not."""
+
+    def test_an_answer_is_waited_for(self) -> None:
+        """
+        A real HTTP server thinks for a moment, in which a virtual minute does not pass; afterwards an hour does at once.
+        """
+
+        async def main() -> tuple[bytes, float]:
+            began = time.monotonic()
+            async with asyncio.timeout(60):
+                answer = await get(port, 0.3)
+            took = time.monotonic() - began
+            await asyncio.sleep(3600)
+            return answer, took
+
+        with served() as port:
+            answer, took = VirtualTime(grace=2.0).run(main())
+
+        assert answer == b"after"
+        assert took < 60
+
+    def test_a_job_in_a_thread(self) -> None:
+        """
+        ``asyncio.to_thread`` with a real client of that server: no time passes while it works, however short the grace.
+        """
+
+        def ask() -> bytes:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/0.3") as answer:
+                return bytes(answer.read())
+
+        async def main() -> tuple[bytes, float]:
+            began = time.monotonic()
+            async with asyncio.timeout(60):
+                return await asyncio.to_thread(ask), time.monotonic() - began
+
+        with served() as port:
+            assert VirtualTime(grace=0).run(main()) == (b"after", 0)
+
+    def test_a_job_that_sleeps(self) -> None:
+        """
+        A job that sleeps in virtual time lets it pass, and holds it again when it has woken.
+        """
+        seen: list[float] = []
+
+        def job() -> None:
+            time.sleep(100)
+            threading.Event().wait(0.1)
+            seen.append(time.monotonic())
+
+        async def main() -> float:
+            began = time.monotonic()
+            asyncio.get_running_loop().call_later(100.5, lambda: seen.append(time.monotonic()))
+            await asyncio.to_thread(job)
+            await asyncio.sleep(10)
+            return began
+
+        began = VirtualTime(grace=0).run(main())
+
+        assert seen == [began + 100, began + 100.5]
+
+    def test_a_subprocess(self) -> None:
+        """
+        A process that takes its real time is not overtaken by a virtual timeout.
+        """
+
+        async def main() -> tuple[int | None, bytes, float]:
+            began = time.monotonic()
+            async with asyncio.timeout(5):
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-c", "import time; time.sleep(0.3); print('done')", stdout=subprocess.PIPE
+                )
+                out, _ = await process.communicate()
+            return process.returncode, out, time.monotonic() - began
+
+        assert VirtualTime().run(main()) == (0, b"done\n", 0)
+
+    def test_hold(self) -> None:
+        """
+        What nobody can see is announced, and then waited for.
+        """
+
+        async def main() -> float:
+            began = time.monotonic()
+            loop = asyncio.get_running_loop()
+            done = asyncio.Event()
+            with clock.hold("a device"):
+                timer = threading.Timer(0.2, loop.call_soon_threadsafe, [done.set])
+                timer.start()
+                async with asyncio.timeout(5):
+                    await done.wait()
+            timer.join()
+            return time.monotonic() - began
+
+        clock = VirtualTime(grace=0)
+        assert clock.run(main()) == 0
+
+    def test_a_thread_that_works(self) -> None:
+        """
+        A thread that computes holds the time until it has come to its end; one that sleeps does not.
+        """
+        seen: list[float] = []
+
+        def work() -> None:
+            until = real() + 0.2
+            while real() < until:
+                pass
+            seen.append(time.monotonic())
+
+        with VirtualTime() as clock:
+            began = clock.monotonic()
+            worker = threading.Thread(target=work)
+            worker.start()
+            time.sleep(60)
+            seen.append(time.monotonic())
+            worker.join()
+
+        assert seen == [began, began + 60]
+
+    def test_threads_that_sleep_in_turn(self) -> None:
+        """
+        Two threads and the main one sleep for different times; they wake in the order of time, each time the same.
+        """
+        seen: list[tuple[str, float]] = []
+
+        def ticker(name: str, seconds: float) -> None:
+            for _ in range(20):
+                time.sleep(seconds)
+                seen.append((name, time.monotonic() - began))
+
+        with VirtualTime() as clock:
+            began = clock.monotonic()
+            threads = [threading.Thread(target=ticker, args=one) for one in (("a", 7.0), ("b", 11.0))]
+            for thread in threads:
+                thread.start()
+            time.sleep(1000)
+            seen.append(("main", time.monotonic() - began))
+            for thread in threads:
+                thread.join()
+
+        wanted = [("a", 7.0 * n) for n in range(1, 21)] + [("b", 11.0 * n) for n in range(1, 21)] + [("main", 1000.0)]
+        assert [at for _, at in seen] == sorted(at for _, at in wanted)
+        assert sorted(seen) == sorted(wanted)
+
+    def test_joining_a_thread_that_sleeps(self) -> None:
+        """
+        The main thread waits for real, for one that sleeps an hour: it does not hang.
+        """
+        began = real()
+
+        with VirtualTime() as clock:
+            at = clock.monotonic()
+            sleeper = threading.Thread(target=time.sleep, args=(3600,))
+            sleeper.start()
+            sleeper.join()
+
+            assert clock.monotonic() - at == 3600
+        assert real() - began < 20
+
+    def test_idle_connections_cost_nothing(self) -> None:
+        """
+        With a server that listens and a connection on which nothing happens, a thousand sleeps are not a thousand graces.
+        """
+
+        async def main() -> float:
+            ended = asyncio.Event()
+
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.read()
+                writer.close()
+                ended.set()
+
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            began = real()
+            for _ in range(1000):
+                await asyncio.sleep(60)
+            took = real() - began
+            writer.close()
+            await ended.wait()
+            server.close()
+            return took
+
+        assert VirtualTime(grace=0.2).run(main()) < 60
+
+    def test_patience_has_an_end(self) -> None:
+        """
+        A job that waits for a timer would hold it for ever: it is reported, and the timer comes.
+        """
+        event = threading.Event()
+
+        async def main() -> bool:
+            asyncio.get_running_loop().call_later(5, event.set)
+            return await asyncio.to_thread(event.wait)
+
+        with pytest.warns(VirtualTimeWarning, match=r"held for 0\.2 real seconds by job Event\.wait #\d+; it goes on"):
+            assert VirtualTime(patience=0.2).run(main())
+
+    def test_the_standard_library_waits_for_real(self) -> None:
+        """
+        What waits inside of the standard library for real things does so in real time, to its end.
+        """
+        with VirtualTime() as clock:
+            began = clock.monotonic()
+            with pytest.raises(queue.Empty):
+                queue.Queue[int]().get(timeout=0.05)
+            with ThreadPoolExecutor(1) as pool, pytest.raises(TimeoutError):
+                list(pool.map(threading.Event().wait, [0.3], timeout=0.05))
+            with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.2)"]) as process:
+                assert process.wait(timeout=60) == 0
+
+            assert clock.monotonic() == began
+
+
+class TestLeaving:
+    def test_nothing_is_left(self) -> None:
+        """
+        Whatever is raised inside, every function is the one that it was before.
+        """
+        before = patched()
+
+        with pytest.raises(ZeroDivisionError), VirtualTime():
+            assert all(new is not old for new, old in zip(patched(), before, strict=True))
+            raise ZeroDivisionError
+
+        assert patched() == before
+        assert "select" in vars(selectors.DefaultSelector)
+        assert "send" not in vars(socket.socket)
+        assert abs(time.time() - time.clock_gettime(time.CLOCK_REALTIME)) < 10
+
+    def test_a_second_one_is_refused(self) -> None:
+        """
+        There is one time; the first goes on as if nobody had asked.
+        """
+        with VirtualTime() as clock:
+            with pytest.raises(RuntimeError, match="^virtual time is entered already; use that one$"), VirtualTime():
+                pass
+            began = clock.monotonic()
+            time.sleep(5)
+
+            assert clock.monotonic() - began == 5
+
+    def test_a_fault_while_entering(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        If the wall clock cannot be had, for another library holds it, nothing else is changed, either.
+        """
+        before = patched()
+
+        def refuse(*_args: object, **_more: object) -> None:
+            raise RuntimeError("held by another")
+
+        monkeypatch.setattr("time_machine.travel", refuse)
+
+        async def main() -> None:
+            """Never started."""
+
+        with pytest.raises(RuntimeError, match="held by another"):
+            VirtualTime().run(main())
+
+        assert patched() == before
+        monkeypatch.undo()
+        with VirtualTime():
+            pass
+
+    def test_it_can_be_entered_again(self) -> None:
+        """
+        A clock that was left goes on where it stood.
+        """
+        clock = VirtualTime(START)
+        for _ in range(2):
+            with clock:
+                time.sleep(60)
+
+        assert clock.now == START + timedelta(minutes=2)
+
+    def test_who_still_sleeps_is_woken(self) -> None:
+        """
+        A thread that was left asleep is not asleep for ever.
+        """
+        with VirtualTime() as clock, clock.hold():
+            sleeper = threading.Thread(target=time.sleep, args=(3600,))
+            sleeper.start()
+
+        sleeper.join(20)
+        assert not sleeper.is_alive()
+
+    def test_a_module_imported_inside(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A module that has imported ``sleep`` while time was virtual has the real one afterwards, and a virtual one the next time.
+        """
+        (tmp_path / "imported_inside.py").write_text("from time import monotonic\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        with VirtualTime():
+            import imported_inside  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
+        try:
+            assert abs(imported_inside.monotonic() - real()) < 10
+            with VirtualTime() as clock:
+                time.sleep(10**7)
+                assert imported_inside.monotonic() == clock.monotonic()
+        finally:
+            del sys.modules["imported_inside"]
+
+    @pytest.mark.parametrize(
+        ("make", "fault"),
+        [
+            (lambda: VirtualTime(datetime(2026, 1, 1)), "start must be an aware datetime"),  # noqa: DTZ001 - the fault
+            (lambda: VirtualTime(float("nan")), "start must be finite"),
+            (lambda: VirtualTime(grace=-1), "grace must not be negative, not -1"),
+            (lambda: VirtualTime(patience=float("inf")), "patience must be finite"),
+            (lambda: VirtualTime().advance(-1), "seconds must not be negative, not -1"),
+            (lambda: VirtualTime().jump(float("inf")), "seconds must be finite"),
+            (lambda: VirtualTime().drive(Monitor()), "the Monitor must be made with this clock"),
+        ],
+    )
+    def test_what_cannot_be_is_said(self, make: object, fault: str) -> None:
+        """
+        A time that cannot be is refused by name, at once.
+        """
+        assert callable(make)
+        with pytest.raises(ValueError, match=fault):
+            make()
+
+
+class TestDecorator:
+    def test_functions(self) -> None:
+        """
+        A decorated function has a virtual time of its own, each time the same.
+        """
+
+        @VirtualTime(START)
+        def moment(seconds: float) -> datetime:
+            time.sleep(seconds)
+            return datetime.now(UTC)
+
+        assert moment(10) == moment(10) == START + timedelta(seconds=10)
+
+    @VirtualTime(START)
+    async def test_a_coroutine(self) -> None:
+        """
+        An async test under another's loop, here pytest-asyncio's, is in virtual time, too.
+        """
+        await asyncio.sleep(86_400)
+
+        assert datetime.now(UTC) == START + timedelta(days=1)
+
+    async def test_an_async_block(self) -> None:
+        """
+        So is a block of one, and the loop's time is real again after it.
+        """
+        loop = asyncio.get_running_loop()
+        async with VirtualTime(START) as clock:
+            await clock.sleep(10**7)
+            assert loop.time() == clock.monotonic()
+
+        assert abs(loop.time() - real()) < 10
+
+    @VirtualTime(START)
+    @given(st.integers(1, 10**6))
+    def test_around_hypothesis(self, seconds: int) -> None:
+        """
+        Hypothesis keeps its own time: no example seems to take long.
+        """
+        before = time.monotonic()
+        time.sleep(seconds)
+
+        assert time.monotonic() - before == seconds
+
+
+class TestDrive:
+    def test_a_rule_fires_when_its_time_is_over(self) -> None:
+        """
+        A breach of a minute fires at its sixtieth second, and whoever is to be told has been, once.
+        """
+        told: list[str] = []
+
+        with VirtualTime(START) as clock:
+            monitor = Monitor(clock=clock)
+            clock.drive(monitor)
+            waiting = monitor.gauge("orders_waiting")
+            rule = Rule("queue", "orders_waiting", AlertCondition.GREATER_THAN, 20, for_seconds=60)
+            monitor.alerts.set_rule(rule, lambda alert: told.append(alert.timestamp))
+            waiting.set(30)
+            clock.advance(60)
+            assert not told
+            time.sleep(3600)
+            monitor.stop()
+
+        assert told == ["2026-01-01T00:01:01.000Z"]
+
+    def test_as_the_thread_does(self, tmp_path: Path) -> None:
+        """
+        In a directory, too: what is recorded is in the store some driven seconds later, without a thread.
+        """
+        clock = VirtualTime(START)
+        monitor = Monitor(clock=clock, directory=tmp_path)
+        clock.drive(monitor)
+        orders = monitor.counter("orders_total")
+
+        clock.advance(5)
+        orders.inc(3)
+        clock.advance(5)
+
+        assert not monitor.running
+        assert monitor.leadership.is_self
+        assert monitor.query.increase("orders_total", "1m") == 3
+        monitor.stop()
+
+    def test_the_interval(self) -> None:
+        """
+        It may be another than a second; what passes on the way is evaluated at its own time.
+        """
+        clock = VirtualTime(START)
+        monitor = Monitor(clock=clock)
+        seen: list[float] = []
+        monitor.alerts.evaluate = lambda now=None: seen.append(clock.monotonic())  # type: ignore[method-assign]
+        clock.drive(monitor, every=10)
+
+        clock.advance(35)
+
+        assert seen == [1010, 1020, 1030]
+        with pytest.raises(ValueError, match="every must be above 0 seconds, not 0"):
+            clock.drive(monitor, every=0)
