@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import importlib
 import queue
 import selectors
 import socket
@@ -17,7 +18,7 @@ import threading
 import time
 import urllib.request
 from asyncio.base_events import BaseEventLoop
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -61,12 +62,12 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"after")
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         """Say nothing."""
 
 
 @contextmanager
-def served() -> Iterator[int]:
+def served() -> Generator[int]:
     """A real HTTP server in a thread of its own; its port."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -446,7 +447,7 @@ class TestLeaving:
         """
         before = patched()
 
-        with pytest.raises(ZeroDivisionError), VirtualTime():
+        with pytest.raises(ZeroDivisionError), VirtualTime():  # noqa: PT012 - the block is what is tested
             assert all(new is not old for new, old in zip(patched(), before, strict=True))
             raise ZeroDivisionError
 
@@ -460,7 +461,7 @@ class TestLeaving:
         There is one time; the first goes on as if nobody had asked.
         """
         with VirtualTime() as clock:
-            with pytest.raises(RuntimeError, match="^virtual time is entered already; use that one$"), VirtualTime():
+            with pytest.raises(RuntimeError, match=r"^virtual time is entered already; use that one$"), VirtualTime():
                 pass
             began = clock.monotonic()
             time.sleep(5)
@@ -516,9 +517,9 @@ class TestLeaving:
         A module that has imported ``sleep`` while time was virtual has the real one afterwards, and a virtual one the next time.
         """
         (tmp_path / "imported_inside.py").write_text("from time import monotonic\n")
-        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
         with VirtualTime():
-            import imported_inside  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
+            imported_inside = importlib.import_module("imported_inside")
         try:
             assert abs(imported_inside.monotonic() - real()) < 10
             with VirtualTime() as clock:

@@ -841,8 +841,8 @@ def add_cells(totals: Totals, reader: CellsReader) -> None:
     """Add the counters and histograms of one process to *totals*, and what it declared of all its metrics."""
     counters, sketches, metrics = totals.counters, totals.sketches, totals.metrics
     for declared in reader.metrics.values():
-        if declared.name not in metrics:
-            _declare(metrics, declared)
+        if declared.name not in metrics and (metric := _metric(declared)) is not None:
+            metrics[declared.name] = metric
     for piece in pieces(reader.counters, 200):
         for series in piece:
             key = series.key
@@ -882,14 +882,13 @@ def _read_exemplar(words: memoryview[int], at: int) -> Exemplar | None:
     return None  # written just then each time; or by a process that was killed amid it
 
 
-def _declare(metrics: dict[str, Metric], metric: MetricEntry) -> None:
-    with suppress(ValueError):  # a type of a newer version
-        metrics[metric.name] = _metric(metric.name, metric.type, metric.help)
-
-
-@lru_cache(maxsize=4096)  # asked of each metric each second; frozen
-def _metric(name: str, kind: str, help_text: str) -> Metric:
-    return Metric(name, MetricType(kind), help_text)
+@lru_cache(maxsize=4096)  # asked of each metric each second
+def _metric(declared: MetricEntry) -> Metric | None:
+    """None: its type is one of a newer version."""
+    try:
+        return Metric(declared.name, MetricType(declared.type), declared.help)
+    except ValueError:
+        return None
 
 
 def read_sketch(series: Series) -> SketchReading:

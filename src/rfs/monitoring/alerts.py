@@ -470,7 +470,8 @@ def step(rule: Rule, state: RuleState, sample: Sample, now: float) -> tuple[Rule
             happened.append(Transition("fire", reason))
         elif not state.active:
             happened.append(Transition("suppressed", "cooldown"))
-    return replace(new, status=_status(rule, new)), tuple(happened)
+    status = _status(rule, new)
+    return new if new.status is status else replace(new, status=status), tuple(happened)
 
 
 def _judge(rule: Rule, state: RuleState, now: float) -> tuple[RuleState, list[Transition]]:

@@ -38,7 +38,7 @@ import time
 import warnings
 from asyncio.base_events import BaseEventLoop
 from asyncio.selector_events import BaseSelectorEventLoop
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import Context
@@ -249,9 +249,8 @@ class VirtualTime:
         if isinstance(loop := _running_loop(), asyncio.AbstractEventLoop) and not isinstance(
             loop, BaseSelectorEventLoop
         ):
-            raise RuntimeError(
-                f"virtual time needs asyncio's own event loop on selectors, not {type(loop).__qualname__}"
-            )
+            fault = f"virtual time needs asyncio's own event loop on selectors, not {type(loop).__qualname__}"
+            raise RuntimeError(fault)  # noqa: TRY004 - no argument has the wrong type
         with _entering:
             if _active is not None:
                 raise RuntimeError("virtual time is entered already; use that one")
@@ -389,7 +388,7 @@ class VirtualTime:
                 self._release(name)
                 raise
             # Called by the loop, right before who awaits it: until then nobody may move the time.
-            future.add_done_callback(lambda _: self._release(name))
+            future.add_done_callback(lambda _done: self._release(name))
             return future
 
         return run_in_executor
@@ -607,7 +606,7 @@ def _clock(name: str) -> Callable[..., Any]:
         caller = sys._getframe(1).f_globals.get("__name__", "")
         if _is_real(caller) and caller not in _CALLERS:
             return real(*args)
-        return method(active, *args)
+        return cast("Callable[..., Any]", method)(active, *args)
 
     return clock
 
@@ -617,7 +616,7 @@ _BUILTIN = type(time.monotonic)
 
 def _name_of(function: object) -> str:
     if isinstance(function, functools.partial):  # what `asyncio.to_thread` makes of a function, or a user
-        inner: functools.partial[object] = function
+        inner = cast("functools.partial[object]", function)
         return _name_of(inner.args[0] if isinstance(getattr(inner.func, "__self__", None), Context) else inner.func)
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
@@ -640,7 +639,7 @@ def _is_real(module: str) -> bool:
 
 def _replace(stack: ExitStack, owner: Any, name: str, value: object) -> None:
     """Put *value* into its place until *stack* is closed."""
-    own = vars(owner)
+    own: Mapping[str, object] = vars(owner)
     if name in own:
         stack.callback(setattr, owner, name, own[name])
     else:
