@@ -183,6 +183,28 @@ class TestSteps:
             .expect_failure(lambda error: error.step == "charge", code="TIMEOUT", defect=False)
         )
 
+    def test_a_timeout_that_interrupts_no_step_names_the_last(self) -> None:
+        """
+        Where a step answers its own cancellation the error says what it says without a verifier.
+        """
+
+        async def stubborn() -> Result[str, str]:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return Success("late")
+            return Success("never")
+
+        mono = MonoResult.from_async_result(stubborn).timeout(5)
+
+        verify(StepVerifier(mono).expect_failure(lambda error: error.step == "stubborn", code="TIMEOUT"))
+
+    def test_the_limits_of_several_are_those_of_the_last(self) -> None:
+        """
+        Two retries after 1 + 2 + 1 + 4 seconds: the first of them may come sooner.
+        """
+        verify(StepVerifier(order(failures=2)).expect_retry(2).within(8, at_least=8).expect_value())
+
     def test_the_chain_itself_is_not_changed(self) -> None:
         """
         A cached chain that was verified is cached; the next run of it calls nothing.
@@ -384,6 +406,21 @@ class TestCancellation:
             await task
 
         assert closed == [True]
+
+    async def test_what_is_no_exception_passes_through(self) -> None:
+        """
+        A source that raises what is neither an Exception nor a cancellation makes the verifier raise it, and at once.
+        """
+
+        class Stop(BaseException):
+            pass
+
+        async def stops() -> AsyncIterator[int]:
+            yield 1
+            raise Stop
+
+        with pytest.raises(Stop):
+            await StepVerifier(stops()).expect_values(1, 2).verify_complete()
 
 
 class TestMatching:
@@ -670,7 +707,9 @@ class TestMisuse:
             lambda verifier: verifier.expect_value().within(-1),
             lambda verifier: verifier.then_await(float("nan")),
             lambda verifier: verifier.expect_no_event(-1),
+            lambda verifier: verifier.expect_value().within(1, at_least=2),
             lambda verifier: verifier.expect_retry(0),
+            lambda verifier: verifier.expect_count(0),
         ],
     )
     def test_impossible_times(self, misuse: Callable[[StepVerifier], object]) -> None:

@@ -34,7 +34,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast, get_args
 from rfs.core.result import AnyResult, Failure, Success, as_result, error_code
 from rfs.reactive import FluxResult, MonoResult, _chain
 from rfs.reactive._chain import ASYNC_BIND, ASYNC_OPERATOR, GIVEN, MAP, OPERATOR, SOURCE, START, Operator, Run, Steps
-from rfs.reactive._concurrency import end
+from rfs.reactive._concurrency import at_least_one, end
 from rfs.testing._messages import describe, difference, equal, fail, shown
 
 __all__ = ["ANY", "Outcome", "StepVerifier"]
@@ -119,6 +119,7 @@ class _Watch:
         self.is_over = False  # the end or the cancellation was expected, and came
         self.is_cancelled = False  # by the verifier
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda _: self._news.set())
 
     # --- the source's side ---
 
@@ -180,7 +181,7 @@ class _Watch:
             return
         since = self.position
         bound = self._patience if expectation.at_most is None else expectation.at_most
-        for judge in expectation.judges:
+        for number, judge in enumerate(expectation.judges, 1):
             while True:
                 # What comes at the last instant is in time: a timer of the source may be behind this one.
                 event = await self._next(since + bound + 1e-3)
@@ -197,7 +198,7 @@ class _Watch:
             elapsed = max(event.at - since, 0.0)  # what came while nobody looked was there at once
             if expectation.at_most is not None and elapsed > expectation.at_most + _EPSILON:
                 raise _UnmetError(f"it came after {elapsed:g} s, not within {expectation.at_most:g} s", event)
-            if judge is expectation.judges[-1] and elapsed < expectation.at_least - _EPSILON:
+            if number == len(expectation.judges) and elapsed < expectation.at_least - _EPSILON:
                 raise _UnmetError(f"it came after {elapsed:g} s already, not {expectation.at_least:g} s", event)
             self.seen.append(event)
             self.position = max(self.position, event.at)
@@ -208,6 +209,8 @@ class _Watch:
         while not self._pending:
             if self.is_over:
                 return None
+            if self._task.done():
+                self._task.result()  # raises what is no Exception; anything else has told an end
             self._news.clear()
             try:
                 async with asyncio.timeout_at(until):
@@ -310,8 +313,7 @@ class StepVerifier:
     def expect_retry(self, times: int = 1) -> Self:
         """Expect that everything within a ``retry`` begins again, *times* times one after the other."""
         self._names("expect_retry")
-        if times < 1:
-            raise ValueError(f"expect_retry: times must be at least 1, not {times}")
+        at_least_one("expect_retry: times", times)
         return self._and(_call("expect_retry", *_given(times, 1)), *[_is("retry")] * times)
 
     def expect_value(self, expected: object = ANY) -> Self:
@@ -357,6 +359,7 @@ class StepVerifier:
 
     def expect_count(self, count: int) -> Self:
         """Expect *count* items of a stream, whatever they are."""
+        at_least_one("expect_count: count", count)
 
         def judge(event: _Event) -> str | None:
             return "" if event.kind in {"value", "failure"} else None
@@ -374,7 +377,8 @@ class StepVerifier:
         def judge(event: _Event) -> str | None:
             if event.kind != "cancelled":
                 return None
-            return "" if step in {None, event.name} else f"it met {event.name or 'no step'!r}"
+            met = repr(event.name) if event.name else "no step"
+            return "" if step in {None, event.name} else f"it met {met}"
 
         return self._and(_call("expect_cancelled", *_given(step, None)), judge)
 
@@ -387,14 +391,17 @@ class StepVerifier:
             at_least: No sooner, in seconds.
 
         Raises:
-            ValueError: There is nothing before it that is waited for.
+            ValueError: There is nothing before it that is waited for, or no time is within these limits.
 
         """
         if not self._expectations or self._expectations[-1].act is not None:
             raise ValueError("within() limits the expectation before it, and there is none")
+        _chain.seconds("within", seconds)
+        if not 0 <= at_least <= seconds:
+            raise ValueError(f"within({seconds!r}): at_least must be from 0 to that, not {at_least!r}")
         last = self._expectations[-1]
         text = f"{last.text}.{_call('within', seconds, **({'at_least': at_least} if at_least else {}))}"
-        limited = replace(last, text=text, at_most=_chain.seconds("within", seconds), at_least=at_least)
+        limited = replace(last, text=text, at_most=seconds, at_least=at_least)
         return self._with((*self._expectations[:-1], limited))
 
     # --- what is done meanwhile ---
@@ -595,7 +602,9 @@ def _watched_operator(kind: int, operator: Operator, watch: _Watch) -> Operator:
 
     held = operator
     if operator.inner:
-        marks = [(OPERATOR, Operator("", mark)) for mark in (begin, end)]
+        # A timeout that interrupts no step names the last one.
+        last = _chain.name_of(*operator.inner[-1])
+        marks = [(OPERATOR, Operator("", mark, name=last)) for mark in (begin, end)]
         held = operator.around((marks[0], *_watched(operator.inner, watch), marks[1]))
 
     def told(before: AnyResult, after: object, was_failed: bool, recovering: bool) -> None:
