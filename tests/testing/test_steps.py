@@ -16,6 +16,7 @@ from dirty_equals import IsPositive, IsStr
 from rfs.core.result import Failure, Result, Success
 from rfs.reactive import FluxResult, MonoResult
 from rfs.testing.steps import READ_AHEAD, StepVerifier
+from rfs.testing.virtual_time import VirtualTime
 from tests.reactive.conftest import VirtualTimeLoop
 
 
@@ -421,6 +422,33 @@ class TestCancellation:
 
         with pytest.raises(Stop):
             await StepVerifier(stops()).expect_values(1, 2).verify_complete()
+
+
+class TestVirtualTime:
+    def test_hours_take_no_time(self) -> None:
+        """
+        In the toolkit's virtual time a chain that pauses for hours is verified to the second.
+        """
+        work = Work(failures=1, seconds=3600)
+        mono = MonoResult.from_async_result(work, name="charge").retry(
+            1, backoff_seconds=7200, max_backoff_seconds=7200
+        )
+
+        VirtualTime().run(
+            StepVerifier(mono)
+            .then_await(3600)
+            .expect_step("charge", "failed")
+            .expect_no_event(7200)
+            .expect_retry()
+            .within(0)
+            .then_await(3600)
+            .expect_step("charge")
+            .expect_value("paid")
+            .within(0)
+            .verify_complete()
+        )
+
+        assert work.calls == 2
 
 
 class TestMatching:
