@@ -6,8 +6,11 @@ import asyncio
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from enum import Enum
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Annotated, Any
 
 import pytest
@@ -326,6 +329,42 @@ class TestOperation:
 
         assert len(codes) == 101
         assert codes["rfs_overflow"] == 50
+
+    def test_failure_says_where_its_function_is(self, monitor: Monitor) -> None:
+        """
+        The record of a failure has the dotted path of what was called; that of a success has none.
+        """
+
+        @log_result_operation("order")
+        def order(dish: str) -> Result[str, str]:
+            return Success(dish) if dish else Failure("no dish")
+
+        order("bibimbap")
+        order("")
+
+        ends = [record.context.get("code.function.name") for record in records(monitor) if record.kind == "operation"]
+        assert ends == [None, f"{__name__}.{order.__qualname__}"]
+
+    @pytest.mark.parametrize(
+        ("spec", "path"), [(ModuleSpec("shop.run", None), "shop.run.order"), (None, "serve.order")]
+    )
+    def test_function_of_a_program_is_where_it_can_be_imported_from(
+        self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch, spec: ModuleSpec | None, path: str
+    ) -> None:
+        """
+        In a program that runs as a module or as a script, it is told by the name of that, and not as `__main__`.
+        """
+        program = ModuleType("__main__")
+        program.__spec__, program.__file__ = spec, "/srv/serve.py"
+        monkeypatch.setitem(sys.modules, "__main__", program)
+
+        def order() -> Result[str, str]:
+            return Failure("no dish")
+
+        order.__module__, order.__qualname__ = "__main__", "order"
+        log_result_operation("order")(order)()
+
+        assert records(monitor)[-1].context["code.function.name"] == path
 
 
 class TestNeverTheHostsProblem:

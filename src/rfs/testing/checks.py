@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from inspect import isawaitable
 from itertools import takewhile
+from math import inf
 from operator import is_not
 from pathlib import Path
 from time import perf_counter
@@ -29,7 +30,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 
-from rfs.errors import CheckFileError, MetricDefinitionError, TimeRangeError
+from rfs.errors import CheckFileError, MetricDefinitionError, QueryError, TimeRangeError
 from rfs.monitoring._capture.instruments import MetricType
 from rfs.monitoring._capture.record import LogRecord
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query, parse_time_range
@@ -42,6 +43,7 @@ _EPOCH_SECONDS = 1_700_000_000  # when rule tests begin; a time like any other
 _MOST_STEPS = 100_000  # evaluations of one rule test
 _MOST_RECORDS = 1_000_000  # that contracts are held against
 _PAGE = 10_000
+_PATIENCE_SECONDS = 600.0
 _BY_ITSELF = (SUCCESSES, FAILURES, DURATIONS, ERRORS_BY_TYPE, "operations_active")  # what every operation measures
 _SAID_OTHERWISE = ("operation_start", "operation", "request_start", "request", "alert")
 
@@ -133,9 +135,12 @@ class CheckFile(NamedTuple):
 
     def line(self, *place: str | int) -> int:
         """Where that is, or what it is in."""
-        while place and place not in self.lines:
+        while place:
+            for known in (place, (*place, 0)):
+                if known in self.lines:
+                    return self.lines[known]
             place = place[:-1]
-        return self.lines.get(place, 0)
+        return 0
 
     def refusal(self, fault: str, *place: str | int) -> CheckFileError:
         """Say what is wrong there."""
@@ -234,6 +239,8 @@ def _refused(file: CheckFile, fault: str) -> CheckFileError:
         return file.refusal(f"there is no {field[1]!r} here; there are {known}", *place, field[1])
     if field := re.search(r"missing required field `(.*)`", said):
         return file.refusal(f"{field[1]!r} is missing", *place)
+    if said.startswith("Invalid enum value"):
+        return file.refusal(f"{names[-1]}: {said[19:]} is none; write counter, gauge or histogram", *place)
     what = said[:1].lower() + said[1:].replace("`", "")
     return file.refusal(f"{names[-1] if names else 'it'}: {what}", *place)
 
@@ -288,6 +295,8 @@ def _seconds(value: Duration) -> float:
         ValueError: It is none.
     """
     if not isinstance(value, str):
+        if not 0 <= value < inf:
+            raise ValueError(f"must be 0 seconds or more, not {value}")
         return float(value)
     try:
         return parse_time_range(value).seconds
@@ -333,7 +342,7 @@ def run_checks(
         for index, test in enumerate(file.content.rule_test):
             yield _timed(file, "rule_test", index, test.name, _Scenario(file, index, test).run())
     if any(file.content.contract for file in files):
-        with opened() as query:
+        with opened() as query, query.bounded(_PATIENCE_SECONDS):
             run = _Run(query, time_range)
             for file in files:
                 for index, contract in enumerate(file.content.contract):
@@ -374,13 +383,13 @@ def expand(notation: str) -> list[float | None]:
             raise ValueError(f"{part!r} is no value; write 5, 5x3, 0+10x3, _ or _x3")
         times = int(match[4] or 0)
         if len(values) + times > _MOST_STEPS:
-            raise ValueError(f"are more than {_MOST_STEPS:,} values; write fewer")
+            raise ValueError(f"there are more than {_MOST_STEPS:,}; write fewer")
         if match[1]:
             values += [None] * max(1, times)
         else:
             values += [float(match[2]) + step * float(match[3] or 0) for step in range(times + 1)]
     if not values:
-        raise ValueError("are missing; write 5, 5x3, 0+10x3, _ or _x3")
+        raise ValueError("there are none; write 5, 5x3, 0+10x3, _ or _x3")
     return values
 
 
@@ -408,7 +417,8 @@ class _Scenario:
             raise file.refusal(f"interval: {fault}", "rule_test", index, "interval") from None
         if not 1 <= self._interval <= 86_400:
             raise file.refusal("interval: must be 1 second to 1 day", "rule_test", index, "interval")
-        self._series = [self._values(number, series) for number, series in enumerate(test.series)]
+        monitor = Monitor()  # to see whether the metrics can be declared
+        self._series = [self._values(monitor, number, series) for number, series in enumerate(test.series)]
         self._expected: list[tuple[int, int, Expectation]] = []  # the step, its place in the file
         names = {rule.name for rule in file.rules}
         last = -1
@@ -429,27 +439,30 @@ class _Scenario:
             if step > _MOST_STEPS:
                 raise file.refusal(f"at: is after {step:,} evaluations; {_MOST_STEPS:,} are the most", *place, "at")
             last = step
-            for name in [*expected.firing, *(told.partition(" ")[2] for told in expected.told or ())]:
-                if name not in names:
-                    known = ", ".join(sorted(names))
-                    raise file.refusal(f"there is no rule {name!r}; there are {known}", *place, "firing")
+            told = [_name_told(each) for each in expected.told or ()]
+            for key, named in (("firing", expected.firing), ("told", told)):
+                for name in named:
+                    if name not in names:
+                        known = ", ".join(sorted(names))
+                        raise file.refusal(f"{key}: there is no rule {name!r}; there are {known}", *place, key)
             self._expected.append((step, number, expected))
         if not self._expected:
-            raise file.refusal("expect: there is nothing to expect; write [[rule_test.expect]]", "rule_test", index)
+            nothing = "expect: there is nothing to expect; write [[rule_test.expect]]"
+            raise file.refusal(nothing, "rule_test", index, "expect")
 
-    def _values(self, number: int, series: Series) -> list[float | None]:
+    def _values(self, monitor: Monitor, number: int, series: Series) -> list[float | None]:
         place = ("rule_test", self._index, "series", number)
         try:
             values = expand(series.values)
         except ValueError as fault:
             raise self._file.refusal(f"values: {fault}", *place, "values") from None
-        known = [value for value in values if value is not None]
+        known = [0.0, *(value for value in values if value is not None)]
         if series.type == "counter" and known != sorted(known):
             raise self._file.refusal(
-                "values: a counter never falls; use a gauge, or write its totals", *place, "values"
+                "values: a counter begins at 0 and never falls; write its totals, or use a gauge", *place, "values"
             )
         try:
-            self._declared(Monitor(), series)
+            self._declared(monitor, series)
         except MetricDefinitionError as error:
             raise self._file.refusal(f"metric: {error}", *place, "metric") from None
         return values
@@ -512,6 +525,11 @@ class _Scenario:
             yield Problem(self._file.line(*place, "told"), text)
 
 
+def _name_told(told: str) -> str:
+    verb, _, name = told.partition(" ")
+    return name if verb in ("fire", "resolve") else told
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names)) or "nothing"
 
@@ -539,6 +557,8 @@ class _Run:
             if len(page) < _PAGE:
                 break
             before = page[-1].cursor
+        else:
+            raise QueryError("range", f"there are more than {_MOST_RECORDS:,} records in it; ask for a shorter one")
 
 
 def _broken(file: CheckFile, index: int, contract: Contract, run: _Run) -> Iterator[Problem]:
@@ -632,8 +652,11 @@ def _slower(file: CheckFile, index: int, performance: Performance, function: Cal
         measured: object = performance_tests.assert_baseline(function, performance.name, path, by=performance.by)
         if isawaitable(measured):
             asyncio.run(_awaited(measured))
-    except (AssertionError, ValueError) as error:
+    except AssertionError as error:
         yield Problem(file.line("performance", index, "baseline"), str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's function raises, other checks go on
+        text = f"cannot be measured: {type(error).__name__}: {error}"
+        yield Problem(file.line("performance", index), text)
 
 
 async def _awaited(answer: Awaitable[object]) -> object:

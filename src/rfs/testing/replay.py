@@ -311,18 +311,12 @@ class _Writer:
         return name
 
     def _import_lines(self) -> list[str]:
-        if self.fixtures:
-            yours, ours = ["import pytest"], True
-        else:
-            yours, ours = [], False
-        groups: list[list[str]] = [yours, []]
+        groups: list[list[str]] = [["import pytest"] if self.fixtures else [], []]
         for module, names in sorted(self.imports.items()):
             line = f"from {module} import {', '.join(sorted(names))}"
             if len(line) > _LINE:
                 line = "\n".join([f"from {module} import (", *(f"    {name}," for name in sorted(names)), ")"])
-            is_ours = module.partition(".")[0] == "rfs"
-            groups[0 if is_ours else 1].append(line)
-            ours = ours or is_ours
+            groups[module.partition(".")[0] != "rfs"].append(line)
         lines = ["from __future__ import annotations"]
         for group in groups:
             if group:
@@ -339,15 +333,17 @@ class _Writer:
         if _receiver(target) != "self":
             return f"{owner}.{target.name}"
         cls = _attribute(sys.modules[target.module], target.owner)
-        name = _snake(target.owner.rpartition(".")[2])
-        self._todo(
-            name, owner, f"make the {owner} as the service does.",
+        name = self._todo(
+            _snake(target.owner.rpartition(".")[2]), owner, f"make the {owner} as the service does.",
             f"return {owner}()" if _needs_nothing(cls) else f'raise NotImplementedError("TODO: make a {owner}")',
         )  # fmt: skip
         return f"{name}.{target.name}"
 
     def _todo(self, name: str, returns: str, says: str, body: str) -> str:
+        """Leave something to the reader, in a fixture; gives its name."""
         self.todo.append(f"{name}: {says}")
+        taken = {"request"}.union(*self.imports.values())  # pytest's own, and what the fixture would hide
+        name = f"{name}_value" if name in taken else name
         self.fixtures.append(_Fixture(name, returns, f"TODO: {says}", body))
         return name
 
@@ -365,7 +361,7 @@ class _Writer:
                 more = recorded.get("args")
                 if isinstance(more, list):
                     # Only what comes first can come before more of them.
-                    positional += [part.partition("=")[2] if "=" in part else part for part in named]
+                    positional += [part.partition("=")[2] for part in named]
                     named.clear()
                     positional += [_literal(each) for each in cast("list[object]", more)]
                 continue
@@ -384,30 +380,43 @@ class _Writer:
         return [*positional, *named]
 
     def _value(self, target: _Target, name: str, hint: object, recorded: Mapping[str, Any]) -> str:
-        shown, made_up = _made_up(hint)
         if name not in recorded:
-            return self._todo(name, shown, f"{name} was not recorded; this is made up.", made_up)
+            return self._made_up(name, hint, "was not recorded")
         value: object = recorded[name]
         if isinstance(value, str) and (marker := _MARKER.search(value)):
-            return self._todo(name, shown, f"{name} was recorded as {marker[0]}; this is made up.", made_up)
+            return self._made_up(name, hint, f"was recorded as {marker[0]}")
+        hidden = ", ".join(dict.fromkeys(_markers(value, name)))
         if hint is None or hint is Any or hint is object:
-            if isinstance(value, dict):  # an object of some class, of which nobody says which
+            if isinstance(recorded[name], dict):  # an object of some class, of which nobody says which
                 self.todo.append(f"{name}: was an object, if not a dict; only its fields are known")
-            return _literal(recorded[name])
-        try:
-            again = _converted(hint, value)
-        except Exception as error:  # noqa: BLE001 - any type of a stranger, in any of its ways
-            fault = f"{name} cannot be made again of what was recorded ({type(error).__name__}); this is made up."
-            return self._todo(name, shown, fault, made_up)
-        hidden = sorted(set(_markers(value, name)))
+            again: object = recorded[name]
+        else:
+            try:
+                again = _converted(hint, value)
+            except Exception as error:  # noqa: BLE001 - any type of a stranger, in any of its ways
+                return self._made_up(name, hint, f"cannot be made of what was recorded ({type(error).__name__})")
         if hidden:
-            self.todo.append(f"{name}: {', '.join(hidden)} was masked or cut; the marker stands in its place")
+            self.todo.append(f"{name}: of it {hidden} was masked or cut; markers stand in the place")
         if type(again) is type(value) and again == value:
-            return _literal(value)
+            return _literal(recorded[name])
         owner = f"{target.owner}.{target.name}" if target.owner else target.name
         self._use(target.module, owner.partition(".")[0])
         self._use("rfs.testing.replay", "rebuilt")
-        return _bracketed("rebuilt(", [owner, _text(name), _literal(value)], ")")
+        return _bracketed("rebuilt(", [owner, _text(name), _literal(recorded[name])], ")")
+
+    def _made_up(self, name: str, hint: Any, why: str) -> str:
+        """A fixture with some value of that type."""
+        shown, body = "object", 'raise NotImplementedError("TODO: give it a value")'
+        for kind in (hint, *get_args(hint)):
+            if kind in (str, int, float, bool, bytes):
+                shown, body = kind.__name__, f"return {_PLAIN[kind]}"
+                break
+            if isinstance(kind, type) and _has_fields(kind) and _is_importable(kind):
+                shown = self._use(kind.__module__, kind.__name__)
+                self._use("rfs.testing.generators", "TestDataFactory")
+                body = f"return TestDataFactory().build({shown})"
+                break
+        return self._todo(name, shown, f"{name} {why}; this is made up.", body)
 
     # What is put in the place of dependencies
 
@@ -419,7 +428,11 @@ class _Writer:
         mocks: list[tuple[str, str, list[str]]] = []
         for outcomes in calls.values():
             first = next(one for one in outcomes if one.error is not None)
-            dependency = _found(first)
+            try:
+                dependency = _found(first)
+            except ReplayError as error:
+                self.todo.append(f"{first.operation}: failed inside, and is not mocked: {error.fault}")
+                continue
             service, method = _place(target, dependency)
             name = f"{_snake(dependency.name)}_mock"
             while name in {made for _, made, _ in mocks}:
@@ -434,7 +447,7 @@ class _Writer:
         given = [(one.raised, "" if one.error is None else self._error(one.error, dependency)) for one in outcomes]
         if len(set(given)) == 1:
             raised, error = given[0]
-            return [f"{name}.{'inject_fault' if raised else 'return_error'}({error})"]
+            return [_bracketed(f"{name}.{'inject_fault' if raised else 'return_error'}(", [error], ")", _LINE - 8)]
         if any(not error for _, error in given):
             self._use("rfs.core.result", "Success")
             self.todo.append(
@@ -444,7 +457,7 @@ class _Writer:
         faults: list[str] = []
         for number, (raised, error) in enumerate(given, 1):
             if raised:
-                faults.append(f"{name}.inject_fault({error}, calls={{{number}}})")
+                faults.append(_bracketed(f"{name}.inject_fault(", [error, f"calls={{{number}}}"], ")", _LINE - 8))
             elif error:
                 self._use("rfs.core.result", "Failure")
                 results.append(f"Failure({error})")
@@ -465,7 +478,7 @@ class _Writer:
         module = sys.modules[dependency.module]
         for home in (module, _module_of_stack(error), builtins):
             cls: object = getattr(home, error.type, None)
-            if not isinstance(cls, type):
+            if not (isinstance(cls, type) and _is_importable(cls)):
                 continue
             if issubclass(cls, Enum):
                 member = next((each for each in cls if error_code(each) == error.code), None)
@@ -479,9 +492,12 @@ class _Writer:
         return f"recorded_error({_text(error.type)}, {_text(error.code)}, {_text(error.message)}{expected})"
 
 
+def _is_importable(cls: type) -> bool:
+    """Whether it can be had by its name from its module."""
+    return getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
+
+
 def _is_again(cls: type[object], given: tuple[str, ...], error: ErrorInfo) -> bool:
-    if getattr(sys.modules.get(cls.__module__), cls.__name__, None) is not cls:
-        return False  # not to be imported by its name
     try:
         made: object = cls(*given)
         return error_code(made) == error.code and (error.message in str(made) or not given)
@@ -537,15 +553,20 @@ def _hints(function: Callable[..., object]) -> dict[str, Any]:
 # --- values ---------------------------------------------------------------------------------------------------------
 
 # What the masker writes in the place of what it does not show.
-_MARKER = re.compile(r"\[masked:\w+\]|<(?:cycle|cut|more|\d+ more|int of \d+ bits|[A-Za-z_][\w.]*)>")
+_MARKER = re.compile(
+    r"\[masked:\w+\]|<\d+ characters left out>|\A<(?:\d+ more|int of \d+ bits|more|[A-Za-z_][\w.]*)>\Z"
+)
 
 
 def _markers(value: object, path: str) -> Iterator[str]:
+    """Where in *value* something is not as it was."""
     if isinstance(value, str):
         if _MARKER.search(value):
             yield path
     elif isinstance(value, Mapping):
         for key, each in cast("Mapping[str, object]", value).items():
+            if _MARKER.search(key):
+                yield path
             yield from _markers(each, f"{path}.{key}")
     elif isinstance(value, list):
         for index, each in enumerate(cast("list[object]", value)):
@@ -560,21 +581,12 @@ def _converted(hint: Any, value: object) -> object:
     return msgspec.convert(value, hint, strict=False)
 
 
-_PLAIN: Mapping[object, tuple[str, str]] = {
-    str: ("str", 'return "TODO"'),
-    int: ("int", "return 0"),
-    float: ("float", "return 0.0"),
-    bool: ("bool", "return False"),
-    bytes: ("bytes", 'return b"TODO"'),
-}
+_PLAIN: Mapping[type, str] = {str: '"TODO"', int: "0", float: "0.0", bool: "False", bytes: 'b"TODO"'}
 
 
-def _made_up(hint: object) -> tuple[str, str]:
-    """The annotation and the body of a fixture that gives a value of that type."""
-    for kind in (hint, *get_args(hint)):
-        if kind in _PLAIN:
-            return _PLAIN[kind]
-    return "object", 'raise NotImplementedError("TODO: give it a value")'
+def _has_fields(kind: type) -> bool:
+    """Whether it is a dataclass, a struct of msgspec, or a model of pydantic."""
+    return any(hasattr(kind, name) for name in ("__dataclass_fields__", "__struct_fields__", "model_fields"))
 
 
 # --- text -----------------------------------------------------------------------------------------------------------
@@ -605,9 +617,10 @@ def _literal(value: object) -> str:
             return repr(value)
 
 
-def _bracketed(opening: str, items: Sequence[str], closing: str) -> str:
+def _bracketed(opening: str, items: Sequence[str], closing: str, width: int = _LINE // 2) -> str:
+    """On one line if it is short, else one item a line; a formatter leaves both as they are."""
     short = f"{opening}{', '.join(items)}{closing}"
-    if len(short) <= _LINE // 2 and "\n" not in short:
+    if len(short) <= width and "\n" not in short:
         return short
     return "\n".join([opening, *_indented([f"{item}," for item in items]), closing])
 
