@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import runpy
 import subprocess
 import sys
 import threading
@@ -25,8 +26,10 @@ from rfs.monitoring import (
     info,
     log_result_operation,
 )
-from rfs.testing import _snapshots, _unhandled  # noqa: F401 - known before pytester notes which modules there are
+from rfs.testing import fixtures, result_helpers, virtual_time  # noqa: F401 - known before pytester notes which modules there are
 from rfs.testing._telemetry import CountedIds, SteppingClock, Telemetry
+from rfs.web.fastapi import errors  # noqa: F401 - likewise
+from tests.docs.snippets import ROOT, snippets
 
 pytest_plugins = ["pytester"]
 
@@ -364,6 +367,15 @@ class TestHealth:
         assert "rejected: 1" in text
         assert "RFS-E131 metric '1a'" in text
 
+    def test_faults_of_rfs_itself(self, telemetry: Telemetry) -> None:
+        """
+        Recording that fails inside is not well, though the code under test has noticed nothing.
+        """
+        telemetry.monitor.internal_error("somewhere", ValueError("a bug"))
+
+        telemetry.assert_health(status="degraded", internal_errors=1, rejected=0, dropped=0)
+        assert "RFS-E100 somewhere: ValueError: a bug" in message_of(telemetry.assert_health)
+
 
 class TestSecrets:
     def test_what_is_masked_is_no_secret(self, telemetry: Telemetry) -> None:
@@ -429,6 +441,17 @@ class TestSeries:
                 collect_metric("visits", 1, labels={"user": "2"})
 
         assert message_of(visit) == '1 new series:\n  visits{user="2"}'
+
+    def test_one_that_was_bound_is_there(self, telemetry: Telemetry) -> None:
+        """
+        A series that was bound beforehand is not new when it is measured for the first time.
+        """
+        created = telemetry.monitor.counter("orders_total").labels(status="created")
+
+        with telemetry.no_new_series():
+            created.inc()
+
+        telemetry.assert_metric("orders_total", 1)
 
     def test_fault_of_the_block_is_what_is_told(self, telemetry: Telemetry) -> None:
         """
@@ -505,6 +528,18 @@ class TestSnapshotText:
         assert "dish: '<dish>'" in text
         assert 'result_success_total{operation="kitchen.cook"} 1' in text
         assert "rfs_" not in text
+
+    def test_one_line_stays_one(self, telemetry: Telemetry) -> None:
+        """
+        A message of several lines is one line of the text, so that nothing in it can pass for another record.
+        """
+        info("first\r\nsecond ")
+
+        assert (
+            telemetry.text()
+            == r"""records
+  INFO log: 'first\r\nsecond '"""
+        )
 
     def test_needs_the_fixture(self, telemetry: Telemetry) -> None:
         """
@@ -587,6 +622,81 @@ class TestPlugin:
 
         run("-n", "2", "--rfs-update-snapshots").assert_outcomes(passed=8)
         run("-n", "2").assert_outcomes(passed=8)
+
+    def test_mocks_end_with_the_test(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        A mock of `result_mocker_factory` is found from where the test calls, and the service is as it was in the next test.
+        """
+        pytester.makepyfile(
+            """
+            from rfs.core.result import Success
+
+            class PaymentService:
+                async def charge(self, amount):
+                    return Success(amount)
+
+            payment_service = PaymentService()
+
+            async def test_mocked(result_mocker_factory):
+                mock = result_mocker_factory("payment_service", "charge").return_error("DECLINED")
+                assert (await payment_service.charge(3)).unwrap_error() == "DECLINED"
+                mock.assert_called_once_with(3)
+
+            async def test_as_it_was():
+                assert (await payment_service.charge(3)).unwrap() == 3
+            """
+        )
+
+        run().assert_outcomes(passed=2)
+
+    def test_virtual_time(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        In a test that asks for `virtual_time` too one clock drives everything: sleeping, records, alert rules.
+        """
+        pytester.makepyfile(
+            """
+            import asyncio
+            import time
+            from rfs.monitoring import AlertCondition, collect_metric, create_alert_rule, info
+
+            def test_rules(telemetry, virtual_time):
+                create_alert_rule("queue", "waiting", AlertCondition.GREATER_THAN, 20, for_seconds=60)
+                collect_metric("waiting", 30)
+                telemetry.advance(50)
+                telemetry.assert_no_alert()
+                time.sleep(15)
+                telemetry.assert_alert("queue")
+
+            async def test_records(virtual_time, telemetry):
+                info("now")
+                await asyncio.sleep(3600)
+                info("later")
+                first, second = [record.timestamp for record in telemetry.records]
+                assert (second - first).total_seconds() == 3600
+            """
+        )
+
+        run().assert_outcomes(passed=2)
+
+    def test_loads_by_itself(self) -> None:
+        """
+        Loading it again makes the same fixtures and hooks, and does nothing else.
+        """
+        # Measured here: pytest loads the plugin before coverage begins.
+        again = runpy.run_path(str(fixtures.__file__), run_name=fixtures.__name__)
+
+        first, second = (
+            {name for name in names if name.isidentifier() and not name.startswith("__")}
+            for names in (again, vars(fixtures))
+        )
+        assert first == second
+
+    def test_name_for_annotations(self) -> None:
+        """
+        What the fixture gives has a public name, and the module no other that it did not say.
+        """
+        assert fixtures.Telemetry is Telemetry
+        assert not hasattr(fixtures, "Telemetri")
 
     def test_is_tiny(self) -> None:
         """
@@ -699,6 +809,19 @@ class TestUnhandledFailures:
         done.assert_outcomes(failed=2)
         assert str(done.stdout).count("made at: kitchen.py:7 in cook") == 1
 
+    def test_asked_for_at_any_time(self, telemetry: Telemetry) -> None:
+        """
+        A test may ask before it ends, and gets the same message.
+        """
+        assert cook("bibimbap").is_failure()
+        telemetry.assert_no_unhandled_failure()
+
+        cook("bibimbap")
+
+        text = message_of(telemetry.assert_no_unhandled_failure)
+        assert text.startswith("1 Failure that nobody looked at:\n  Failure('OUT_OF_RICE')\n")
+        assert "test_fixtures.py:" in text
+
 
 class TestSnapshots:
     def test_beside_the_test(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
@@ -788,3 +911,15 @@ class TestSnapshots:
         assert refused.ret == pytest.ExitCode.USAGE_ERROR
         assert not (pytester.path / "__snapshots__").exists()
         run().assert_outcomes(failed=1)
+
+
+class TestPage:
+    def test_examples_pass(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        The tests that the reference shows pass as they stand.
+        """
+        blocks = [each for each in snippets(ROOT / "docs/reference/testing-fixtures.md") if each.language == "python"]
+        pytester.makepyfile(**{f"test_block_{each.line}": each.code for each in blocks})
+
+        run().assert_outcomes(passed=sum(each.code.count("\ndef test_") for each in blocks))
+        assert len(blocks) == 2

@@ -95,8 +95,9 @@ def _noted(failure: Failure[Any], error: object) -> None:
     _set_error(failure, error)
     birth = _born_at(currentframe())
     note(failure, birth)
-    if on_birth is not None:
-        on_birth(failure, birth)
+    told = on_birth
+    if told is not None:
+        told(failure, birth)
 
 
 def note(failure: Failure[Any], birth: Birth | None) -> None:

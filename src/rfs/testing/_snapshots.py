@@ -47,14 +47,20 @@ def _record(record: LogRecord) -> Iterator[str]:
     name = "/".join(part for part in (record.operation, record.step) if part)
     outcome = f" -> {record.outcome}" if record.outcome else ""
     took = " <duration>" if record.duration_ms is not None else ""
-    yield f"  {record.level} {record.kind}{f' {name}' if name else ''}{outcome}{took}: {record.message}"
+    yield f"  {record.level} {record.kind}{f' {name}' if name else ''}{outcome}{took}: {_one_line(record.message)}"
     ids = {"correlation": record.correlation_id, "span": record.span_id, "parent": record.parent_span_id}
     if any(ids.values()):
         yield "    " + " ".join(f"{what}=<{value}>" for what, value in ids.items() if value)
     for key in sorted(record.context) if record.kind != "alert" else ():  # whose message says it all
-        yield f"    {key}: {_value(key, record.context[key])}"
+        yield f"    {_one_line(key)}: {_value(key, record.context[key])}"
     if record.error is not None:
-        yield f"    error {record.error.type} {record.error.code}{' (defect)' if record.error.is_defect else ''}: {record.error.message}"
+        defect = " (defect)" if record.error.is_defect else ""
+        yield f"    error {record.error.type} {record.error.code}{defect}: {_one_line(record.error.message)}"
+
+
+def _one_line(text: str) -> str:
+    """The text itself, or its `repr` if there is more in it than one line shows."""
+    return text if text.isprintable() else repr(text)
 
 
 def _value(key: str, value: object) -> str:
@@ -73,7 +79,7 @@ def _normalised(text: str) -> str:
         return f"id {numbers.setdefault(match[0], len(numbers) + 1)}"
 
     for folder, name in _folders():
-        text = text.replace(folder, name)
+        text = text.replace(f"{folder}{os.sep}", f"{name}/")
     return _ADDRESS.sub("<address>", _TIME.sub("<time>", _ID.sub(number, text)))
 
 
@@ -158,7 +164,7 @@ class TestSnapshots:
         """Compare *text* with what is *expected* inline, or with the file of this test and *name*; write it if that is allowed."""
         __tracebackhide__ = True
         if expected is not None:
-            if _stripped(expected) != text:
+            if _stripped(expected) != text.rstrip():
                 caller = frame.f_back if frame is not None else None
                 if self._run.update and caller is not None:
                     self._run.edit(caller, text)

@@ -15,14 +15,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import currentframe
-from itertools import count
+from itertools import count, repeat
 from threading import RLock
-from typing import Any, Final, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 import msgspec
 
 from rfs.monitoring._capture.cells import Labels, SeriesKey
-from rfs.monitoring._capture.instruments import is_own
+from rfs.monitoring._capture.instruments import INTERNAL_ERRORS, is_own
+from rfs.monitoring._capture.pace import unpaced
 from rfs.monitoring._capture.record import LogRecord
 from rfs.monitoring._capture.sketch import sum_of
 from rfs.monitoring._spans import Span, build_trace
@@ -34,6 +35,9 @@ from rfs.monitoring.monitor import Monitor, use_monitor
 from rfs.testing._messages import describe, difference, fail
 from rfs.testing._snapshots import Normalise, TestSnapshots, render
 from rfs.testing._unhandled import Watch
+
+if TYPE_CHECKING:
+    from rfs.testing.virtual_time import VirtualTime
 
 START_SECONDS: Final = 1_800_000_000.0  # of every test's clock: 2027-01-15T08:00:00Z
 _STEP_NS: Final = 1_000_000
@@ -111,16 +115,26 @@ class Telemetry:
     Every ``assert_…`` raises AssertionError itself, so that it holds under ``python -O`` too.
     """
 
-    def __init__(self, watch: Watch | None = None, snapshots: TestSnapshots | None = None) -> None:
-        self.clock = SteppingClock()
+    def __init__(
+        self,
+        watch: Watch | None = None,
+        snapshots: TestSnapshots | None = None,
+        clock: SteppingClock | VirtualTime | None = None,
+    ) -> None:
+        self.clock = SteppingClock() if clock is None else clock
         self.monitor = Monitor(service_name="test", clock=self.clock, ids=CountedIds(), storm_limit=float("inf"))
-        self._watch = watch if watch is not None else Watch()
+        self._watch = Watch() if watch is None else watch
+        self._begins_watch = watch is None
         self._snapshots = snapshots
         self._left = ExitStack()
+        if not isinstance(self.clock, SteppingClock):
+            self.clock.drive(self.monitor)
 
     def __enter__(self) -> Self:
         self._left.callback(self.monitor.stop)
         self._left.enter_context(use_monitor(self.monitor))
+        if self._begins_watch:
+            self._left.enter_context(self._watch)
         self._left.callback(activate, current())
         activate(None)
         return self
@@ -132,11 +146,14 @@ class Telemetry:
 
     def advance(self, seconds: float) -> None:
         """Let *seconds* pass: at the end of each of them alert rules are evaluated, and callbacks that are due have run."""
+        if not isinstance(self.clock, SteppingClock):
+            self.clock.advance(seconds)  # which drives the Monitor
+            return
         whole, rest = divmod(seconds, 1)
-        for step in (*(1.0 for _ in range(int(whole))), rest):
-            if step:
+        with unpaced():
+            for step in (*repeat(1.0, int(whole)), rest):
                 self.clock.advance(step)
-                self.monitor.tick()
+                self.monitor.beat()
         self.monitor.alerts.flush()
 
     # What there is
@@ -321,6 +338,11 @@ class Telemetry:
             shown = "\n".join(f"{where}: {masked}" for where, masked in leaks[:_MOST_SHOWN])
             fail(f"{_count(len(leaks), 'secret')} recorded, masked here:\n{_indented(shown)}")
 
+    def _series(self) -> list[SeriesKey]:
+        """All series that there are, measured or not, but for those of RFS's own books."""
+        totals = self.monitor.query.totals()
+        return [key for key in (*totals.counters, *totals.gauges, *totals.sketches) if not is_own(key.name)]
+
     def _texts(self) -> Iterable[tuple[str, object]]:
         for number, record in enumerate(self.records, 1):
             where = f"record {number} ({record.message[:40]!r})"
@@ -329,8 +351,8 @@ class Telemetry:
             yield f"{where} correlation_id", record.correlation_id
             yield f"{where} context", record.context
             yield f"{where} error", error
-        for key in _keys(self.monitor.query.totals()):
-            if key.labels and not is_own(key.name):
+        for key in self._series():
+            if key.labels:
                 yield f"metric {key.name}", dict(key.labels)
         for text in self.monitor.diagnostics:
             yield "diagnostics", text
@@ -350,9 +372,9 @@ class Telemetry:
     def no_new_series(self) -> Generator[None]:
         """Fail if the block makes a series that was not there before: what grows with traffic belongs into a field."""
         __tracebackhide__ = True
-        before = set(_keys(self.monitor.query.totals()))
+        before = set(self._series())
         yield
-        new = [key for key in _keys(self.monitor.query.totals()) if key not in before and not is_own(key.name)]
+        new = [key for key in self._series() if key not in before]
         if new:
             shown = "\n".join(f"{key.name}{_braced(key.labels)}" for key in new[:_MOST_SHOWN])
             fail(f"{_count(len(new), 'new series', '')}:\n{_indented(shown)}")
@@ -390,7 +412,7 @@ class Telemetry:
 _Handle: Any = asyncio.Handle  # its `_run` is where every loop of asyncio runs whatever it runs
 _perf_counter = time.perf_counter  # real time, also where a test puts another clock in the place of the module's
 _LOSSES: Final = {
-    "internal_errors": "rfs_internal_errors_total",
+    "internal_errors": INTERNAL_ERRORS,
     "rejected": "rfs_rejected_total",
     "dropped": "rfs_dropped_total",
 }

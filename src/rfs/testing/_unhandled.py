@@ -39,6 +39,7 @@ _CHAIN: Final = "rfs.reactive._chain"
 
 _Defect: Any = core._Defect
 _set_class: Any = object.__dict__["__class__"].__set__
+_get: Any = object.__getattribute__
 
 
 class Unhandled(NamedTuple):
@@ -58,7 +59,6 @@ class _Watched(NamedTuple):
 _unseen: dict[int, _Watched] = {}
 _went_through_a_chain: set[int] = set()
 _watches: list[Watch] = []
-_set_error: Any = core._set_error
 
 
 def _module(frame: FrameType) -> str:
@@ -68,8 +68,10 @@ def _module(frame: FrameType) -> str:
 
 def _made(failure: Any, birth: Birth | None) -> None:
     kind: type = type(failure)
-    if kind is Failure or kind is _Defect:
-        _unseen[id(failure)] = _Watched(birth, _watches[-1])
+    watches = _watches[-1:]  # none, if the last has just ended while another thread was on its way here
+    if watches and (kind is Failure or kind is _Defect):
+        _went_through_a_chain.discard(id(failure))  # one that was looked at, and had this address
+        _unseen[id(failure)] = _Watched(birth, watches[0])
         _set_class(failure, _Unseen if kind is Failure else _UnseenDefect)
 
 
@@ -89,6 +91,14 @@ def _looks(name: str, frame: FrameType | None, failure: object) -> bool:
     return frame is None or _module(frame) not in _RECORDERS
 
 
+def _is_let_go_as_told(number: int, frame: FrameType) -> bool:
+    """Whether RFS lets go of it in *frame*, as it was told to: what a chain went past, or what a stream that was left had ready."""
+    if _module(frame) == "contextlib":  # the stream is being closed
+        return frame.f_back is not None and _module(frame.f_back).startswith("rfs.reactive.")
+    # What has not been through the chain is a variable of one of its steps.
+    return number in _went_through_a_chain and _module(frame).startswith("rfs.reactive.")
+
+
 class _Unseen(core._Result[Any, Any]):
     """Stands in for `Failure` until somebody looks."""
 
@@ -97,7 +107,7 @@ class _Unseen(core._Result[Any, Any]):
     _stands_for: Any = Failure
 
     def __getattribute__(self, name: str) -> Any:
-        number, stands_for = id(self), type(self)._stands_for
+        number, stands_for = id(self), _own_class(self)
         if number in _unseen and _looks(name, sys._getframe(1), self):
             _unseen.pop(number, None)
         if name == "__class__":
@@ -106,7 +116,7 @@ class _Unseen(core._Result[Any, Any]):
             _set_class(self, stands_for)
             return getattr(self, name)
         if name == "error":
-            return _unseen_error(self)
+            return _get(self, name)
         found = getattr(stands_for, name)
         return found.__get__(self) if hasattr(found, "__get__") else found
 
@@ -125,11 +135,9 @@ class _Unseen(core._Result[Any, Any]):
     def __del__(self) -> None:
         number = id(self)
         watched = _unseen.pop(number, None)
-        in_chain = number in _went_through_a_chain
+        if watched is not None and not _is_let_go_as_told(number, sys._getframe(1)):
+            watched.watch.found.append(Unhandled(_copy(self), watched.birth))
         _went_through_a_chain.discard(number)
-        if watched is None or (in_chain and _module(sys._getframe(1)).startswith("rfs.reactive.")):
-            return
-        watched.watch.found.append(Unhandled(_copy(self), watched.birth))
 
 
 class _UnseenDefect(_Unseen):
@@ -140,7 +148,10 @@ class _UnseenDefect(_Unseen):
     _stands_for: Any = _Defect
 
 
-_unseen_error: Any = vars(_Unseen)["error"].__get__
+def _own_class(unseen: object) -> Any:
+    """The class that it has once somebody has looked, which another thread may be doing."""
+    kind = type(unseen)
+    return getattr(kind, "_stands_for", kind)
 
 
 def _own(unseen: Any, name: str) -> Failure[Any]:
@@ -148,15 +159,15 @@ def _own(unseen: Any, name: str) -> Failure[Any]:
     if id(unseen) in _unseen and _looks(name, sys._getframe(2), unseen):
         _unseen.pop(id(unseen), None)
     if id(unseen) not in _unseen:
-        _set_class(unseen, type(unseen)._stands_for)
+        _set_class(unseen, _own_class(unseen))
         return cast("Failure[Any]", unseen)
     return _copy(unseen)
 
 
 def _copy(unseen: Any) -> Failure[Any]:
     """A Failure of its own class that nobody watches."""
-    made: Any = Failure.__new__(type(unseen)._stands_for)
-    _set_error(made, _unseen_error(unseen))
+    made: Any = Failure.__new__(_own_class(unseen))
+    _births._set_error(made, _get(unseen, "error"))
     return cast("Failure[Any]", made)
 
 
@@ -204,6 +215,8 @@ class Watch:
         if not found:
             return ""
         what = "1 Failure" if len(found) == 1 else f"{len(found)} Failures"
-        for one in found:
-            _births.note(one.failure, one.birth)
-        return "\n".join([f"{what} that nobody looked at:", *(indent(describe(one.failure), "  ") for one in found)])
+        with _births.remembered():  # what is noted here belongs to copies, and is forgotten again
+            for one in found:
+                _births.note(one.failure, one.birth)
+            shown = [indent(describe(one.failure), "  ") for one in found]
+        return "\n".join([f"{what} that nobody looked at:", *shown])

@@ -8,7 +8,9 @@ until one of them is asked for.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from inspect import currentframe
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,13 +19,25 @@ if TYPE_CHECKING:
     from rfs.core.result import Failure, Result, Success
     from rfs.reactive import FluxResult, MonoResult
     from rfs.testing._snapshots import Snapshots
-    from rfs.testing._telemetry import Telemetry
+    from rfs.testing._telemetry import Telemetry as Telemetry  # noqa: PLC0414 - for type checkers it is a name of this module
     from rfs.testing._unhandled import Watch
+    from rfs.testing.result_helpers import ResultServiceMocker
+    from rfs.testing.virtual_time import VirtualTime
     from rfs.web.fastapi.errors import APIError
 
 _UPDATE = "--rfs-update-snapshots"
 _watching: pytest.StashKey[Watch] = pytest.StashKey()
 _snapshots: pytest.StashKey[Snapshots] = pytest.StashKey()
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import `Telemetry`, which tests annotate with, when somebody asks for it here."""
+        if name != "Telemetry":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from rfs.testing._telemetry import Telemetry
+
+        return Telemetry
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,16 +86,33 @@ def unhandled_failures(request: pytest.FixtureRequest) -> Generator[Watch]:
 
 
 @pytest.fixture
+def virtual_time() -> Generator[VirtualTime]:
+    """One clock for the whole test, which moves by itself when nothing is left to do; see `rfs.testing.virtual_time`."""
+    from rfs.testing.virtual_time import VirtualTime
+
+    with VirtualTime() as clock:
+        yield clock
+
+
+@pytest.fixture
 def telemetry(request: pytest.FixtureRequest, unhandled_failures: Watch) -> Generator[Telemetry]:
-    """What the code under test records in this test, in a Monitor of its own; see `rfs.testing._telemetry.Telemetry`."""
+    """
+    What the code under test records in this test, in a Monitor of its own; see `rfs.testing._telemetry.Telemetry`.
+
+    In a test that asks for `virtual_time` too, that is its clock.
+    """
     from rfs.testing._snapshots import Snapshots
     from rfs.testing._telemetry import Telemetry
 
+    clock: VirtualTime | None = None
+    if "virtual_time" in request.fixturenames:
+        clock = request.getfixturevalue("virtual_time")
     stash = request.config.stash
     if _snapshots not in stash:
         is_worker = hasattr(request.config, "workerinput")  # of pytest-xdist
         stash[_snapshots] = Snapshots(update=bool(request.config.getoption(_UPDATE)), may_edit=not is_worker)
-    with Telemetry(unhandled_failures, stash[_snapshots].of(request.path, request.node.nodeid)) as made:
+    of_test = stash[_snapshots].of(request.path, request.node.nodeid)
+    with Telemetry(unhandled_failures, of_test, clock) as made:
         yield made
 
 
@@ -196,3 +227,18 @@ def failure_flux_result() -> FluxResult[Any, str]:
 def performance_test_data() -> dict[str, list[int]]:
     """Numbers to work on: ``small`` 10, ``medium`` 1,000 and ``large`` 100,000 of them."""
     return {name: list(range(size)) for name, size in (("small", 10), ("medium", 1_000), ("large", 100_000))}
+
+
+@pytest.fixture
+def result_mocker_factory() -> Generator[Callable[[object, str], ResultServiceMocker]]:
+    """``factory(service, method_name)`` mocks until the end of the test, as `mock_result_service` does inside its block."""
+    from rfs.testing.result_helpers import _mocked  # pyright: ignore[reportPrivateUsage] - takes the place that calls
+
+    with ExitStack() as mocked:
+
+        def factory(service: object, method_name: str) -> ResultServiceMocker:
+            frame = currentframe()
+            caller = frame.f_back if frame is not None else None
+            return mocked.enter_context(_mocked(service, method_name, caller))
+
+        yield factory

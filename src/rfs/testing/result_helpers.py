@@ -346,6 +346,16 @@ def _is_result(value: object) -> TypeIs[AnyResult]:
     return isinstance(value, Success | Failure)
 
 
+def _anew(result: AnyResult) -> AnyResult:
+    """Let each call make its Failure anew: it is born where the service was called, and missed if nobody looks at it."""
+    if not isinstance(result, Failure):
+        return result
+    failure = cast("Failure[object]", result)
+    if failure.is_defect:
+        return Failure.from_exception(failure.error)
+    return Failure(failure.error) if failure.__class__ is Failure else failure
+
+
 def _is_flux(value: object) -> TypeIs[FluxResult[Any, Any]]:
     return isinstance(value, FluxResult)
 
@@ -654,7 +664,7 @@ class ResultServiceMocker:
         """Return a Result; what a side effect gives otherwise is a mistake of the test."""
         __tracebackhide__ = True
         if _is_result(result):
-            return result
+            return _anew(result)
         told = f"the side effect must return a Result, not {type(result).__name__}"
         self._misuse(told)
         raise MockError(self.title, told)
@@ -727,6 +737,8 @@ class ResultServiceMocker:
         return f"{self.service_name}.{self.method_name}"
 
     def _return(self, results: Sequence[AnyResult], *, once_each: bool) -> ResultServiceMocker:
+        for result in results:
+            result.is_failure()  # so nobody has to look at what is prepared and never asked for, see `unhandled_failures`
         with self._lock:
             self._results, self._decide = results, None
             self._sequence = iter(results) if once_each else None
