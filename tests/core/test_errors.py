@@ -14,6 +14,8 @@ from rfs.errors import (
     CheckFileError,
     DirectoryNotFoundError,
     MetricDefinitionError,
+    MockError,
+    MockTargetError,
     OperationNotFoundError,
     QueryBusyError,
     QueryError,
@@ -73,6 +75,8 @@ CASES = [
     (CheckFileError("c.toml", 0, "cannot be read"), ValueError, "c.toml: cannot be read"),
     (ReplayError("order-5", "nothing failed"), ValueError, "replay: order-5: nothing failed"),
     (StoreFileError("a.chunk", "is damaged"), ValueError, "store file a.chunk: is damaged"),
+    (MockTargetError("orders.find", "it is no method"), LookupError, "mock of orders.find: it is no method"),
+    (MockError("orders.find", "Mock sequence exhausted"), AssertionError, "Mock sequence exhausted (orders.find)"),
 ]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import unittest.mock
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from rfs.testing.result_helpers import (
     mock_result_service,
     registered_service,
 )
+from rfs.testing.virtual_time import VirtualTime
 
 
 class OrderService:
@@ -54,6 +55,14 @@ class OrderService:
         return Success(f"real {cls.__name__} {number}")
 
     name = "orders"
+
+
+class Streams:
+    def many(self) -> Iterator[Result[int, str]]:
+        yield Success(1)
+
+    async def many_async(self) -> AsyncIterator[Result[int, str]]:
+        yield Success(1)
 
 
 order_service = OrderService()
@@ -268,7 +277,7 @@ class TestFinding:
             ("no_such_thing.service", "there is no module 'no_such_thing', and no such name where the test stands"),
             ("rfs.core.result.Sucess", "rfs.core.result has no 'Sucess'; did you mean 'Success'?"),
             ("rfs.core.result.Success", "Success has no 'count'"),
-            (OrderService.find, "a function has no 'count'"),
+            (OrderService.find, "function object has no 'count'"),
         ],
     )
     def test_broken_path_says_where_it_breaks(self, service: object, told: str) -> None:
@@ -444,13 +453,44 @@ class TestStandingIn:
         ):
             pass  # pragma: no cover
 
-    def test_function_of_c(self) -> None:
+    def test_built_in_type_is_refused(self) -> None:
         """
-        Where Python knows no signature, any arguments do.
+        What Python does not let anybody change cannot be mocked, and that is said.
         """
-        service = {"a": 1}.__class__  # dict: its methods cannot be replaced, and that is said
-        with pytest.raises(MockTargetError, match="takes no attribute"), mock_result_service(service, "fromkeys"):
+        with pytest.raises(MockTargetError, match="takes no attribute"), mock_result_service(dict, "fromkeys"):
             pass  # pragma: no cover
+
+    def test_function_without_a_signature(self) -> None:
+        """
+        Where Python knows no signature, any arguments do, and they are compared as they were given.
+        """
+        service = SimpleNamespace(update={}.update)
+
+        with mock_result_service("service", "update") as mock:
+            mock.return_success("mocked")
+            assert service.update("7", deep=True) == Success("mocked")
+
+        mock.assert_called_once_with("7", deep=True)
+
+    @pytest.mark.parametrize("name", ["many", "many_async"])
+    def test_generator_is_refused(self, name: str) -> None:
+        """
+        What yields cannot be answered by one Result.
+        """
+        with pytest.raises(MockTargetError, match="it yields many answers"), mock_result_service(Streams, name):
+            pass  # pragma: no cover
+
+    def test_mock_of_the_standard_library(self) -> None:
+        """
+        A service that is a Mock itself has its method back afterwards.
+        """
+        service = unittest.mock.Mock(**{"count.return_value": Success(0)})
+
+        with mock_result_service("service", "count") as mock:
+            mock.return_success(9)
+            assert service.count("open") == Success(9)
+
+        assert service.count("open") == Success(0)
 
     @pytest.mark.parametrize(
         ("args", "kwargs", "fault"),
@@ -811,19 +851,25 @@ class TestMisuse:
 
 
 class TestLatencyAndFaults:
-    def test_async_latency_is_asyncio_sleep(self, virtual: Callable[[Any], Any]) -> None:
+    def test_async_latency_is_asyncio_sleep(self) -> None:
         """
         An hour of latency is an hour of the loop's time, and a time limit before it holds.
         """
 
-        async def work() -> tuple[Result[str, Any], float]:
+        async def work() -> tuple[str, Result[str, Any], float]:
+            clock = asyncio.get_running_loop().time
+            began = clock()
             with mock_result_service("order_service", "find") as mock:
                 mock.return_success("late").with_latency(3600)
                 timed_out = await MonoResult.from_async_result(lambda: order_service.find("7")).timeout(5)
-                assert str(timed_out.unwrap_error()).endswith("its timeout of 5 s is over")
-                return await order_service.find("7"), asyncio.get_running_loop().time()
+                found = await order_service.find("7")
+            return str(timed_out.unwrap_error()), found, clock() - began
 
-        assert virtual(work()) == (Success("late"), 3605.0)
+        error, found, took = VirtualTime().run(work())
+
+        assert error.endswith("its timeout of 5 s is over")
+        assert found == Success("late")
+        assert took == pytest.approx(3605)
 
     def test_plain_latency_is_the_sleep_that_was_handed_in(self) -> None:
         """
@@ -959,7 +1005,7 @@ class TestCallAssertions:
         mock.assert_called_once_with("7", deep=False)
         with pytest.raises(AssertionError, match=r"\['number'\]: expected '8', got '7'"):
             mock.assert_called_once_with("8")
-        with pytest.raises(TypeError, match="can never be called so: missing a required argument: 'number'"):
+        with pytest.raises(AssertionError, match="can never be called so: missing a required argument: 'number'"):
             mock.assert_called_once_with()
 
     async def test_matchers_match(self, mocker: ResultServiceMocker) -> None:

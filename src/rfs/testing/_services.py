@@ -26,7 +26,7 @@ from rfs.errors import MockTargetError
 from rfs.reactive.mono_result import MonoResult
 from rfs.testing._births import place
 
-__all__ = ["Kind", "Method", "find", "put", "registered_service", "take"]
+__all__ = ["Kind", "Method", "find", "having", "name_of", "put", "registered_service", "take"]
 
 Kind = Literal["sync", "async", "mono"]
 
@@ -65,9 +65,9 @@ def find(name: str, method: str, frame: FrameType | None) -> object:
 
     """
     if _registry.get(name):
-        return _having(_registry[name][-1], name, method)
+        return having(_registry[name][-1], name, method)
     if "." in name or ":" in name:
-        return _having(_imported(name, method, frame), name, method)
+        return having(_imported(name, method, frame), name, method)
     lacking: dict[int, str] = {}
     for wanted in dict.fromkeys([name, _camel_case(name)]):
         for where, found in _seen_from(frame, wanted):
@@ -75,14 +75,14 @@ def find(name: str, method: str, frame: FrameType | None) -> object:
                 return found
             lacking.setdefault(id(found), where)
         places = _loaded(wanted)
-        having = {id(found): found for _, found in places if _get(found, method) is not _MISSING}
-        if len(having) == 1:
-            return next(iter(having.values()))
-        if having:
-            ambiguous = "\n".join(f"    {where}" for where, found in places if id(found) in having)
+        candidates = {id(found): found for _, found in places if _get(found, method) is not _MISSING}
+        if len(candidates) == 1:
+            return next(iter(candidates.values()))
+        if candidates:
+            ambiguous = "\n".join(f"    {where}" for where, found in places if id(found) in candidates)
             raise MockTargetError(
                 f"{name}.{method}",
-                f"there are {len(having)}; name one by its path, or hand in the object:\n{ambiguous}",
+                f"there are {len(candidates)}; name one by its path, or hand in the object:\n{ambiguous}",
             )
         for where, found in places:
             lacking.setdefault(id(found), where)
@@ -96,7 +96,8 @@ def find(name: str, method: str, frame: FrameType | None) -> object:
     )
 
 
-def _having(service: object, name: str, method: str) -> object:
+def having(service: object, name: str, method: str) -> object:
+    """Return *service* if it has a *method*; `MockTargetError` calls it *name* otherwise."""
     if _get(service, method) is _MISSING:
         raise MockTargetError(f"{name}.{method}", f"{_shown(service)} has no {method!r}{_meant(method, dir(service))}")
     return service
@@ -172,12 +173,13 @@ def _get(service: object, name: str) -> Any:
         return _MISSING
 
 
-def _name(service: object) -> str:
-    return getattr(service, "__name__", None) or type(service).__qualname__
+def name_of(service: object) -> str:
+    """Return the name of a class or a module, or else that of the object's class."""
+    return service.__name__ if isinstance(service, type | ModuleType) else type(service).__name__
 
 
 def _shown(service: object) -> str:
-    return _name(service) if isinstance(service, type | ModuleType) else f"a {_name(service)}"
+    return name_of(service) if isinstance(service, type | ModuleType) else f"{name_of(service)} object"
 
 
 # --- standing in ------------------------------------------------------------------------
@@ -203,7 +205,7 @@ class Method:
     """One method of one service, as it was, and who stands in for it."""
 
     def __init__(self, service: object, name: str, is_async: bool | None) -> None:
-        self.title = f"{_name(service)}.{name}"
+        self.title = f"{name_of(service)}.{name}"
         self._service = service
         self._name = name
         self._raw: object = inspect.getattr_static(service, name, _MISSING)
@@ -211,6 +213,8 @@ class Method:
         original: Any = getattr(service, name)
         if not callable(original):
             raise MockTargetError(self.title, f"it is no method but {type(original).__name__}")
+        if inspect.isgeneratorfunction(original) or inspect.isasyncgenfunction(original):
+            raise MockTargetError(self.title, "it yields many answers, and a mock gives one Result")
         # A method taken from its class has still to be given its object, which is no argument.
         self._takes_self = isinstance(service, type) and inspect.isfunction(self._raw)
         self.signature = _signature(original, self._takes_self)
@@ -234,6 +238,10 @@ class Method:
         # Whoever has replaced it meanwhile puts our function back later, which then calls the original.
         if self._current() is self._dispatch:
             self._set(self._raw if self._is_own else _MISSING)
+            if _get(self._service, self._name) is _MISSING:
+                self._set(
+                    self._original
+                )  # a Mock of the standard library takes the deletion for one of its own attribute
         return True
 
     def _is_static(self) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
-from inspect import currentframe
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +25,12 @@ if TYPE_CHECKING:
     from rfs.web.fastapi.errors import APIError
 
 _UPDATE = "--rfs-update-snapshots"
+_MARKS = {
+    "result_test": "Results",
+    "mono_test": "chains",
+    "flux_test": "collections of Results",
+    "performance_test": "performance, and fails beyond its max_duration_ms",
+}
 _watching: pytest.StashKey[Watch] = pytest.StashKey()
 _snapshots: pytest.StashKey[Snapshots] = pytest.StashKey()
 
@@ -48,7 +53,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to write where nobody would look at what was written."""
+    """Make the marks of `rfs.testing.result_helpers` known; refuse to write where nobody would look at what was written."""
+    for mark, subject in _MARKS.items():
+        config.addinivalue_line("markers", f"{mark}: is about {subject}")
     if config.getoption(_UPDATE) and os.environ.get("CI"):
         raise pytest.UsageError(f"{_UPDATE} is for the developer's machine: CI is set, so no snapshot is written")
 
@@ -114,6 +121,19 @@ def telemetry(request: pytest.FixtureRequest, unhandled_failures: Watch) -> Gene
     of_test = stash[_snapshots].of(request.path, request.node.nodeid)
     with Telemetry(unhandled_failures, of_test, clock) as made:
         yield made
+
+
+@pytest.fixture
+def result_mocker_factory() -> Generator[Callable[..., ResultServiceMocker]]:
+    """Mocks a method of a service until the test has ended; called as `rfs.testing.result_helpers.mock_result_service`."""
+    from rfs.testing.result_helpers import mock_result_service
+
+    with ExitStack() as mocks:
+
+        def mock(service: object, method_name: str, **options: Any) -> ResultServiceMocker:
+            return mocks.enter_context(mock_result_service(service, method_name, **options))
+
+        yield mock
 
 
 # Data that tests of the framework RFS descends from asked for by these names.
@@ -227,18 +247,3 @@ def failure_flux_result() -> FluxResult[Any, str]:
 def performance_test_data() -> dict[str, list[int]]:
     """Numbers to work on: ``small`` 10, ``medium`` 1,000 and ``large`` 100,000 of them."""
     return {name: list(range(size)) for name, size in (("small", 10), ("medium", 1_000), ("large", 100_000))}
-
-
-@pytest.fixture
-def result_mocker_factory() -> Generator[Callable[[object, str], ResultServiceMocker]]:
-    """``factory(service, method_name)`` mocks until the end of the test, as `mock_result_service` does inside its block."""
-    from rfs.testing.result_helpers import _mocked  # pyright: ignore[reportPrivateUsage] - takes the place that calls
-
-    with ExitStack() as mocked:
-
-        def factory(service: object, method_name: str) -> ResultServiceMocker:
-            frame = currentframe()
-            caller = frame.f_back if frame is not None else None
-            return mocked.enter_context(_mocked(service, method_name, caller))
-
-        yield factory

@@ -50,7 +50,7 @@ from rfs.reactive.flux_result import FluxResult
 from rfs.reactive.mono_result import MonoResult
 from rfs.testing._births import remembered
 from rfs.testing._messages import describe, difference, equal, fail, shown
-from rfs.testing._services import Method, find, put, registered_service, take
+from rfs.testing._services import Method, find, having, name_of, put, registered_service, take
 
 __all__ = [
     "ResultServiceMocker",
@@ -595,7 +595,9 @@ class ResultServiceMocker:
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
-            raise MockError(self.title, "the method is a plain one, and its side effect async; a plain one must decide")
+            told = "the method is a plain one, and its side effect async; a plain one must decide"
+            self._misuse(told)
+            raise MockError(self.title, told)
         return self._owed(result)
 
     async def answer_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], method: Method | None) -> AnyResult:
@@ -671,9 +673,7 @@ class ResultServiceMocker:
 
     def _misuse(self, told: str) -> None:
         """Remember a mistake of the test, if the code under test might swallow it."""
-        frame = inspect.currentframe()
-        while frame is not None and str(frame.f_globals.get("__name__")).startswith("rfs."):
-            frame = frame.f_back
+        frame = _caller()
         if frame is None or frame.f_globals is not self.test_module:
             self.misused.append(told)
 
@@ -753,13 +753,14 @@ class ResultServiceMocker:
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return arguments by the names of the method's parameters, as far as they are known."""
+        __tracebackhide__ = True
         signature = self.method.signature if self.method is not None else None
         if signature is None:
             return {f"argument {index}": value for index, value in enumerate(args)} | kwargs
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self.title}{signature} can never be called so: {error}") from None
+            fail(f"{self.title}{signature} can never be called so: {error}")
         bound.apply_defaults()
         return dict(bound.arguments)
 
@@ -837,27 +838,23 @@ def mock_result_service(
 
     """
     __tracebackhide__ = True
-    frame = inspect.currentframe()
-    caller = frame.f_back if frame is not None else None
-    return _mocked(service, method_name, caller, is_async, sleep)
-
-
-def _mocked(
-    service: object,
-    method_name: str,
-    caller: FrameType | None,
-    is_async: bool | None = None,
-    sleep: Callable[[float], object] | None = None,
-) -> MockedService:
-    __tracebackhide__ = True
-    name = service if isinstance(service, str) else getattr(service, "__name__", type(service).__name__)
+    caller = _caller()
     if isinstance(service, str):
-        service = find(service, method_name, caller)
-    elif not hasattr(service, method_name):
-        raise MockTargetError(f"{name}.{method_name}", f"a {type(service).__name__} has no {method_name!r}")
+        name, found = service, find(service, method_name, caller)
+    else:
+        name = name_of(service)
+        found = having(service, name, method_name)
     mocker = ResultServiceMocker(name, method_name, sleep=sleep)
     mocker.test_module = caller.f_globals if caller is not None else None
-    return MockedService(service, mocker, is_async)
+    return MockedService(found, mocker, is_async)
+
+
+def _caller() -> FrameType | None:
+    """Return the innermost frame outside of RFS and of contextlib."""
+    frame = inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(("rfs.", "contextlib")):
+        frame = frame.f_back
+    return frame
 
 
 # --- data ----------------------------------------------------------------------------------
@@ -1052,8 +1049,13 @@ class ResultTestContext:
         The names are found as `mock_result_service` finds them, ``service`` being all before the last dot.
         """
         __tracebackhide__ = True
-        frame = inspect.currentframe()
-        self.mock(answers, frame.f_back if frame is not None else None)
+        for name, answer in answers.items():
+            service, _, method = name.rpartition(".")
+            if not service:
+                raise MockTargetError(name, "write it as `service.method`")
+            mock = self._mocks.enter_context(mock_result_service(service, method))
+            mock.side_effect = _always(answer)
+            self.service_mocks[name] = mock
         return self.service_mocks
 
     def assert_service_called(self, name: str) -> None:
@@ -1073,24 +1075,15 @@ class ResultTestContext:
         counts = {name: each["count"] for kind in ("histograms", "timers") for name, each in summary[kind].items()}
         return {**counts, **summary["gauges"], **summary["counters"]}
 
-    def mock(self, answers: Mapping[str, AnyResult], caller: FrameType | None) -> None:
-        """Mock each ``"service.method"`` that can be found from where *caller* stands."""
-        __tracebackhide__ = True
-        for name, answer in answers.items():
-            service, _, method = name.rpartition(".")
-            if not service:
-                raise MockTargetError(name, "write it as `service.method`")
-            mock = self._mocks.enter_context(_mocked(service, method, caller))
-            mock.side_effect = _always(answer)
-            self.service_mocks[name] = mock
-
 
 @asynccontextmanager
 async def result_test_context(
     service_mocks: Mapping[str, AnyResult] | None = None, performance_tracking: bool = False
 ) -> AsyncGenerator[ResultTestContext]:
     """
-    Give a test a monitor of its own, which is the default one meanwhile, and mocks that end with the block.
+    Give a test a monitor of its own, which is the default one of the process meanwhile, and mocks that end with the block.
+
+    One at a time: tasks that have such blocks at once would record into each other's monitor.
 
     Args:
         service_mocks: See `ResultTestContext.setup_service_mocks`.
@@ -1102,7 +1095,7 @@ async def result_test_context(
     with use_monitor(monitor), remembered(), ExitStack() as mocks:
         mocks.callback(monitor.stop)
         context = ResultTestContext(monitor, mocks, performance_tracking)
-        context.mock(service_mocks or {}, _caller())
+        context.setup_service_mocks(service_mocks or {})
         yield context
     for each in context.performance_data or ():
         if not each["is_within_limit"]:
@@ -1111,11 +1104,3 @@ async def result_test_context(
 
 def _always(answer: AnyResult) -> Callable[..., AnyResult]:
     return lambda *_args, **_kwargs: answer
-
-
-def _caller() -> FrameType | None:
-    """Return the innermost frame outside of RFS and of contextlib."""
-    frame = inspect.currentframe()
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith(("rfs.", "contextlib")):
-        frame = frame.f_back
-    return frame

@@ -79,7 +79,8 @@ _REAL = (sys.stdlib_module_names - {"asyncio", "sched", "this", "antigravity"}) 
     "xdist",
 }
 _REAL_PACKAGES = ("rfs.monitoring.", "rfs.testing.")  # which wait for threads and disks; a Monitor is told its clock
-_VIRTUAL_MODULES = frozenset({"rfs.monitoring.result_logging"})  # but this one measures the host's operations
+# ... but for what measures the host's operations, and what keeps them waiting.
+_VIRTUAL_MODULES = frozenset({"rfs.monitoring.result_logging", "rfs.testing.result_helpers"})
 # These have taken the clocks that they need by name; what they call otherwise is what somebody else has handed to them.
 _CALLERS = frozenset({"concurrent.futures.thread", "contextlib", "functools", "rfs.testing.virtual_time", "threading"})
 _CLOCKS = ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep")
