@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from math import ceil, inf, nan
+from math import ceil, inf, log2, nan
 
 import msgspec
 
@@ -47,6 +47,15 @@ class Sketch(msgspec.Struct):
     max: float = -inf
     positive: dict[int, int] = {}
     negative: dict[int, int] = {}
+
+    def observe(self, value: float) -> None:
+        """Count one positive, finite measurement; for those that measure seldom, and in one thread."""
+        self.count += 1
+        self.sum += value
+        self.min = min(self.min, value)
+        self.max = max(self.max, value)
+        index = ceil(log2(value) * BUCKETS_PER_OCTAVE)
+        self.positive[index] = self.positive.get(index, 0) + 1
 
     def add(self, other: Sketch) -> None:
         """Add *other* into this one."""

@@ -1,0 +1,868 @@
+"""
+Assertions on speed, growth and memory: what they say, how that reads, and that they are right on a machine that is busy.
+
+Most of it runs on a machine that is made up: a clock that goes on by what operations take, and as disturbed as a test likes.
+The reruns at the end are of this one, beside a process that takes the same core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import re
+import subprocess
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import count, pairwise
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rfs.core.result import Failure, Result, Success
+from rfs.reactive.mono_result import MonoResult
+from rfs.testing import performance
+from rfs.testing._statistics import LOOKS, Interval, median_interval, settled
+from rfs.testing.performance import (
+    CannotTellWarning,
+    Order,
+    PerformanceTestHelper,
+    Verdict,
+    assert_baseline,
+    assert_growth,
+    assert_latency,
+    assert_no_leak,
+    assert_not_slower,
+    assert_peak_memory,
+    assert_throughput,
+    fit_growth,
+    measure_memory,
+    record_baseline,
+    reference_workload,
+)
+from tests.faults.processes import FAR_SECONDS, ROOT, environment, size
+
+Virtual = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+class Machine:
+    """
+    A clock, and operations that let it go on.
+
+    Args:
+        interrupted: How many times a second, for some milliseconds.
+        scatter: By how much, relative, calls differ otherwise.
+    """
+
+    def __init__(self, *, interrupted: float = 0.0, scatter: float = 0.0, seed: int = 0) -> None:
+        self.now = 0.0
+        self._interrupted, self._scatter, self._chance = interrupted, scatter, Random(seed)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        """Let a call take so long, and what disturbs it."""
+        if self._scatter:
+            seconds *= self._chance.lognormvariate(0, self._scatter)
+        if self._chance.random() < self._interrupted * seconds:
+            seconds += self._chance.expovariate(1 / 0.003)
+        self.now += seconds
+
+    def operation(self, seconds: float) -> Callable[[], None]:
+        """What takes so long."""
+        return lambda: self.spend(seconds)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """An undisturbed machine, on which the reference takes what it takes on the machine of calibrated seconds."""
+    made = Machine()
+    install(made, monkeypatch)
+    return made
+
+
+def install(machine: Machine, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(performance, "perf_counter", machine)
+    patch.setattr(performance, "process_time", machine)
+    patch.setattr(performance, "reference_workload", machine.operation(performance.REFERENCE_SECONDS))
+
+
+def message(assertion: Callable[[], object]) -> str:
+    """How *assertion* fails."""
+    with pytest.raises(AssertionError) as caught:
+        assertion()
+    return str(caught.value)
+
+
+class TestLatency:
+    def test_within(self, machine: Machine) -> None:
+        """
+        What takes less than its limit passes, and the answer says what was measured.
+        """
+        found = assert_latency(machine.operation(90e-6), at_most_seconds=100e-6)
+
+        assert found.verdict is Verdict.WITHIN
+        assert found.operation_seconds == pytest.approx(90e-6)
+        assert found.reference_seconds == pytest.approx(performance.REFERENCE_SECONDS)
+        assert found.rounds == LOOKS[0]
+
+    def test_message(self, machine: Machine) -> None:
+        """
+        A failure says what was measured and how surely, the limit, and what the clock said.
+        """
+        assert message(lambda: assert_latency(machine.operation(120e-6), at_most_seconds=100e-6)) == (
+            "a call takes 120 µs (between 120 µs and 120 µs, 128 rounds) of calibrated time, allowed are 100 µs\n"
+            "  here a call takes 120 µs, one of the reference 45 µs"
+        )
+
+    def test_slow_machine_cancels_out(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        On a machine that is three times as slow the limit is three times as long; without calibration it is not.
+        """
+        monkeypatch.setattr(performance, "reference_workload", machine.operation(3 * performance.REFERENCE_SECONDS))
+
+        assert assert_latency(machine.operation(270e-6), at_most_seconds=100e-6).verdict is Verdict.WITHIN
+        assert "takes 270 µs (between 270 µs and 270 µs, 128 rounds) of time, allowed" in message(
+            lambda: assert_latency(machine.operation(270e-6), at_most_seconds=100e-6, calibrated=False)
+        )
+
+    def test_cpu_time(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Where CPU time is asked for, what waits takes none.
+        """
+        cpu = Machine()
+        monkeypatch.setattr(performance, "process_time", cpu)
+        monkeypatch.setattr(performance, "reference_workload", cpu.operation(performance.REFERENCE_SECONDS))
+
+        def works_and_waits() -> None:
+            machine.spend(0.010)
+            cpu.spend(50e-6)
+
+        assert_latency(works_and_waits, at_most_seconds=60e-6, cpu=True)
+        assert "of calibrated CPU time" in message(
+            lambda: assert_latency(works_and_waits, at_most_seconds=40e-6, cpu=True)
+        )
+
+    def test_too_few_rounds(self, machine: Machine) -> None:
+        """
+        What takes so long that few rounds fit into the time allowed gives no interval, and is told and not failed.
+        """
+        with pytest.warns(CannotTellWarning, match=r"takes 4 s \(of 2 rounds, too few for an interval\)"):
+            found = assert_latency(machine.operation(4.0), at_most_seconds=1.0)
+
+        assert found.verdict is Verdict.CANNOT_TELL
+
+
+class TestThroughput:
+    def test_within(self, machine: Machine) -> None:
+        """
+        A call of 90 µs is done more than 11,000 times a second.
+        """
+        assert assert_throughput(machine.operation(90e-6), at_least_per_second=11_000).verdict is Verdict.WITHIN
+
+    def test_message(self, machine: Machine) -> None:
+        """
+        A failure counts calls a second, the lower bound first.
+        """
+        assert message(lambda: assert_throughput(machine.operation(100e-6), at_least_per_second=20_000)) == (
+            "in a calibrated second 10,000 (between 10,000 and 10,000, 128 rounds) calls are done, asked are 20,000\n"
+            "  here a call takes 100 µs, one of the reference 45 µs"
+        )
+
+    def test_too_few_rounds(self, machine: Machine) -> None:
+        """
+        Without an interval there are no bounds to turn over.
+        """
+        with pytest.warns(CannotTellWarning, match=r"second 0 \(of 2 rounds, too few"):
+            assert_throughput(machine.operation(4.0), at_least_per_second=1)
+
+
+class TestNotSlower:
+    def test_message(self, machine: Machine) -> None:
+        """
+        A failure gives the ratio to what it was compared with.
+        """
+        assert message(lambda: assert_not_slower(machine.operation(120e-6), machine.operation(100e-6))) == (
+            "a call takes 1.2× (between 1.2× and 1.2×, 128 rounds) the time of its reference, allowed are 1.1×\n"
+            "  here a call takes 120 µs, one of the reference 100 µs"
+        )
+
+    def test_either_may_be_quicker(self, machine: Machine) -> None:
+        """
+        Batches are of equal length whatever a call takes: 0.1 ms against 30 ms, and the other way round.
+        """
+        for one, other in ((1e-4, 0.030), (0.030, 1e-4)):
+            before = machine.now
+            found = assert_not_slower(machine.operation(one), machine.operation(other), by=1_000)
+            assert found.measured.median == pytest.approx(one / other)
+            # 64 rounds of two batches of 30 ms, and some tries.
+            assert machine.now - before == pytest.approx(64 * 0.060, rel=0.05)
+
+    def test_alarm_must_be_raised_twice(self, machine: Machine) -> None:
+        """
+        What was slow for a while, and is not when it is measured again, is no regression.
+        """
+        began = machine.now
+
+        def recovers() -> None:
+            machine.spend(150e-6 if machine.now - began < 0.2 else 100e-6)
+
+        found = assert_not_slower(recovers, machine.operation(100e-6))
+
+        assert machine.now - began > 0.2
+        assert found.measured.median == pytest.approx(1.0)
+
+    def test_at_the_limit(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What lies exactly at its limit is never decided: it is told, and failed only if that was asked for.
+        """
+        noisy = Machine(scatter=0.1)
+        install(noisy, monkeypatch)
+
+        with pytest.warns(CannotTellWarning, match=r"^cannot tell: a call takes 1.*768 rounds") as told:
+            found = assert_not_slower(noisy.operation(110e-6), noisy.operation(100e-6))
+
+        assert found.verdict is Verdict.CANNOT_TELL
+        assert [Path(each.filename).name for each in told] == [Path(__file__).name]
+        assert message(
+            lambda: assert_not_slower(noisy.operation(110e-6), noisy.operation(100e-6), strict=True)
+        ).startswith("cannot tell, and strict: a call takes 1")
+
+
+class TestDisturbedMachine:
+    @pytest.mark.parametrize(("interrupted", "scatter"), [(0, 0.05), (300, 0.02), (600, 0.02)])
+    def test_is_right_all_the_same(self, interrupted: float, scatter: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Of 100 reruns each, no unchanged code is an alarm and at least 95 of what is a fifth slower are, where calls scatter and
+        a quarter of the batches or nearly half are interrupted, for longer than they take.
+        """
+        alarms = caught = 0
+        for seed in range(100):
+            noisy = Machine(interrupted=interrupted, scatter=scatter, seed=seed)
+            install(noisy, monkeypatch)
+            usual = noisy.operation(100e-6)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", CannotTellWarning)
+                try:
+                    assert_not_slower(noisy.operation(100e-6), usual)
+                except AssertionError:
+                    alarms += 1
+                try:
+                    assert_not_slower(noisy.operation(120e-6), usual)
+                except AssertionError:
+                    caught += 1
+
+        assert alarms == 0
+        assert caught >= 95
+
+    def test_a_slower_state_of_the_processor(self, machine: Machine) -> None:
+        """
+        While the processor is slower for everybody, and not by the same share for all, its rounds do not count.
+        """
+
+        def in_state(seconds: float, slower: float) -> Callable[[], None]:
+            return lambda: machine.spend(seconds * (slower if machine.now % 0.3 < 0.14 else 1.0))
+
+        found = assert_not_slower(in_state(100e-6, 2.2), in_state(100e-6, 1.7))
+
+        assert found.measured.median == pytest.approx(1.0)
+
+    def test_order_is_left_to_chance(self, machine: Machine) -> None:
+        """
+        Either side is the first of a round about as often, in no fixed turn.
+        """
+        order: list[str] = []
+
+        def noted(name: str) -> Callable[[], None]:
+            def call() -> None:
+                order.append(name)
+                machine.spend(0.002)
+
+            return call
+
+        assert_not_slower(noted("a"), noted("b"), by=0.5)
+
+        rounds = ["".join(order[at : at + 2]) for at in range(len(order) - 2 * LOOKS[0], len(order), 2)]
+        assert set(rounds) == {"ab", "ba"}
+        assert 16 < rounds.count("ab") < 48
+        assert len({one + other for one, other in pairwise(rounds)}) == 4
+
+
+class TestStatistics:
+    @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=200))
+    def test_interval_holds_its_median(self, values: list[float]) -> None:
+        """
+        The median lies in its interval, whose ends are measurements; from too few there is no end.
+        """
+        known = median_interval(values)
+
+        assert known.low <= known.median <= known.high
+        assert known.median == median(values)
+        if len(values) >= 13:
+            assert {known.low, known.high} <= set(values)
+        else:
+            assert known == Interval(known.median, -float("inf"), float("inf"))
+
+    def test_interval_is_right(self) -> None:
+        """
+        Of 4,000 intervals, whatever the distribution, at most a handful miss the true median, and more rounds narrow them.
+        """
+        chance = Random(7)
+        missed, widths = 0, dict[int, list[float]]()
+        for rounds in (LOOKS[0], LOOKS[-1]):
+            for _ in range(2_000 if rounds == LOOKS[0] else 200):
+                known = median_interval([chance.paretovariate(1.2) for _ in range(rounds)])
+                missed += not known.low <= 2 ** (1 / 1.2) <= known.high
+                widths.setdefault(rounds, []).append(known.high - known.low)
+
+        assert missed <= 4
+        assert median(widths[LOOKS[-1]]) < median(widths[LOOKS[0]]) / 2
+
+    def test_settled(self) -> None:
+        """
+        Blocks in which most of the reference's rounds are slow are left out; single ones that are interrupted are not.
+        """
+        calm, slow = [1.0] * 8, [1.75] * 8
+        interrupted = [1.0, 9.0, 1.0, 1.0, 9.0, 1.0, 1.0, 1.0]
+        ratios = [float(number) for number in range(27)]
+
+        assert settled(ratios, [*calm, *slow, *interrupted, *[1.1] * 3]) == [*ratios[:8], *ratios[16:]]
+
+
+class TestAwaited:
+    def test_async_function(self, machine: Machine, virtual: Virtual) -> None:
+        """
+        An operation that is to be awaited makes the assertion one, and is timed as it runs in the test's own loop.
+        """
+
+        async def work() -> None:
+            machine.spend(120e-6)
+
+        async def test() -> None:
+            await assert_latency(work, at_most_seconds=130e-6)
+            with pytest.raises(AssertionError, match="takes 120 µs"):
+                await assert_latency(work, at_most_seconds=100e-6)
+
+        virtual(test())
+
+    def test_chain(self, machine: Machine, virtual: Virtual) -> None:
+        """
+        So does a lambda that gives a chain; what it is compared with may be plain.
+        """
+
+        async def cook() -> Result[str, str]:
+            machine.spend(100e-6)
+            return Success("rice")
+
+        async def test() -> None:
+            chain = MonoResult.from_async_result(cook)
+            found = await assert_not_slower(lambda: chain, machine.operation(100e-6))
+            assert found.operation_seconds == pytest.approx(100e-6)
+
+        virtual(test())
+
+    def test_reference_alone(self, machine: Machine, virtual: Virtual) -> None:
+        """
+        A plain operation may be compared with one that is to be awaited.
+        """
+
+        async def work() -> None:
+            machine.spend(100e-6)
+
+        async def test() -> None:
+            answer: Any = assert_not_slower(machine.operation(120e-6), work)
+            with pytest.raises(AssertionError, match=r"1\.2×"):
+                await answer
+
+        virtual(test())
+
+
+class TestFailingOperation:
+    def test_error_passes(self) -> None:
+        """
+        What an operation raises is raised, and the collector and tracemalloc are as they were.
+        """
+        calls = count()
+
+        def breaks() -> None:
+            if next(calls) == 30:
+                raise LookupError("no rice")
+
+        with pytest.raises(LookupError, match="no rice"):
+            assert_no_leak(breaks)
+
+        assert gc.isenabled()
+        assert not tracemalloc.is_tracing()
+
+    def test_async_error_passes(self, virtual: Virtual) -> None:
+        """
+        Awaited, too.
+        """
+        calls = count()
+
+        async def breaks() -> None:
+            if next(calls) == 30:
+                raise LookupError("no rice")
+
+        async def test() -> None:
+            with pytest.raises(LookupError, match="no rice"):
+                await assert_no_leak(breaks)
+
+        virtual(test())
+        assert gc.isenabled()
+        assert not tracemalloc.is_tracing()
+
+    def test_exhausted_iterator_is_no_end(self, machine: Machine) -> None:
+        """
+        An operation whose iterator is at its end has failed; it has not ended the measurement.
+        """
+        few = iter(range(10))
+
+        def takes() -> None:
+            next(few)
+            machine.spend(100e-6)
+
+        with pytest.raises(StopIteration):
+            assert_latency(takes, at_most_seconds=1.0)
+
+    def test_collector_stays_off(self, machine: Machine) -> None:
+        """
+        Who has switched the collector off finds it off.
+        """
+        gc.disable()
+        try:
+            assert_latency(machine.operation(1e-3), at_most_seconds=1.0)
+            assert not gc.isenabled()
+        finally:
+            gc.enable()
+
+
+class TestBaseline:
+    def test_recorded_and_kept(self, machine: Machine, tmp_path: Path) -> None:
+        """
+        A baseline is a ratio, so it holds on a machine that is half as fast.
+        """
+        path = tmp_path / "baselines.json"
+        reference = machine.operation(50e-6)
+
+        known = record_baseline(machine.operation(100e-6), "orders", path, reference=reference)
+        found = assert_baseline(machine.operation(200e-6), "orders", path, reference=machine.operation(100e-6))
+
+        assert known.median == pytest.approx(2.0)
+        assert found.verdict is Verdict.WITHIN
+
+    def test_message(self, machine: Machine, tmp_path: Path) -> None:
+        """
+        A failure names the baseline, and how many times it the call takes.
+        """
+        path = tmp_path / "baselines.json"
+        reference = machine.operation(50e-6)
+        record_baseline(machine.operation(100e-6), "orders", path, reference=reference)
+
+        assert message(lambda: assert_baseline(machine.operation(120e-6), "orders", path, reference=reference)) == (
+            "baseline 'orders': a call takes 1.2× (between 1.2× and 1.2×, 128 rounds) its baseline, allowed are 1.1×\n"
+            "  here a call takes 120 µs, one of the reference 50 µs"
+        )
+
+    def test_missing(self, tmp_path: Path) -> None:
+        """
+        A name without a baseline fails, and says what makes one.
+        """
+        said = message(lambda: assert_baseline(reference_workload, "orders", tmp_path / "none.json"))
+
+        assert re.fullmatch(
+            r"no baseline 'orders' for cpython-3\.\d+-\w+-reference-1 in .*none\.json: "
+            r"record_baseline\(operation, 'orders', …\) makes it",
+            said,
+        )
+
+    @pytest.mark.parametrize("content", ["[]", "{", '{"here": {"orders": {"ratio": 0, "cpu": false}}}'])
+    def test_damaged(self, tmp_path: Path, content: str) -> None:
+        """
+        A file that holds no baselines is refused, and not overwritten.
+        """
+        path = tmp_path / "baselines.json"
+        path.write_text(content)
+
+        with pytest.raises(ValueError, match="holds something else"):
+            assert_baseline(reference_workload, "orders", path)
+        with pytest.raises(ValueError, match="holds something else"):
+            record_baseline(reference_workload, "orders", path, max_seconds=0.01)
+        assert path.read_text() == content
+
+    def test_others_stay(self, machine: Machine, tmp_path: Path) -> None:
+        """
+        Recording one leaves those of other names and environments, and no other file.
+        """
+        path = tmp_path / "baselines.json"
+        path.write_text('{"elsewhere": {"orders": {"ratio": 7.5, "cpu": true}}}')
+        reference = machine.operation(50e-6)
+
+        record_baseline(machine.operation(100e-6), "menu", path, reference=reference)
+        record_baseline(machine.operation(200e-6), "orders", path, reference=reference)
+
+        assert '"ratio": 7.5' in path.read_text()
+        assert_baseline(machine.operation(100e-6), "menu", path, reference=reference)
+        assert_baseline(machine.operation(200e-6), "orders", path, reference=reference)
+        assert [each.name for each in tmp_path.iterdir()] == ["baselines.json"]
+
+    def test_kind_of_time_is_remembered(
+        self, machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """
+        What was recorded in CPU time is measured in CPU time.
+        """
+        cpu = Machine()
+        monkeypatch.setattr(performance, "process_time", cpu)
+        path = tmp_path / "baselines.json"
+        reference = cpu.operation(50e-6)
+        record_baseline(cpu.operation(100e-6), "orders", path, reference=reference, cpu=True)
+
+        def waits_longer() -> None:
+            machine.spend(10.0)
+            cpu.spend(100e-6)
+
+        assert assert_baseline(waits_longer, "orders", path, reference=reference).verdict is Verdict.WITHIN
+
+
+GROWING: dict[Order, Callable[[int], float]] = {
+    "1": lambda n: 3e-6,
+    "log n": lambda n: 1e-6 * n.bit_length(),
+    "n": lambda n: 2e-6 + 1e-8 * n,
+    "n log n": lambda n: 1e-8 * n * n.bit_length(),
+    "n²": lambda n: 1e-6 + 1e-10 * n * n,
+    "n³": lambda n: 1e-13 * n**3,
+}
+SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+def exactly(seconds: float, by: float = 0.001) -> Interval:
+    return Interval(seconds, seconds * (1 - by), seconds * (1 + by))
+
+
+class TestGrowth:
+    @pytest.mark.parametrize("order", GROWING)
+    def test_order_is_found(self, order: Order) -> None:
+        """
+        Each order is told from its neighbours, its own limit is kept, and the next lower one is not.
+        """
+        measured = [exactly(GROWING[order](each)) for each in SIZES]
+        orders = list(GROWING)
+
+        found = fit_growth(SIZES, measured, order)
+
+        assert found.order == order
+        assert found.verdict is Verdict.WITHIN
+        for lower in orders[: orders.index(order)]:
+            # A constant and log n, n and n log n are neighbours that a part of them may pass for.
+            assert fit_growth(SIZES, measured, lower).verdict in {Verdict.BEYOND, Verdict.CANNOT_TELL}
+        if orders.index(order) > 1:
+            assert fit_growth(SIZES, measured, orders[orders.index(order) - 2]).verdict is Verdict.BEYOND
+
+    @given(st.integers(0, 10_000), st.sampled_from(list(GROWING)))
+    def test_noise_is_no_order(self, seed: int, order: Order) -> None:
+        """
+        Errors of measurement that the interval knows of never let an order be beyond itself.
+        """
+        chance = Random(seed)
+        measured = [exactly(GROWING[order](each) * chance.uniform(0.94, 1.06), 0.2) for each in SIZES]
+
+        assert fit_growth(SIZES, measured, order).verdict is not Verdict.BEYOND
+
+    def test_too_noisy(self) -> None:
+        """
+        Where times are known within half of themselves, it cannot be told.
+        """
+        measured = [exactly(GROWING["n"](each), 0.5) for each in SIZES]
+
+        assert fit_growth(SIZES, measured, "n").verdict is Verdict.CANNOT_TELL
+
+    def test_within(self, machine: Machine) -> None:
+        """
+        What reads a list once is linear; the list is made once a size, and is not part of it.
+        """
+        made: list[int] = []
+
+        def prepare(number: int) -> list[int]:
+            made.append(number)
+            machine.spend(1.0)
+            return [0] * number
+
+        found = assert_growth(
+            lambda values: machine.spend(1e-7 * len(values)), at_most="n", sizes=(16, 64, 256, 1024), prepare=prepare
+        )
+
+        assert found.order == "n"
+        assert found.seconds == pytest.approx([1e-7 * each for each in (16, 64, 256, 1024)])
+        assert made == [16, 64, 256, 1024]
+
+    def test_message(self, machine: Machine) -> None:
+        """
+        A failure says how it grows, with what was measured at each size, and how far off each order is.
+        """
+        said = message(
+            lambda: assert_growth(lambda n: machine.spend(1e-8 * n * n), at_most="n log n", sizes=(16, 64, 256, 1024))
+        )
+
+        assert said.splitlines()[:5] == [
+            "the time grows with n², allowed is n log n",
+            "          16  2.56 µs",
+            "          64  41 µs",
+            "         256  655 µs",
+            "       1,024  10.5 ms",
+        ]
+        assert re.fullmatch(r"  off by 1: \d+%, .*, n²: 0%, n³: \d+%; noise 0\.0%", said.splitlines()[5])
+
+    def test_misuse(self) -> None:
+        """
+        Too few sizes, falling ones, and an order that there is not are refused with what is allowed.
+        """
+        wrong: Any = "n^2"
+        with pytest.raises(ValueError, match=r"at least four, positive and rising, not \[1, 2, 3\]"):
+            assert_growth(sum, at_most="n", sizes=(1, 2, 3))
+        with pytest.raises(ValueError, match="rising"):
+            assert_growth(sum, at_most="n", sizes=(1, 2, 4, 3))
+        with pytest.raises(ValueError, match=r"one of 1, log n, n, n log n, n², n³, not 'n\^2'"):
+            assert_growth(sum, at_most=wrong)
+
+
+KEPT: list[object] = []
+
+
+class TestMemory:
+    @pytest.fixture(autouse=True)
+    def nothing_kept(self) -> Generator[None]:
+        yield
+        KEPT.clear()
+
+    def test_peak(self) -> None:
+        """
+        What one call holds at once is counted to the byte, nearly.
+        """
+        peak = assert_peak_memory(lambda: bytearray(1 << 20), at_most_bytes=(1 << 20) + 10_000)
+
+        assert peak >= 1 << 20
+        assert not tracemalloc.is_tracing()
+
+    def test_peak_message(self) -> None:
+        """
+        A failure says what was held, and the limit.
+        """
+        assert message(lambda: assert_peak_memory(lambda: bytearray(1 << 20), at_most_bytes=65_536)) == (
+            "a call holds up to 1 MiB at once, allowed are 64 KiB"
+        )
+
+    def test_leak_message(self) -> None:
+        """
+        A failure names the line that allocated what is left, and how much a call leaves.
+        """
+        said = message(lambda: assert_no_leak(lambda: KEPT.append(bytes(1_000)), calls=400))
+
+        first, second = said.splitlines()[:2]
+        assert re.fullmatch(
+            r"a call leaves 1\.\d+ KiB behind, allowed are 1 bytes; of 400 calls, there are left", first
+        )
+        assert re.fullmatch(rf"  4\d\d KiB of {re.escape(__file__)}:\d+", second)
+
+    def test_small_leak(self) -> None:
+        """
+        A leak of eight bytes a call is found, though a list grows in steps that are far apart.
+        """
+        assert re.match(
+            r"a call leaves \d(\.\d+)? bytes behind", message(lambda: assert_no_leak(lambda: KEPT.append(None)))
+        )
+
+    def test_caches_are_no_leak(self) -> None:
+        """
+        What is kept once, a cache that fills, and rings that the collector takes are none.
+        """
+        numbers = count()
+
+        @lru_cache(maxsize=300)
+        def cached(number: int) -> list[int]:
+            return [number] * 100
+
+        def ring() -> None:
+            held: list[object] = []
+            held.append(held)
+
+        assert assert_no_leak(lambda: cached(next(numbers))) < 1
+        assert assert_no_leak(ring) < 1
+
+    def test_measured(self) -> None:
+        """
+        What is measured without a limit is the same.
+        """
+        found = measure_memory(lambda: KEPT.append(bytes(10_000)), calls=100)
+
+        assert found.peak_bytes >= 10_000
+        assert found.bytes_per_call == pytest.approx(10_000, rel=0.1)
+        assert found.is_growing
+
+    def test_tracing_stays_on(self) -> None:
+        """
+        Who traces memory goes on tracing it.
+        """
+        tracemalloc.start()
+        try:
+            measure_memory(lambda: None, calls=20)
+            assert tracemalloc.is_tracing()
+        finally:
+            tracemalloc.stop()
+
+
+class TestHelper:
+    def test_mono(self, virtual: Virtual) -> None:
+        """
+        A chain that succeeds within its limit is fine.
+        """
+
+        async def cook() -> Result[str, str]:
+            return Success("rice")
+
+        async def test() -> dict[str, Any]:
+            helper = PerformanceTestHelper()
+            measured = await helper.measure_mono_performance(MonoResult.from_async_result(cook), 60_000)
+            helper.assert_performance(measured)
+            return measured
+
+        measured = virtual(test())
+
+        assert measured["success"] is True
+        assert measured["error"] is None
+        assert measured["is_within_limit"] is True
+        assert 0 < measured["duration_ms"] < measured["max_duration_ms"] == 60_000
+
+    def test_mono_message(self, virtual: Virtual) -> None:
+        """
+        One that fails, and takes too long, is told with both.
+        """
+
+        async def burn() -> Result[str, str]:
+            return Failure("burnt")
+
+        async def test() -> dict[str, Any]:
+            return await PerformanceTestHelper().measure_mono_performance(MonoResult.from_async_result(burn), 0)
+
+        said = message(lambda: PerformanceTestHelper().assert_performance(virtual(test())))
+
+        assert re.fullmatch(r"it took [\d.e-]+ ms, allowed are 0 ms\nit failed: 'burnt'", said)
+
+    def test_operation(self, virtual: Virtual) -> None:
+        """
+        Many calls, so many at once: durations, the share of successes, and how many a second.
+        """
+        numbers = count(1)
+
+        async def work() -> Result[int, str]:
+            number = next(numbers)
+            await asyncio.sleep(0.100)
+            return Success(number) if number % 10 else Failure("tenth")
+
+        measured = virtual(PerformanceTestHelper().measure_async_operation(work, iterations=100, max_concurrent=20))
+
+        assert measured.total_iterations == 100
+        assert measured.average_duration_ms == pytest.approx(100)
+        assert measured.p95_duration_ms == pytest.approx(100, rel=0.01)
+        assert measured.max_duration_ms == pytest.approx(100)
+        assert measured.success_rate == pytest.approx(0.9)
+        assert measured.requests_per_second == pytest.approx(90 / 0.5)
+
+    def test_load(self, virtual: Virtual) -> None:
+        """
+        Durations of a load count from when a request was meant to begin.
+        """
+
+        async def work() -> None:
+            await asyncio.sleep(0.040)
+
+        measured = virtual(
+            PerformanceTestHelper().load_test(work, total_requests=50, concurrent_requests=1, duration_seconds=1.0)
+        )
+
+        # Each is 20 ms later than the one before, for one takes 40 ms and they come every 20.
+        assert measured.total_iterations == 50
+        assert measured.max_duration_ms == pytest.approx(40 + 49 * 20)
+        assert measured.success_rate == 1.0
+
+    def test_memory(self, virtual: Virtual) -> None:
+        """
+        Memory in MiB: what a call holds, and what all have left.
+        """
+
+        async def work() -> None:
+            KEPT.append(bytes(1 << 16))
+
+        measured = virtual(PerformanceTestHelper().measure_memory_usage(work, iterations=40))
+        KEPT.clear()
+
+        assert measured.peak_memory_mb == pytest.approx(1 / 16, rel=0.1)
+        assert measured.memory_growth_mb == pytest.approx(40 / 16, rel=0.1)
+
+
+CORE = max(os.sched_getaffinity(0))
+BUSY = f"import os\nos.sched_setaffinity(0, {{{CORE}}})\nwhile True: sum(range(10_000))"
+
+
+@contextmanager
+def busy(beside: bool) -> Generator[None]:
+    """A process that takes all it can get of the core that the reruns use."""
+    if not beside:
+        yield
+        return
+    process = subprocess.Popen([sys.executable, "-c", BUSY])
+    try:
+        yield
+        assert process.poll() is None  # it was there all the time
+    finally:
+        process.kill()
+        process.wait(FAR_SECONDS)
+
+
+@pytest.mark.slow
+class TestReruns:
+    @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a busy process"])
+    def test_no_false_alarm_and_each_regression(
+        self, beside: bool, tmp_path: Path, record_property: Callable[[str, object], None]
+    ) -> None:
+        """
+        Rerun in 100 processes (20 in CI), unchanged code is never an alarm, and a fifth slower it is one at least 95 times.
+
+        Slow because each rerun is a process of its own: within one, memory lies the same every time.
+        """
+        reruns = size(whole=100, small=20)
+        baseline = tmp_path / "baselines.json"
+        core = [str(CORE)] if beside else []
+
+        def run(what: str) -> list[str]:
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.testing.programs.rerun", what, str(baseline), *core],
+                cwd=ROOT,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=2 * FAR_SECONDS,
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout.splitlines()
+
+        run("record")
+        with busy(beside):
+            unchanged, slower = zip(*(run("check") for _ in range(reruns)), strict=True)
+
+        told = sum(each.startswith("told") for each in unchanged)
+        caught = sum(each.startswith("beyond") for each in slower)
+        record_property("reruns", f"{reruns}: {told} could not be told, {caught} regressions caught")
+        assert [each for each in unchanged if each.startswith("beyond")] == []
+        assert caught >= 0.95 * reruns, "\n".join(each for each in slower if not each.startswith("beyond"))
