@@ -29,6 +29,7 @@ PEERS = {
     "duckdb": ["duckdb"],
     "logfire": ["logfire"],
     "loguru": ["loguru"],
+    "looptime": ["looptime"],
     "opentelemetry": ["opentelemetry-sdk"],
     "picologging": ["picologging", "orjson"],
     "prometheus_client": ["prometheus-client"],

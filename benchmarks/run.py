@@ -33,6 +33,7 @@ from urllib.request import urlopen
 from benchmarks.environments import PEERS, ROOT, is_ready, pinned, prepare, python_of, say
 from benchmarks.history import GOAL_SECONDS as HISTORY_GOAL_SECONDS
 from benchmarks.importing import SUBJECTS
+from benchmarks.passing import PASSAGES
 from benchmarks.profiling import SLOW
 from benchmarks.retaining import GOAL_SECONDS as RETAINING_GOAL_SECONDS
 from benchmarks.storing import LOOKUP, P95_BY_MINUTE, TOP_ERRORS
@@ -64,6 +65,7 @@ class Effort:
     retained_records: int
     retaining_rounds: int
     history_hours: float
+    passing_rounds: int
 
 
 USUAL = Effort(
@@ -81,6 +83,7 @@ USUAL = Effort(
     retained_records=1_000_000,
     retaining_rounds=8,
     history_hours=1.0,
+    passing_rounds=5,
 )
 WHOLE = replace(USUAL, stored_records=(1_000_000, 10_000_000), retained_records=10_000_000, history_hours=48.0)
 QUICK = Effort(
@@ -98,6 +101,7 @@ QUICK = Effort(
     retained_records=20_000,
     retaining_rounds=1,
     history_hours=0.02,
+    passing_rounds=1,
 )
 
 
@@ -121,6 +125,7 @@ GOALS = (
     Goal("operation", "observed async operation: start and end record, RED metrics, span", at_most=8, times_faster=4),
     Goal("mono_success", "MonoResult, 5 async binds, built and run", at_most=2.8),
     Goal("mono_failure", "the same, failing at the first", at_most=1.6),
+    Goal("virtual_sleep", "a sleep of 10 s in virtual time", at_most=50),
     Goal("exposition", "exposition, 1,000 counters + 100 histograms, any worker of two (peers: one)", at_most=5000),
 )
 KEEPING_GOAL_PER_SECOND, KEEPING_GOAL_BYTES = 700_000, 40
@@ -731,6 +736,17 @@ def history_line(told: dict[str, Any]) -> Line:
     )
 
 
+def passing_lines(told: dict[str, list[float]]) -> list[Line]:
+    """Return the table's lines for days in virtual time."""
+    lines = []
+    for what, (_, _, goal) in PASSAGES.items():
+        took = median(told[what])
+        text = f"{took:.2f} s (the slowest {max(told[what]):.2f})"
+        verdict = verdict_of([(took <= goal, f"{took - goal:.2f} s")])
+        lines.append(Line(f"{what}, in virtual time", text, "–", f"≤ {goal:g} s", verdict, loop="passing"))
+    return lines
+
+
 # Profiles of what was missed
 
 
@@ -747,7 +763,7 @@ def profile_of(line: Line) -> str:
         return "Two processes take part: see `python -m benchmarks.http_server rfs_worker --profile`."
     if line.loop == "visibility":
         return "Two processes take part: see `python -m benchmarks.visibility` under a profiler of either."
-    if line.loop in {"storing", "retaining", "history"}:
+    if line.loop in {"storing", "retaining", "history", "passing"}:
         return f"See `python -m benchmarks.{line.loop}` under a profiler."
     command = module(OURS, *line.profile)
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT, env=process_environment())
@@ -906,12 +922,14 @@ def main(arguments: list[str]) -> int:
     retained = measure_once("retaining", str(effort.retained_records), str(effort.retaining_rounds))
     say(f"{effort.history_hours:g} hours of the reference service")
     history = measure_once("history", str(effort.history_hours))
+    say("days in virtual time")
+    passing = measure_once("passing", str(effort.passing_rounds))
     outcomes = visit_zoo(environments)
 
     lines = [loop_line(goal, measured[goal.loop]) for goal in GOALS]
     lines += [*http_lines(rates, costs), leading_line(*leading), import_line(seconds, mib), visibility_line(visible)]
     lines += [line for one in stored for line in storing_lines(one)]
-    lines += [retaining_line(retained, effort.retained_records), history_line(history)]
+    lines += [retaining_line(retained, effort.retained_records), history_line(history), *passing_lines(passing)]
     collected = median(measured["record_collected"][OURS])
     first = ", ".join(f"{name} {median(values) * 1e3:.0f} ms" for name, values in started.items())
     ours = stored[-1].finished[OURS]

@@ -51,6 +51,14 @@ def timed_async(body: Callable[[int], Coroutine[Any, Any, object]]) -> Loop:
     return loop
 
 
+async def sleeps(count: int) -> float:
+    """Sleep *count* times for 10 s, and return the CPU time that it took: of a loop whose time passes by itself."""
+    before = time.process_time()
+    for _ in range(count):
+        await asyncio.sleep(10)
+    return time.process_time() - before
+
+
 def timed_in_threads(body: Callable[[int], object], threads: int) -> Loop:
     """Return the loop of a plain function that *threads* threads run at once, each its share of the operations."""
 

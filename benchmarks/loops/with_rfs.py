@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from functools import cache
 
 from benchmarks.corpus import CORRELATION_ID, ORDER_IDS, RING, durations
 from benchmarks.exposed import move, one_of_two_workers
-from benchmarks.worker import Loop, timed, timed_async, timed_in_threads
+from benchmarks.worker import Loop, sleeps, timed, timed_async, timed_in_threads
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring import (
     CorrelationContext,
@@ -23,6 +24,7 @@ from rfs.monitoring import (
 from rfs.monitoring import monitor as monitor_module
 from rfs.monitoring.exporters.prometheus import exposition
 from rfs.reactive import MonoResult
+from rfs.testing.virtual_time import VirtualTime
 
 start_monitoring()
 
@@ -133,6 +135,11 @@ def _expose(count: int) -> float:
     return spent
 
 
+def _sleep_virtually(count: int) -> float:
+    gc.collect()
+    return VirtualTime().run(sleeps(count))
+
+
 def _undisturbed(loop: Loop) -> Loop:
     """Return *loop* with what earlier loops recorded out of the way; else the collecting thread works it off meanwhile."""
 
@@ -157,5 +164,6 @@ LOOPS = {
         "mono_success": timed_async(_chain_that_succeeds),
         "mono_failure": timed_async(_chain_that_fails),
         "exposition": _expose,
+        "virtual_sleep": _sleep_virtually,
     }.items()
 }

@@ -85,6 +85,8 @@ class TestRunning:
             "what leading costs",
             "the longest recording call",
             "0.02 hours of the reference service",
+            "24 h of 10 alert rules",
+            "30 d of 10 alert rules",
         ):
             assert f"| {what}" in done.stdout
         assert "| `import rfs.monitoring`" in done.stdout

@@ -18,7 +18,7 @@ import threading
 import time
 import urllib.request
 from asyncio.base_events import BaseEventLoop
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -27,6 +27,7 @@ from time import monotonic as monotonic_by_name
 from time import sleep as sleep_by_name
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -440,6 +441,62 @@ class TestRealWork:
             assert clock.monotonic() == began
 
 
+    def test_a_process_that_goes_on(self) -> None:
+        """
+        A server of a subprocess would hold the time for ever, too: it is reported once, and then time passes beside it.
+        """
+
+        async def main() -> float:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", "input()", stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            began = time.monotonic()
+            for _ in range(10):
+                await asyncio.sleep(60)
+            passed = time.monotonic() - began
+            await process.communicate(b"\n")
+            return passed
+
+        with pytest.warns(VirtualTimeWarning, match=r"held for 0\.2 real seconds by subprocess \d+; it goes on") as warned:
+            assert VirtualTime(patience=0.2).run(main()) == 600
+        assert len(warned) == 1
+
+    def test_a_job_that_never_began(self) -> None:
+        """
+        A job that its executor refuses holds nothing.
+        """
+        pool = ThreadPoolExecutor(1)
+        pool.shutdown()
+
+        async def main() -> float:
+            began = time.monotonic()
+            with pytest.raises(RuntimeError, match="cannot schedule new futures"):
+                await asyncio.get_running_loop().run_in_executor(pool, print)
+            await asyncio.sleep(60)
+            return time.monotonic() - began
+
+        assert VirtualTime().run(main()) == 60
+
+    def test_a_blocking_sleep_in_a_coroutine(self) -> None:
+        """
+        It keeps its loop from everything else, as a real one does, and what was due meanwhile is late.
+        """
+        late: list[float] = []
+
+        async def main() -> float:
+            began = time.monotonic()
+            asyncio.get_running_loop().call_later(1, lambda: late.append(time.monotonic() - began))
+            time.sleep(60)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return time.monotonic() - began
+
+        assert VirtualTime().run(main()) == 60
+        assert late == [60]
+        with VirtualTime(), pytest.raises(ValueError, match="^sleep length must be non-negative$"):
+            time.sleep(-1)
+
+
 class TestLeaving:
     def test_nothing_is_left(self) -> None:
         """
@@ -487,6 +544,24 @@ class TestLeaving:
 
         assert patched() == before
         monkeypatch.undo()
+        with VirtualTime():
+            pass
+
+    def test_a_loop_of_another_make(self) -> None:
+        """
+        In a loop that would not notice, entering is refused instead of waiting for real.
+        """
+
+        async def main() -> None:
+            with VirtualTime():
+                """Never come to."""
+
+        loop = uvloop.new_event_loop()
+        try:
+            with pytest.raises(RuntimeError, match="^virtual time needs asyncio's own event loop on selectors, not Loop$"):
+                loop.run_until_complete(main())
+        finally:
+            loop.close()
         with VirtualTime():
             pass
 
@@ -632,6 +707,51 @@ class TestDrive:
         assert monitor.leadership.is_self
         assert monitor.query.increase("orders_total", "1m") == 3
         monitor.stop()
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from([1, 10, 70, 400, 4000]),
+                st.sampled_from(["orders_total", "waiting", "wait_seconds", None]),
+                st.sampled_from([0, 0, 0, -45, -600]),
+            ),
+            max_size=30,
+        )
+    )
+    def test_quiet_times_change_nothing(self, events: list[tuple[int, str | None, int]]) -> None:
+        """
+        Whatever is measured and however the wall clock is set, a rule sees what its query would answer at that moment.
+
+        In a quiet time its value is not asked for anew each second; this asks.
+        """
+        clock = VirtualTime(START)
+        monitor = Monitor(clock=clock)
+        record: dict[str, Callable[[], object]] = {
+            "orders_total": monitor.counter("orders_total").inc,
+            "waiting": lambda: monitor.gauge("waiting").set(clock.monotonic()),
+            "wait_seconds": lambda: monitor.histogram("wait_seconds").observe(2),
+        }
+        rules = [
+            Rule("orders", "orders_total", "greater_than", 1, window_seconds=60),
+            Rule("waiting", "waiting", "greater_than", 1, window_seconds=1),
+            Rule("waits", "wait_seconds", "greater_than", 1, aggregation="increase", window_seconds=300),
+        ]
+        for rule in rules:
+            monitor.alerts.set_rule(rule)
+
+        for seconds, name, jump in events:
+            if name is not None:
+                record[name]()
+            clock.advance(seconds)
+            clock.jump(jump)
+            monitor.beat()
+            states = monitor.alerts.states()
+            query = monitor.query.settled()
+            waits = query.distribution("wait_seconds", "5m")
+
+            assert states["orders"].value == query.increase("orders_total", "60s")
+            assert states["waiting"].value == query.latest("waiting")
+            assert states["waits"].value == (None if waits is None else waits.count)
 
     def test_the_interval(self) -> None:
         """

@@ -132,6 +132,8 @@ class Leader:
         self._process = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._sequence = self._forwarded = 0
         self._sampled = Totals({}, {}, {}, {}, {}, [])
+        # The wall clock when measurements last came; None where it is not known: a directory and a store handed in have others', too.
+        self.still_since: float | None = None
         self._was_local = False
         self._homeless = 0  # records that were taken into memory while the directory could not be used
         self._own_tail: tuple[object, SegmentReader] | None = None
@@ -222,6 +224,7 @@ class Leader:
         with self._lock:
             if local is None:
                 return Moment(self._remember(), self._memory)
+            self.still_since = None
             self._bring_home()
             self._feed_sinks([])
             totals = self.live.read()
@@ -236,6 +239,7 @@ class Leader:
         local = self._local
         if local is None or not local.leads:
             return self.collect() if self._find_store() is None else None
+        self.still_since = None
         return self._moment(local, self._write(local))
 
     def totals(self) -> Totals:
@@ -360,7 +364,17 @@ class Leader:
         if self._was_local:
             self._was_local = False
             self._sampled = totals  # it was in the store of the directory, and did not happen now
-        self._append([], self._close_window(totals))
+        window, before = self._close_window(totals), self._sampled
+        if not self._is_told_where and (
+            self.still_since is None
+            or window.counters
+            or window.gauges
+            or window.sketches
+            or totals.metrics.keys() != before.metrics.keys()
+            or list(totals.gauges) != list(before.gauges)  # in the order of their last writes
+        ):
+            self.still_since = self._now_seconds()
+        self._append([], window)
         self._sampled = totals
         return totals
 

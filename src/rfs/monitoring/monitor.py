@@ -62,6 +62,7 @@ _MAX_DIAGNOSTICS = 128
 _DIAGNOSTIC_SECONDS = 10.0
 _FOREIGN_SECONDS = 1.0
 _CLOCK_STEP_SECONDS = 1.0  # what is less is a clock being set right little by little
+_STEADY_SECONDS = 60.0  # so long an alert rule's value is not read anew while nothing is measured and its window is empty
 _FORGET_EVERY_SECONDS = 300.0  # so much longer than the hour it may take until an idle series is forgotten
 _LATEST_NS = 2**63 - 1
 _LARGEST_PAYLOAD = MAX_FRAME_BYTES - 1024  # leaves room for the frame's own fields
@@ -221,6 +222,9 @@ class Monitor:
             for _ in range(2)  # one is for the rules alone: however many look at the dashboard, they are evaluated
         )
         self._rule_query = self._rules
+        self._steady: dict[str, tuple[Rule, Sample]] = {}  # what is the same until something is measured
+        self._steady_since: tuple[float | None, float] = None, 0.0  # since when nothing was; since when these are
+        self._still_seconds = 0.0  # by the wall clock
         self.alerts = AlertManager(
             read=self._read_for_rule,
             clock=clock,
@@ -675,6 +679,7 @@ class Monitor:
         moment = self._leader.sample()
         if moment is not None and self._leader.leads():
             self._rule_query = self._rules.settled(moment)  # all rules see the same one
+            self._keep_steady()
             with self._rules.bounded():  # a place is taken once, not for each rule: nobody else asks there
                 self.alerts.evaluate(self.clock.monotonic())
         self._watch_pipeline()
@@ -689,6 +694,21 @@ class Monitor:
         For a test's clock, instead of `start`: `rfs.testing.virtual_time.VirtualTime.drive` calls it.
         """
         self._leader.beat()
+
+    def _keep_steady(self) -> None:
+        """
+        Forget what the rules' values were, if they may be others now.
+
+        A window in which nothing was measured, and nothing since, is as empty a second later. Not for ever: the store lets go of old
+        series some day; and not if the wall clock went back, for then there is something in the window again.
+        """
+        still, now = self._leader.still_since, self._now_seconds()
+        seconds = 0.0 if still is None else now - still
+        since, kept_since = self._steady_since
+        if still is None or still != since or seconds < self._still_seconds or now - kept_since >= _STEADY_SECONDS:
+            self._steady.clear()
+            self._steady_since = still, now
+        self._still_seconds = seconds
 
     def _watch_pipeline(self) -> None:
         dropped = sum(series.value for series in self._dropped.series())
@@ -728,6 +748,16 @@ class Monitor:
             self.keep(None, 30, "log", site.logger, site.operation, "", text, "", None, fields, None)
 
     def _read_for_rule(self, rule: Rule) -> Sample:
+        known = self._steady.get(rule.name)
+        if known is not None and known[0] is rule:
+            return known[1]
+        sample = self._read_sample(rule)
+        # A second for the one that is under way, and one because windows are as fine as that.
+        if self._still_seconds > rule.window_seconds + 2:
+            self._steady[rule.name] = rule, sample
+        return sample
+
+    def _read_sample(self, rule: Rule) -> Sample:
         query = self._rule_query
         with deadline(MAX_SECONDS):
             metric_type = query.metric_type(rule.metric_name)

@@ -88,7 +88,6 @@ _SELECTORS = ("SelectSelector", "PollSelector", "EpollSelector", "DevpollSelecto
 _SENDERS = ("connect", "connect_ex", "send", "sendall", "sendmsg", "sendto")
 
 _real_monotonic = time.monotonic
-_real_sleep = time.sleep
 _entering = threading.Lock()
 _active: VirtualTime | None = None
 
@@ -109,6 +108,8 @@ class VirtualTime:
     A context manager, plain and async; a decorator of functions, plain and async, each call of which has a clock of its own. One at a
     time: entering a second one is a RuntimeError. Leaving restores everything, whatever happened inside; timers that are left behind
     in an event loop are not due before their virtual time in real time.
+
+    Other processes have their own time: what is spawned has the real one, and each worker of pytest-xdist may enter one.
 
     Without being entered it is a clock that is moved by `advance` alone, and nothing else is changed.
 
@@ -133,9 +134,8 @@ class VirtualTime:
         self._now_ns = _MONOTONIC_START_NS
         self._wall_offset_ns = start_ns - _MONOTONIC_START_NS
         self._turn = threading.Condition()
-        self._sleepers: dict[
-            int, int | None
-        ] = {}  # threads, and until when; None: they wait for something else than time
+        # Threads, and until when each sleeps; None: it waits for something else than time.
+        self._sleepers: dict[int, int | None] = {}
         self._holds: set[str] = set()
         self._jobs: set[str] = set()  # the holds of jobs in executors that nobody has the outcome of yet
         self._numbers = count()
@@ -311,8 +311,10 @@ class VirtualTime:
             self._turn.notify_all()
 
     def _patch(self, stack: ExitStack) -> None:
-        import time_machine
-
+        try:
+            import time_machine
+        except ImportError as error:
+            raise ImportError("virtual time needs an optional package: pip install 'rfs[testing]'") from error
         by_real = {getattr(time, name): virtual for name, virtual in _clocks.items()}
         for module in tuple(sys.modules.values()):
             name = getattr(module, "__name__", None)
