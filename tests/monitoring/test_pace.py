@@ -46,6 +46,18 @@ class TestPieces:
         assert min(pauses) > 0
 
 
+    def test_unpaced(self, pauses: list[float]) -> None:
+        """
+        For a test's clock there is no pause, and afterwards there are as before.
+        """
+        with pace.unpaced():
+            assert len(list(pieces(range(1_000)))) == 20
+        assert not pauses
+
+        list(pieces(range(1_000)))
+        assert pauses
+
+
 class TestCollecting:
     @pytest.mark.parametrize("kind", ["counters", "histograms", "records"])
     def test_is_interrupted(self, kind: str, pauses: list[float]) -> None:

@@ -180,6 +180,20 @@ class TestOneClock:
 
         assert VirtualTime(START).run(main()) == int((START + timedelta(days=1)).timestamp()) * 10**9
 
+    def test_years_pass(self) -> None:
+        """
+        After three years a float of seconds is coarser than a loop's clock; timers are still due, to some tens of nanoseconds.
+        """
+
+        async def main() -> int:
+            for _ in range(1000):
+                await asyncio.sleep(100_000.1)
+            return time.time_ns()
+
+        passed = VirtualTime(START).run(main()) - int(START.timestamp()) * 10**9
+
+        assert 0 <= passed - 100_000_100_000_000 * 1000 < 100_000
+
     def test_the_wall_clock_jumps_alone(self) -> None:
         """
         An administrator who sets the clock back an hour moves no timer.

@@ -45,7 +45,7 @@ from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from heapq import heappush, heapreplace
 from itertools import count
-from math import isfinite
+from math import ceil, isfinite, ulp
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
@@ -64,6 +64,7 @@ _START = datetime(2026, 1, 1, tzinfo=UTC)
 _MONOTONIC_START_NS = 1_000 * 10**9  # 0 may mean "never" to somebody
 _POLL_SECONDS = 0.002  # between two looks at who still works
 _BUSY_SECONDS = 0.0001  # of processor within a poll: less is the poll itself
+_LOOP_RESOLUTION_SECONDS = 1e-9
 _FLUSH_SECONDS = 2.0
 # What measures the test itself, or waits for what is real.
 _REAL = (sys.stdlib_module_names - {"asyncio", "sched", "this", "antigravity"}) | {
@@ -493,11 +494,21 @@ class VirtualTime:
 
             if look(0) or (timeout is not None and timeout <= 0):
                 return found
-            until_ns = None if timeout is None else self._now_ns + max(1, round(timeout * 1e9))
+            until_ns = None if timeout is None else self._now_ns + max(1, round(timeout * 1e9)) + self._grain_ns()
             self._wait(until_ns, look)
             return found
 
         return select
+
+    def _grain_ns(self) -> int:
+        """
+        How much farther a loop must be moved to see that its timer is due: for weeks nothing.
+
+        It asks for what is due within a nanosecond. Where floats are coarser than that (after 48 days), a timer that is due exactly now
+        would not be, and the loop would ask for ever.
+        """
+        grain = ulp(self.monotonic())
+        return 0 if grain < _LOOP_RESOLUTION_SECONDS / 2 else ceil(2e9 * grain)
 
     def _wait(self, until_ns: int | None, pause: Callable[[float], bool | None]) -> None:
         """Wait in virtual time, as this thread, until then or until *pause*, which waits in real seconds, says that it is enough."""
