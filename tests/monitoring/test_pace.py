@@ -45,7 +45,6 @@ class TestPieces:
         assert len(pauses) in (9, 10)
         assert min(pauses) > 0
 
-
     def test_unpaced(self, pauses: list[float]) -> None:
         """
         For a test's clock there is no pause, and afterwards there are as before.

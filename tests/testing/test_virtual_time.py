@@ -454,7 +454,6 @@ class TestRealWork:
 
             assert clock.monotonic() == began
 
-
     def test_a_process_that_goes_on(self) -> None:
         """
         A server of a subprocess would hold the time for ever, too: it is reported once, and then time passes beside it.
@@ -471,7 +470,9 @@ class TestRealWork:
             await process.communicate(b"\n")
             return passed
 
-        with pytest.warns(VirtualTimeWarning, match=r"held for 0\.2 real seconds by subprocess \d+; it goes on") as warned:
+        with pytest.warns(
+            VirtualTimeWarning, match=r"held for 0\.2 real seconds by subprocess \d+; it goes on"
+        ) as warned:
             assert VirtualTime(patience=0.2).run(main()) == 600
         assert len(warned) == 1
 
@@ -500,14 +501,14 @@ class TestRealWork:
         async def main() -> float:
             began = time.monotonic()
             asyncio.get_running_loop().call_later(1, lambda: late.append(time.monotonic() - began))
-            time.sleep(60)
+            time.sleep(60)  # noqa: ASYNC251 - what is tested
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             return time.monotonic() - began
 
         assert VirtualTime().run(main()) == 60
         assert late == [60]
-        with VirtualTime(), pytest.raises(ValueError, match="^sleep length must be non-negative$"):
+        with VirtualTime(), pytest.raises(ValueError, match=r"^sleep length must be non-negative$"):
             time.sleep(-1)
 
 
@@ -572,7 +573,9 @@ class TestLeaving:
 
         loop = uvloop.new_event_loop()
         try:
-            with pytest.raises(RuntimeError, match="^virtual time needs asyncio's own event loop on selectors, not Loop$"):
+            with pytest.raises(
+                RuntimeError, match=r"^virtual time needs asyncio's own event loop on selectors, not Loop$"
+            ):
                 loop.run_until_complete(main())
         finally:
             loop.close()

@@ -288,7 +288,7 @@ def _bounded(method: Callable[Concatenate[Query, P], R]) -> Callable[Concatenate
 
     @wraps(method)
     def answer(self: Query, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self._slots.here.is_inside:
+        if self._slots.here.is_inside:  # pyright: ignore[reportPrivateUsage] # it wraps methods of the class
             return method(self, *args, **kwargs)
         with self.bounded():
             return method(self, *args, **kwargs)

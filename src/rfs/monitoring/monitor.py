@@ -62,7 +62,9 @@ _MAX_DIAGNOSTICS = 128
 _DIAGNOSTIC_SECONDS = 10.0
 _FOREIGN_SECONDS = 1.0
 _CLOCK_STEP_SECONDS = 1.0  # what is less is a clock being set right little by little
-_STEADY_SECONDS = 60.0  # so long an alert rule's value is not read anew while nothing is measured and its window is empty
+_STEADY_SECONDS = (
+    60.0  # so long an alert rule's value is not read anew while nothing is measured and its window is empty
+)
 _FORGET_EVERY_SECONDS = 300.0  # so much longer than the hour it may take until an idle series is forgotten
 _LATEST_NS = 2**63 - 1
 _LARGEST_PAYLOAD = MAX_FRAME_BYTES - 1024  # leaves room for the frame's own fields

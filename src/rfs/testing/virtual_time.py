@@ -361,6 +361,9 @@ class VirtualTime:
             self._jobs.discard(name)
             self._turn.notify_all()
 
+    def _end_job(self, name: str, _outcome: object) -> None:
+        self._release(name)
+
     def _noticed(self, real: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(real)
         def send(*args: Any, **kwargs: Any) -> Any:
@@ -392,7 +395,7 @@ class VirtualTime:
                 self._release(name)
                 raise
             # Called by the loop, right before who awaits it: until then nobody may move the time.
-            future.add_done_callback(lambda _done: self._release(name))
+            future.add_done_callback(functools.partial(self._end_job, name))
             return future
 
         return run_in_executor
@@ -607,17 +610,17 @@ def _clock(name: str) -> Callable[..., Any]:
     """What stands in the place of the function *name* of the module ``time``: for good in modules that import it meanwhile."""
     real = getattr(time, name)
     method = {
-        "sleep": VirtualTime._sleep,
+        "sleep": VirtualTime._sleep,  # pyright: ignore[reportPrivateUsage]
         "monotonic": VirtualTime.monotonic,
         "perf_counter": VirtualTime.monotonic,
-    }.get(name, VirtualTime._monotonic_ns)
+    }.get(name, VirtualTime._monotonic_ns)  # pyright: ignore[reportPrivateUsage]
 
     @functools.wraps(real)
     def clock(*args: Any) -> Any:
         active = _active
         if active is None:
             return real(*args)
-        caller = sys._getframe(1).f_globals.get("__name__", "")
+        caller = sys._getframe(1).f_globals.get("__name__", "")  # pyright: ignore[reportPrivateUsage]
         if _is_real(caller) and caller not in _CALLERS:
             return real(*args)
         return cast("Callable[..., Any]", method)(active, *args)
@@ -653,7 +656,7 @@ def _is_real(module: str) -> bool:
 
 def _replace(stack: ExitStack, owner: Any, name: str, value: object) -> None:
     """Put *value* into its place until *stack* is closed."""
-    own: Mapping[str, object] = vars(owner)
+    own = cast("Mapping[str, object]", vars(owner))
     if name in own:
         stack.callback(setattr, owner, name, own[name])
     else:
