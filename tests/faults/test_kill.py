@@ -140,8 +140,12 @@ def check_books(reader: Monitor, found: int, own: set[str], killed: int) -> None
     def quiet() -> bool:
         return reader.query.books()["records"]["in_flight"] == 0
 
-    eventually(quiet, seconds=40, says=lambda: reader.query.books())
-    own |= own_records(reader)
+    def settled() -> bool:
+        before = len(own)
+        own.update(own_records(reader))
+        return quiet() and len(own) == before  # none of them has just been recorded
+
+    eventually(settled, seconds=40, says=lambda: reader.query.books())
     books = reader.query.books()["records"]
     lost = books.get("lost_on_crash", 0.0)
     dropped = sum(count for name, count in books.items() if name.startswith("dropped_"))
