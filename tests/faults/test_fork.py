@@ -82,7 +82,7 @@ monitor.log(20, "served")
 monitor.start()
 ends = time.monotonic() + 20
 while not (directory / "store" / "catalogue.sqlite").exists() and time.monotonic() < ends:
-    time.sleep(0.05)
+    time.sleep(0.05)  # looks again, until the deadline above
 monitor.stop()
 print(len(list((directory / "store" / "chunks").iterdir())))
 print(sorted(one for one in set(sys.modules) - before if one.split(".")[0] in LARGE))
