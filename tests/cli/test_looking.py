@@ -100,6 +100,24 @@ class TestDoctor:
         assert any(state != "ok" and chunk.name in says for state, says, _ in found(answer, "chunks"))
         assert [state for state, _, _ in found(answer, "catalogue")] == ["fault"]
 
+    def test_of_the_sums_of_dead_processes(self, tmp_path: Path) -> None:
+        """
+        One of the two copies is a warning, for nothing is missing; both are a fault.
+        """
+        directory = tmp_path / "d"
+        stopped(directory)
+        stopped(directory)  # it has folded the one before
+        copies = sorted((directory / "live").glob("totals-*"))
+        states: list[tuple[list[str], bool]] = []
+
+        for copy in copies:
+            copy.write_bytes(b"damaged")
+            said = [each for each in found(rfs("doctor", "-d", directory), "answers") if copy.name in each[1]]
+            states.append(([state for state, _, _ in said], any("nothing is missing" in advice for *_, advice in said)))
+
+        assert len(copies) == 2
+        assert states == [(["warning"], True), (["fault"], False)]
+
     def test_of_what_was_set_aside(self, tmp_path: Path) -> None:
         """
         Files in quarantine are a warning.

@@ -7,7 +7,7 @@ the kernel keeps their pages. It lives for `LIFE_SECONDS` at most: its end is th
 """
 
 # A file system is made of the system's calls.
-# ruff: noqa: PTH101,PTH102,PTH104,PTH106,PTH108,PTH115,PTH208,PTH211
+# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH115, PTH211
 
 from __future__ import annotations
 
@@ -96,8 +96,9 @@ class Passthrough:
         stat = {name.removesuffix("_ns"): getattr(found, name) for name in _STAT}
         return {**stat, "st_blocks": found.st_blocks}
 
-    def readdir(self, path: str, file: int) -> list[str]:
-        return [".", "..", *os.listdir(self._path(path))]
+    def readdir(self, path: str, file: int) -> list[tuple[str, dict[str, int], int]]:
+        with os.scandir(self._path(path)) as entries:
+            return [(entry.name, {"st_ino": entry.inode()}, 0) for entry in entries]
 
     def opendir(self, path: str) -> int:
         return 0
@@ -189,7 +190,15 @@ def main(folder: str, mount_point: str, control: str) -> None:
     signal.alarm(LIFE_SECONDS)
     with Path(control).open("r+b") as file:
         mapped = mmap.mmap(file.fileno(), CONTROL.size)
-    FUSE(Passthrough(folder, mapped), mount_point, foreground=True, allow_other=True, fsname="rfs-passthrough")
+    FUSE(
+        Passthrough(folder, mapped),
+        mount_point,
+        foreground=True,
+        allow_other=True,
+        fsname="rfs-passthrough",
+        use_ino=True,
+        attr_timeout=0,
+    )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from rfs.errors import BackupError
+from rfs.monitoring._capture.segments import SegmentReader
 from rfs.monitoring._query import Query
 from rfs.monitoring._reading import open_directory
-from rfs.monitoring._store.backup import backup, verify
+from rfs.monitoring._store.backup import _TRIES, _Copier, backup, verify
+from rfs.monitoring._store.local import LocalStore
+from rfs.monitoring.monitor import Monitor
 from tests.faults.processes import Process, environment, eventually, size
 
 pytestmark = pytest.mark.fault
@@ -122,6 +125,69 @@ class TestB31:
         with pytest.raises(BackupError, match="A service may have been started in it"):
             verify(restored)
 
+    @pytest.mark.parametrize("is_still", [True, False], ids=["between two imports", "imported all the time"])
+    def test_books_balance_whatever_is_recorded_and_imported_meanwhile(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_still: bool
+    ) -> None:
+        """
+        A process records after its segment was copied, and before its cells are; the leader imports that before the chunks are copied.
+        The copy has counted what it has, and none of it as lost. Where imports never cease, it has all the same each record once, up to
+        one, and none as lost.
+        """
+        leader, other = (Monitor(service_name="orders", directory=tmp_path / "state") for _ in range(2))
+        store = _lead(leader)
+        made = 0
+
+        def record() -> None:
+            nonlocal made
+            for _ in range(10):
+                made += 1
+                other.log(40, "counted", fields={"number": made, "process": 1})
+
+        def bring() -> None:
+            leader._leader._import(store, at_once=True)
+
+        record()
+        bring()
+        record()
+        copy_segment, copy_chunks = SegmentReader.copy_to, _Copier.chunks
+        copied: list[int] = []
+
+        def copy_and_record(reader: SegmentReader, fd: int) -> None:
+            copy_segment(reader, fd)
+            if reader.name.startswith(other.capture.process):
+                copied.append(made)
+                record()
+                if not is_still:
+                    bring()
+                    record()
+
+        def copy_late(copier: Any, path: Path) -> None:
+            bring()
+            copy_chunks(copier, path)
+
+        monkeypatch.setattr(SegmentReader, "copy_to", copy_and_record)
+        monkeypatch.setattr(_Copier, "chunks", copy_late)
+
+        backup(tmp_path / "state", tmp_path / "restored")
+        leader.stop()
+        other.stop()
+
+        assert len(copied) == (1 if is_still else _TRIES + 1)
+        there = look(tmp_path / "restored")
+        restored = Monitor(service_name="orders", directory=tmp_path / "restored")
+        store = _lead(restored)
+        restored._leader._import(store, at_once=True)
+        books = restored.query.books()["records"]
+        restored.stop()
+        if is_still:
+            assert there["by"] == {1: list(range(1, copied[-1] + 1))}
+            assert books == {"produced": copied[-1], "delivered": copied[-1], "in_flight": 0}
+        else:
+            assert there["by"] == {1: list(range(1, there["records"] + 1))}
+            assert copied[-1] <= there["records"] <= made
+            assert "lost_on_crash" not in books
+
     def test_cp_is_not_enough(self) -> None:
         """
         The documentation says so, and what to use.
@@ -134,3 +200,13 @@ class TestB31:
 def _books(directory: Path) -> dict[str, float]:
     with open_directory(directory, on_problem=refuse) as query:
         return query.books()["records"]
+
+
+def _lead(monitor: Monitor) -> LocalStore:
+    """Let *monitor* lead, and fold who is dead."""
+    for _ in range(2):
+        monitor._leader._capture_and_lead(is_new=False)
+    store = monitor._leader._local
+    assert store is not None
+    assert store.leads
+    return store

@@ -6,12 +6,15 @@ The program counts by itself what it recorded; what it finds through the query i
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
 
 from rfs.monitoring.monitor import Monitor
-from tests.faults.processes import Process, eventually, names_in, size
+from tests.faults.processes import Process, environment, eventually, names_in, size
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]  # hundreds of processes live and die
 
@@ -62,3 +65,50 @@ class TestForkStorm:
             counters = reader.query.totals().counters
             assert sum(value for key, value in counters.items() if key.name == "child_records_total") == FORKS
             reader.stop()
+
+
+LOADED_LATE = """
+import sys
+import time
+from pathlib import Path
+from rfs.monitoring.monitor import Monitor
+
+LARGE = ("rfs", "sqlite3", "zstandard", "cryptography")
+directory = Path(sys.argv[1])
+monitor = Monitor(service_name="late")
+monitor.use_directory(directory)
+before = set(sys.modules)
+monitor.log(20, "served")
+monitor.start()
+ends = time.monotonic() + 20
+while not (directory / "store" / "catalogue.sqlite").exists() and time.monotonic() < ends:
+    time.sleep(0.05)  # looks again, until the deadline above
+monitor.stop()
+print(len(list((directory / "store" / "chunks").iterdir())))
+print(sorted(one for one in set(sys.modules) - before if one.split(".")[0] in LARGE))
+"""
+
+
+class TestImports:
+    @pytest.mark.parametrize("is_encrypted", [False, True])
+    def test_no_thread_of_ours_imports_what_is_large(self, tmp_path: Path, is_encrypted: bool) -> None:
+        """
+        A child that is forked while a thread imports a module would wait for that import for ever: by then all is imported.
+        """
+        environ = {**environment(), "RFS_STORE_KEYS": ""}
+        if is_encrypted:
+            keys = tmp_path / "keys"
+            keys.write_text(f"first {b64encode(bytes(range(32))).decode()}\n")
+            keys.chmod(0o600)
+            environ["RFS_STORE_KEYS"] = str(keys)
+
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED_LATE, str(tmp_path / "service")],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+        assert done.stdout.split("\n")[:2] == ["1", "[]"], done.stderr

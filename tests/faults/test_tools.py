@@ -131,6 +131,24 @@ class TestFaultyDisk:
                 os.close(two)
             assert disk.touched == 0
 
+    def test_hard_link_is_the_same_file(self, tmp_path: Path) -> None:
+        """
+        As on a disk: under each of its names, and in the listing, a file has the same number, and what one writes the other reads.
+        """
+        with faulty_disk(tmp_path) as disk, (disk.path / "one").open("wb", buffering=0) as written:
+            written.write(b"a")
+            os.link(disk.path / "one", disk.path / "two")
+            with (disk.path / "two").open("rb", buffering=0) as read:
+                assert read.read() == b"a"
+                (disk.path / "one").unlink()
+                written.write(b"b")
+                assert read.read() == b"b"
+                assert os.fstat(read.fileno()).st_size == 2
+            number = os.fstat(written.fileno()).st_ino
+            assert (disk.path / "two").stat().st_ino == number
+            with os.scandir(disk.path) as entries:
+                assert number in [entry.inode() for entry in entries if entry.name == "two"]
+
     @pytest.mark.parametrize(("mode", "error"), [(Mode.EIO, errno.EIO), (Mode.ENOSPC, errno.ENOSPC)])
     def test_fails_on_command(self, tmp_path: Path, mode: Mode, error: int) -> None:
         """

@@ -603,6 +603,7 @@ def fold(path: Path, clock: ManualClock) -> None:
     leader.live.fold(dead, leader._lease, LOST, 0.0, lacked=lacked, is_imported=True)
 
 
+@pytest.mark.slow  # a process for each step
 class TestKilledAtEveryStep:
     @pytest.mark.parametrize(
         ("before", "after"),

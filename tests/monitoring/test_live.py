@@ -425,6 +425,44 @@ class TestDamage:
         assert [one.partition(":")[0] for one in said] == ["S113 live file totals-7 is left out"]
         Monitor(service_name="late", directory=tmp_path).stop()
 
+    def test_of_cells_that_are_gone(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
+        """
+        Readings are not whole for as long as there are cells that cannot be read, and are whole again when those are gone.
+        """
+        other.counter("seen_total").inc()
+        damaged = tmp_path / "live" / "1-0123456789abcdef.0.cells"
+        damaged.write_bytes(b"something else" * 1_000)
+        said: list[str] = []
+        live = LiveReader(watcher.capture, lambda code, text: said.append(f"{code} {text}"))
+
+        def is_whole() -> bool:
+            live.read()
+            return live.is_whole
+
+        assert [is_whole(), is_whole()] == [False, False]
+        damaged.unlink()
+        assert is_whole()
+
+        assert not live.refused
+        assert len(said) == 1
+
+    def test_of_a_segment(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
+        """
+        A segment that cannot be read is said, and readings are whole, for it has no series.
+        """
+        other.log(20, "seen")
+        (segment,) = (tmp_path / "live").glob("*.segment")
+        segment.write_bytes(b"something else" * 1_000)
+        said: list[str] = []
+        live = LiveReader(watcher.capture, lambda code, text: said.append(f"{code} {text}"))
+
+        live.read()
+        assert not live.pending(1 << 20).runs
+        live.read()
+
+        assert [one.partition(":")[0] for one in said] == [f"S113 live file {segment.name} is left out"]
+        assert live.is_whole
+
     def test_of_who_leads(self, watcher: Monitor, tmp_path: Path) -> None:
         """
         Where nobody can read who leads, the next one does.

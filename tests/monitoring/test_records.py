@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from rfs.errors import CursorError, QueryTimeoutError, StoreFileError
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Segments, Waiting
-from rfs.monitoring._store import EVERYTHING, StoredRecord, Wanted
+from rfs.monitoring._store import EVERYTHING, StoredRecord, Wanted, chunks
 from rfs.monitoring._store import deadline as deadlines
 from rfs.monitoring._store import records as records_module
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader
@@ -410,6 +410,87 @@ def failing(number: int) -> Callable[..., Any]:
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+class TestB5NotWritten:
+    def test_goes_on_soon(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A second after the disk can be written again, whatever its error was, all is kept; it is not tried more often than that.
+        """
+        leader = site.reader()
+        emit(site, 0, 5)
+        leader.lead()
+        emit(site, 5, 100, message="x" * 2_000)
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "pwrite", failing(errno.EIO))
+            assert not leader.lead(flush=False)
+        assert not leader.lead(flush=False)
+
+        site.clock.advance(1.1)
+        assert leader.lead(flush=False)
+        assert not leader.pending()[0]
+        assert leader.times() == list(range(105))[::-1]
+
+    def test_taken_back_while_it_is_read(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What a reader has found in a chunk, and the leader takes back because it could not be synced, is answered from the segments.
+        """
+        leader, other = site.reader(), site.reader()
+        emit(site, 0, 5)
+        leader.lead()
+        emit(site, 5, 5)
+        newest, seen = chunks.newest, list[int]()
+
+        def take_back(*arguments: Any, **asked: Any) -> Any:
+            if not seen:
+                release.set()
+                thread.join()
+            seen.append(1)
+            return newest(*arguments, **asked)
+
+        added, release = Event(), Event()
+
+        def sync(_fd: int) -> None:
+            added.set()
+            release.wait(20)
+            raise OSError(errno.EIO, "cannot sync")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", sync)
+            thread = Thread(target=leader.lead)
+            thread.start()
+            assert added.wait(20)
+            broken.setattr(records_module, "newest", take_back)
+            assert other.times() == list(range(10))[::-1]
+        assert len(seen) > 1
+        assert [code for code, _ in site.problems] == ["S105"]
+
+    def test_hard_links_that_are_other_files(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        On a file system where a second name of a file seems to be another file, nobody can tell whose a chunk is: that is said, and
+        records stay in the segments.
+        """
+        leader = site.reader()
+        emit(site, 0, 5)
+
+        def copy(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+            with opened_at(source, src_dir_fd, "rb") as old, opened_at(target, dst_dir_fd, "xb") as new:
+                shutil.copyfileobj(old, new)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "link", copy)
+            assert not leader.lead()
+            assert not leader.lead()
+        assert leader.times() == [4, 3, 2, 1, 0]
+        (problem,) = site.problems
+        assert problem[0] == "S105"
+        assert "hard link" in problem[1]
+        assert leader.lead()
+        assert site.reader().times() == [4, 3, 2, 1, 0]
+
+
+def opened_at(name: str, directory: int, mode: str) -> Any:
+    return open(name, mode, opener=lambda path, flags: os.open(path, flags, 0o600, dir_fd=directory))
 
 
 class TestB6NotSynced:

@@ -23,6 +23,7 @@ from rfs.cli.output import Output, bytes_text, day_time, progress, visible
 from rfs.errors import LiveFileError, RfsError, StoreError, StoreFileError
 from rfs.monitoring._capture.files import ALIVE_MAGIC, HEADER_BYTES, Header, read_header
 from rfs.monitoring._capture.live import ALIVE_SUFFIX, is_locked, live_path, was_running
+from rfs.monitoring._folded import COPY_IS_USED
 from rfs.monitoring._live import LEADER, LEASE_SECONDS, highest_epoch, read_heartbeat
 from rfs.monitoring._query import Query
 from rfs.monitoring._reading import open_directory
@@ -304,7 +305,12 @@ def _answers(directory: Path) -> Iterator[Finding]:
             yield from _books(query)
             yield _clock(query)
         for code, text in dict.fromkeys(problems):
-            yield Finding("answers", "fault", f"RFS-{code}: {text}", "what cannot be read is missing in every answer")
+            if text.endswith(COPY_IS_USED):
+                advice = "nothing is missing: the process that leads makes it anew within seconds, once a service runs"
+                yield Finding("answers", "warning", f"RFS-{code}: {text}", advice)
+            else:
+                advice = "what cannot be read is missing in every answer"
+                yield Finding("answers", "fault", f"RFS-{code}: {text}", advice)
     except (RfsError, OSError) as error:
         yield Finding("answers", "fault", f"it cannot be read: {error}", "see the other findings")
 

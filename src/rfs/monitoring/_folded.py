@@ -33,6 +33,7 @@ from rfs.monitoring._foreign import FoldedSample
 
 TOTALS = "totals-"
 COPY = ".copy"
+COPY_IS_USED = "the other copy is used"  # said of one of two that is damaged: nothing is missing
 VERSION = 2  # the first had neither checksum nor copy
 _MAGIC = b"RFSTOTAL"
 _START = Struct("<8sIIQ")

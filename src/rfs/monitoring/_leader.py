@@ -163,6 +163,7 @@ class Leader:
 
     def attached(self) -> None:
         """Take what other processes have measured before as known: it did not happen now."""
+        _store_class()  # not first in the thread: a child that is forked while a thread imports waits for that import for ever
         with self._lock:
             own = self._sampled
             self._sampled = self.live.others()
@@ -275,10 +276,8 @@ class Leader:
             return self._local
 
     def _open_store(self, path: Path) -> None:
-        from rfs.monitoring._store.local import LocalStore
-
         try:
-            self._local = LocalStore(
+            self._local = _store_class()(
                 path,
                 retention=self._retention,
                 now_seconds=self._now_seconds,
@@ -536,6 +535,12 @@ class Leader:
                 dead, self._lease, LOST, self._monotonic(), lacked=lacked, is_imported=local is not None
             )
         self._on_folded(killed)
+
+
+def _store_class() -> type[LocalStore]:
+    from rfs.monitoring._store.local import LocalStore
+
+    return LocalStore
 
 
 def books_of(totals: Totals) -> Mapping[str, Mapping[str, float]]:

@@ -51,6 +51,7 @@ from rfs.monitoring._capture.segments import Frame, Mark, Run, SegmentReader, Se
 from rfs.monitoring._capture.sketch import BUCKETS_PER_OCTAVE
 from rfs.monitoring._folded import (
     COPY,
+    COPY_IS_USED,
     TOTALS,
     Folded,
     FoldedFiles,
@@ -74,6 +75,7 @@ HELD_BYTES = (
     16 << 20
 )  # of records that no chunk has yet, so much is held; what is beyond is read anew for each question
 CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
+PRODUCED = SeriesKey("rfs_produced_total", (("signal", "records"),))
 LEADER = "leader-"
 _HEARTBEAT_AT = 1024
 _WRITTEN_AT = _HEARTBEAT_AT + 8  # a byte that is 0 until a leader has written to the store; older leaders have none
@@ -150,7 +152,7 @@ class LiveReader:
     def __init__(self, capture: Capture, on_problem: Callable[[str, str], None] = lambda _code, _text: None) -> None:
         self._capture = capture
         self._on_problem = on_problem
-        self.refused: dict[str, str] = {}  # files that cannot be read, and why
+        self.refused: dict[str, str] = {}  # files that are there and cannot be read, and why
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -160,7 +162,7 @@ class LiveReader:
         self._own_regions: list[Region] = []
         self._own_segment: tuple[object, SegmentReader] | None = None
         self._forget_folded()
-        self._is_blind = False  # there are files that could not be read
+        self._is_blind = False  # there are files that could not be read, and may have series
         self._directory: LiveDirectory | None = None
 
     def _forget_folded(self) -> None:
@@ -297,7 +299,10 @@ class LiveReader:
                     process.unread.append(name)
                 else:
                     self._map(directory, process, name)
-        self._is_blind = bool(self.refused) or any(files - self._processes[one].names for one, files in there.items())
+        self.refused = {name: fault for name, fault in self.refused.items() if name in names}
+        self._is_blind = any(not name.endswith(SEGMENT_SUFFIX) for name in self.refused) or any(
+            files - self._processes[one].names for one, files in there.items()
+        )
         for one, process in tuple(self._processes.items()):
             files = there.get(one, set())
             if not files:
@@ -356,7 +361,7 @@ class LiveReader:
             self._is_safe = found.is_safe and not is_lost
             for name, fault in found.faults.items():
                 if name not in self._folded_faults:
-                    rest = "what else is known of its sums stands in for it" if is_lost else "the other copy is used"
+                    rest = "what else is known of its sums stands in for it" if is_lost else COPY_IS_USED
                     self._on_problem("S113", f"live file {name} is left out: it {fault}; {rest}")
             self._folded_faults = found.faults
             self._folded_identity = identity
@@ -567,7 +572,7 @@ class LiveReader:
                 totals.counters[REFUSED] = totals.counters.get(REFUSED, 0.0) + refused
             found = sum(reader.total_frames for reader in process.segments.values())
             damaged = self._count_damage(totals, process.segments.values())
-            missing = max(0, int(_books(process.cells.series)) - found - damaged)
+            missing = max(0, int(records_kept(process.cells.series)) - found - damaged)
             if missing:
                 totals.counters[lost] = totals.counters.get(lost, 0.0) + missing
             if was_running(process.watch):
@@ -942,12 +947,12 @@ def _merge_gauge(totals: Totals, key: SeriesKey, values: list[tuple[float, float
         totals.gauges[key] = max(values)[1]
 
 
-def _books(found: list[Series]) -> float:
+def records_kept(found: list[Series]) -> float:
     """How many records a process was given and has neither dropped nor suppressed."""
     kept = 0.0
     for series in found:
         if dict(series.key.labels).get("signal") == "records":
-            if series.key.name == "rfs_produced_total":
+            if series.key == PRODUCED:
                 kept += series.cells[series.at]
             elif series.key.name in ("rfs_dropped_total", "rfs_suppressed_total"):
                 kept -= series.cells[series.at]

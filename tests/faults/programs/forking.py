@@ -9,17 +9,15 @@ After every `BATCH` forks the parent looks up what was recorded since and compar
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import select
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -110,15 +108,12 @@ def ended(pid: int) -> int | None:
     handle = os.pidfd_open(pid)
     try:
         hung = not _readable(handle, CHILD_SECONDS)
+        if hung:
+            os.kill(pid, signal.SIGUSR1)  # it says where it is
+            _readable(handle, CHILD_SECONDS)
+            os.kill(pid, signal.SIGKILL)
     finally:
         os.close(handle)
-    if hung:
-        for what in ("wchan", "syscall", "stack"):  # where in the kernel it waits, if it does
-            with suppress(OSError):
-                sys.stderr.write(f"{what}: {Path(f'/proc/{pid}/{what}').read_text()}\n")
-        if spy := shutil.which("py-spy"):
-            subprocess.run([spy, "dump", "--pid", str(pid)], stdout=sys.stderr, check=False, timeout=20)
-        os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     return None if hung else os.waitstatus_to_exitcode(status)
 
@@ -152,6 +147,7 @@ def wrong(monitor: Monitor, identity: str, expected: set[int]) -> list[str]:
 def main(directory: str, forks: int) -> None:
     """Fork, look, and report."""
     monitor = Monitor(service_name="forks", directory=Path(directory))
+    faulthandler.register(signal.SIGUSR1)
     with use_monitor(monitor):
         monitor.start()
         reply("ready")

@@ -43,7 +43,7 @@ def main(path: str, count: int) -> None:
         except StoreError as error:
             assert error.code == "S109", error  # noqa: PT017 - in a program, not in a test
             refused += 1
-            time.sleep(0.0005)
+            time.sleep(0.0005)  # lets the other one in
     reply({"refused": refused})
 
 

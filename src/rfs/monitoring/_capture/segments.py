@@ -435,9 +435,8 @@ class _Cursor:
 
     def twin(self) -> _Cursor:
         """Another one that stands here."""
-        twin = _Cursor.__new__(
-            _Cursor
-        )  # by hand: `copy` takes ten times as long, and there are a hundred in each segment
+        # By hand: `copy` takes ten times as long, and there are a hundred in each segment.
+        twin = _Cursor.__new__(_Cursor)
         twin.block, twin.start, twin.at, twin.sequence = self.block, self.start, self.at, self.sequence
         twin.frames, twin.doubtful, twin.counted = self.frames, self.doubtful, self.counted
         twin.done, twin.judged = self.done, self.judged

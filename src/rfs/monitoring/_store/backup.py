@@ -2,10 +2,12 @@
 Backups: a copy of a service's directory, made while the service runs, that can be verified.
 
 Copying the files one by one, as ``cp -r`` does, gives a directory of many moments, in which things are missing or count twice. Here the
-order makes sure of it: the catalogue first, as it is at one moment; then the live files; then the chunks. What is brought from the
-one to the other meanwhile is in both copies, and recognised: a window is what the live totals have beyond those that the catalogue
-has counted, and a record is known by its place. The live files of all processes are taken between two imports if it can be, so that the
-books balance. So the copy is what a kill of all processes at one moment would have left, but that they do not count as killed.
+order makes sure of it: the catalogue first, as it is at one moment; then how far the chunks reach; then the live files; then the chunks,
+so far. What is brought from the one to the other meanwhile is in both copies, and recognised: a window is what the live totals have
+beyond those that the catalogue has counted, and a record is known by its place. The live files of all processes are taken between two
+imports if it can be. Segments come before the cells that count their records, and what a process has recorded between the two is not
+counted in the copy, so that the books balance. So the copy is what a kill of all processes at one moment would have left, but that they
+do not count as killed.
 
 A backup is read as any directory is, and a service that is started in a copy of it goes on from there. It shares no file with the
 store. Encrypted chunks stay encrypted, and the keys are not in it. What is in quarantine is left out.
@@ -18,7 +20,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -27,14 +29,15 @@ from time import time
 import msgspec
 
 from rfs.errors import BackupError, LiveFileError
+from rfs.monitoring._capture.cells import CellsReader
 from rfs.monitoring._capture.files import ALIVE_MAGIC, HEADER_BYTES, read_header
-from rfs.monitoring._capture.live import ALIVE_SUFFIX, CELLS_SUFFIX, SEGMENT_SUFFIX, live_path
+from rfs.monitoring._capture.live import ALIVE_SUFFIX, CELLS_SUFFIX, SEGMENT_SUFFIX, live_path, process_of
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import SegmentReader
 from rfs.monitoring._folded import TOTALS
-from rfs.monitoring._live import LEADER
+from rfs.monitoring._live import LEADER, PRODUCED, records_kept
 from rfs.monitoring._store.catalogue import CatalogueReader
-from rfs.monitoring._store.chunks import chunk_files
+from rfs.monitoring._store.chunks import SEALED_SUFFIX, chunk_files
 from rfs.monitoring._store.local import CATALOGUE
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.sealing import STORE
@@ -47,6 +50,7 @@ _PAGES = 2_000  # of the catalogue, copied at a time
 _TRIES = 50  # to find a moment between two imports
 _LIVE = "live"
 _LISTINGS = 10  # chunks are renamed when they are sealed
+_TOO_QUICK = "is being changed too quickly; try again"
 
 Progress = Callable[[int, int, str], object]
 """Told how many bytes are done, of how many, and what is being done: ``backup`` or ``verify``."""
@@ -93,14 +97,14 @@ def backup(
         raise BackupError(str(directory), "is no directory of a service: it has neither live files nor a store")
     _make_target(directory, target)
     try:
-        copier = _Copier(target, progress, _size_of(live) + _size_of(store))
-        created = datetime.fromtimestamp(now(), UTC)
-        copier.catalogue(store / CATALOGUE)
-        service = copier.live_files(live)
-        copier.chunks(store / CHUNKS)
-        made = Backup(service=service, created=created, files=sorted(copier.files, key=lambda file: file.name))
-        copier.write(MANIFEST, msgspec.json.format(msgspec.json.encode(made)))
-        copier.sync()
+        with closing(_Copier(target, progress, _size_of(live) + _size_of(store))) as copier:
+            created = datetime.fromtimestamp(now(), UTC)
+            copier.catalogue(store / CATALOGUE)
+            service = copier.live_files(live, store / CHUNKS)
+            copier.chunks(store / CHUNKS)
+            made = Backup(service=service, created=created, files=sorted(copier.files, key=lambda file: file.name))
+            copier.write(MANIFEST, msgspec.json.format(msgspec.json.encode(made)))
+            copier.sync()
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
@@ -176,6 +180,14 @@ class _Copier:
         self._total_bytes = total_bytes
         self._done_bytes = 0
         self.files: list[BackupFile] = []
+        self._sealed: list[str] = []
+        # Chunks that are being written: the descriptor, and how far they are copied.
+        self._open: dict[str, tuple[int, int]] = {}
+
+    def close(self) -> None:
+        """Let go of the chunks; twice is once."""
+        while self._open:
+            os.close(self._open.popitem()[1][0])
 
     @contextmanager
     def _writing(self, name: str) -> Generator[int]:
@@ -245,19 +257,23 @@ class _Copier:
 
     # Live files
 
-    def live_files(self, live: Path) -> str:
-        """Copy what all processes have, as if it were of one moment; return the service's name."""
+    def live_files(self, live: Path, chunks: Path) -> str:
+        """Copy what all processes have, as if it were of one moment, for the *chunks* as they are then; return the service's name."""
+        counted = _counted(live)
         for _ in range(_TRIES):
             before = _state(live)
+            self._note_chunks(chunks)  # what is in them is in the segments still, or marked as imported
             names = self._copy_live(live)
             if names is not None and _state(live) == before:
                 break
         else:
             # Imports follow one another too quickly. Nothing is lost or counted twice, but the books of the copy have some records
-            # as delivered that it has not marked so.
+            # as delivered that it has not marked so, and some in chunks that it has not counted.
             names = self._copy_live(live)
+            self._note_chunks(chunks)
         if names is None:
-            raise BackupError(str(live), "is being changed too quickly; try again")
+            raise BackupError(str(live), _TOO_QUICK)
+        self._balance(counted)
         service = ""
         for name in names:
             self._note(f"{_LIVE}/{name}")
@@ -287,36 +303,61 @@ class _Copier:
             breathe()
         return names
 
+    def _balance(self, counted: dict[str, float]) -> None:
+        """
+        Let no process have produced what it has recorded between the copies of its segment and its cells, but not less than *counted*,
+        which was before both: what was missing by then is missing in the copy as well.
+        """
+        live = self._target / _LIVE
+        found: dict[str, int] = {}
+        for path in live.glob("*" + SEGMENT_SUFFIX):
+            with suppress(LiveFileError), path.open("rb") as file, _mapped(file.fileno(), path.name) as segment:
+                for _ in segment.pieces(is_dead=True):
+                    breathe()
+                process = process_of(path.name)
+                found[process] = found.get(process, 0) + segment.total_frames + segment.corrupt_frames
+        for process, records in found.items():  # who has no segment records in memory
+            with ExitStack() as files:
+                cells = _read_cells(live, process, files, is_writable=True)
+                kept = records_kept(cells.series)
+                uncounted = min(kept - records, kept - counted.get(process, 0.0))
+                for series in cells.counters:
+                    if series.key == PRODUCED:
+                        cut = max(0.0, min(uncounted, series.cells[series.at]))
+                        series.cells[series.at] -= cut
+                        uncounted -= cut
+
     # Chunks
 
-    def chunks(self, path: Path) -> None:
-        """Copy all chunks; of the one that is being written what is there."""
-        copied: set[str] = set()
+    def _note_chunks(self, path: Path) -> None:
+        """Find out which chunks there are; of those that are being written no more is copied than there is now."""
         for _ in range(_LISTINGS):
-            try:
-                there = chunk_files([found.name for found in path.iterdir()])
-            except FileNotFoundError:
-                return
-            missed = False
-            for name in there:
-                if name.rpartition(".")[0] in copied:
-                    continue
+            self.close()
+            names = _chunk_names(path)
+            with suppress(FileNotFoundError):  # sealed meanwhile
+                for name in names:
+                    if not name.endswith(SEALED_SUFFIX):
+                        fd = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                        self._open[name] = fd, os.fstat(fd).st_size
+                if _chunk_names(path) == names:
+                    self._sealed = [name for name in names if name not in self._open]
+                    return
+        raise BackupError(str(path), _TOO_QUICK)
+
+    def chunks(self, path: Path) -> None:
+        """Copy the chunks that there were when the live files were copied."""
+        for name, (fd, length) in self._open.items():
+            self._copy_chunk(fd, length, name)
+        for name in self._sealed:
+            with suppress(FileNotFoundError):  # let go meanwhile
+                fd = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
                 try:
-                    fd = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                except FileNotFoundError:
-                    missed = True  # sealed meanwhile, or let go
-                    continue
-                try:
-                    self._copy_chunk(fd, f"{STORE}/{CHUNKS}/{name}")
+                    self._copy_chunk(fd, os.fstat(fd).st_size, name)
                 finally:
                     os.close(fd)
-                copied.add(name.rpartition(".")[0])
-            if not missed:
-                return
-        raise BackupError(str(path), "is being changed too quickly; try again")
 
-    def _copy_chunk(self, fd: int, name: str) -> None:
-        digest, length = sha256(), os.fstat(fd).st_size
+    def _copy_chunk(self, fd: int, length: int, chunk: str) -> None:
+        digest, name = sha256(), f"{STORE}/{CHUNKS}/{chunk}"
         with self._writing(name) as to:
             at = 0
             while at < length and (piece := os.pread(fd, min(_PIECE_BYTES, length - at), at)):
@@ -326,6 +367,38 @@ class _Copier:
                 self._tell(len(piece))
                 breathe()
         self.files.append(BackupFile(name, at, digest.hexdigest()))
+
+
+def _chunk_names(path: Path) -> list[str]:
+    try:
+        return chunk_files([found.name for found in path.iterdir()])
+    except FileNotFoundError:
+        return []
+
+
+def _counted(live: Path) -> dict[str, float]:
+    """By process, how many records it has been given and has neither dropped nor suppressed."""
+    counted: dict[str, float] = {}
+    for process in {process_of(name) for name in _live_names(live) if name.endswith(CELLS_SUFFIX)}:
+        with ExitStack() as files, suppress(FileNotFoundError):  # folded meanwhile
+            counted[process] = records_kept(_read_cells(live, process, files).series)
+    return counted
+
+
+def _read_cells(live: Path, process: str, files: ExitStack, *, is_writable: bool = False) -> CellsReader:
+    """The cells of *process*, mapped for as long as they are read. Raises FileNotFoundError if one is not there any more."""
+    cells = CellsReader()
+    for name in _live_names(live):
+        if name.endswith(CELLS_SUFFIX) and process_of(name) == process:
+            fd = os.open(live / name, (os.O_RDWR if is_writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW)
+            files.callback(os.close, fd)
+            if is_writable:
+                files.callback(os.fsync, fd)
+            with suppress(LiveFileError, ValueError):  # damaged, or empty
+                access = mmap.ACCESS_WRITE if is_writable else mmap.ACCESS_READ
+                cells.add(mmap.mmap(fd, 0, access=access), name)
+    cells.refresh()
+    return cells
 
 
 def _state(live: Path) -> tuple[object, ...]:
@@ -360,7 +433,7 @@ def _live_names(live: Path) -> list[str]:
 
 
 def _copied_when(name: str) -> tuple[int, str]:
-    # Records before the cells that count them: what is counted and not there is told as lost, the other way would be a debt.
+    # Records before the cells that count them: what is counted and not there is not counted then, the other way would be a debt.
     return (0 if name.endswith(SEGMENT_SUFFIX) else 1 if name.endswith(CELLS_SUFFIX) else 2), name
 
 

@@ -50,7 +50,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
-from errno import EEXIST, EIO, ENOENT, ESTALE
+from errno import EEXIST, EIO, ENOENT, EOPNOTSUPP, ESTALE
 from fcntl import LOCK_EX, flock
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import accumulate, count
@@ -439,17 +439,25 @@ class ChunkReader:
         """
         if self.is_sealed:
             return self.is_named()
-        status = os.fstat(self._fd)
-        size = status.st_size
-        last = self.frames[-1] if self.frames else None
-        seen = None if last is None else self._read_frame(last.at, size)
-        if size < self.end or (last is not None and (seen is None or seen.notes != last.notes)):
-            # A writer that found no space, or could not sync, has taken back what we had seen.
+        size = os.fstat(self._fd).st_size
+        if not self._has_all(size):  # a writer has taken back what we had seen
             self.frames, self._found, self._damaged, self._locked, self.end = [], [], set(), {}, 0
             self._begin()
         elif size > self.end:
             self._walk(max(self.end, _HEADER.size), size)
         return self.is_named()
+
+    def has_all(self) -> bool:
+        """
+        Whether all frames that were found are still there: of a chunk that is being written, a writer that found no space, or could not
+        sync, takes back what may have been seen. Raises OSError.
+        """
+        return self._has_all(os.fstat(self._fd).st_size)
+
+    def _has_all(self, size: int) -> bool:
+        last = self.frames[-1] if self.frames else None
+        seen = None if last is None else self._read_frame(last.at, size)
+        return size >= self.end and (last is None or (seen is not None and seen.notes == last.notes))
 
     def extend(self, entries: list[_Entry], end: int) -> None:
         """Know of further frames, the last of which ends at *end*."""
@@ -1100,6 +1108,7 @@ def _make(directory: int, name: str, created_ns: int) -> int:
         if before is not None and before.frames:
             before.copy_to(fd)
         os.fsync(fd)
+        _must_share(directory, hidden)
         os.link(hidden, name + OPEN_SUFFIX, src_dir_fd=directory, dst_dir_fd=directory)
         if before is not None:
             os.fsync(directory)
@@ -1112,6 +1121,18 @@ def _make(directory: int, name: str, created_ns: int) -> int:
         with suppress(OSError):
             os.unlink(hidden, dir_fd=directory)
     return fd
+
+
+def _must_share(directory: int, file: str) -> None:
+    """Raise OSError if a second name of a file leads to another one here: then nobody could tell whose a chunk is."""
+    second = f"{file}.same"
+    os.link(file, second, src_dir_fd=directory, dst_dir_fd=directory)
+    try:
+        one, other = (os.stat(name, dir_fd=directory, follow_symlinks=False) for name in (file, second))
+        if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino):
+            raise OSError(EOPNOTSUPP, "a hard link is another file on this file system", second)
+    finally:
+        os.unlink(second, dir_fd=directory)
 
 
 def _take(directory: int, name: str, names: list[str]) -> ChunkReader | None:

@@ -19,7 +19,9 @@ import stat
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
 from string import ascii_letters, digits
 from time import monotonic
@@ -27,6 +29,10 @@ from time import monotonic
 from rfs.errors import StoreError
 
 KEYS_VARIABLE = "RFS_STORE_KEYS"
+if os.environ.get(KEYS_VARIABLE):  # now: a child that is forked while a thread imports waits for that import for ever
+    for _module in ("exceptions", *(f"hazmat.primitives.{one}" for one in ("ciphers.aead", "hashes", "kdf.hkdf"))):
+        with suppress(ImportError):  # `KeyRing` says what is missing
+            import_module(f"cryptography.{_module}")
 KEY_BYTES = 32
 SEALED_BYTES = 12 + 16  # a nonce before and a tag behind it: by so much is what is encrypted longer
 

@@ -63,7 +63,7 @@ MAX_READERS = 64  # sealed chunks that are held open
 MAX_NOTES = 40_000  # and their frames, of which something is kept in memory: half a kilobyte each
 
 _MATCHES_AT_LEAST = 1_000  # that are held before all but the newest are let go
-_LISTINGS = 20  # of a directory that is not twice the same
+_LISTINGS = 20  # of a directory that is not twice the same, or whose chunks lose what was seen in them
 _NO_SPACE = (ENOSPC, EDQUOT, EFBIG)
 _NO_DESCRIPTOR = (EMFILE, ENFILE)
 _TAKEN_BY_ANOTHER = (ESTALE, ENOENT)
@@ -197,7 +197,7 @@ class RecordReader:
             self._look()
             return {file: reader.torn_bytes for file, reader in self._open.items() if reader.torn_bytes}
 
-    def _chunks(self) -> list[Chunk]:
+    def _chunks(self) -> list[_Sealed | ChunkReader]:
         """All chunks as they are now."""
         with self._lock:
             self._look()
@@ -326,19 +326,24 @@ class RecordReader:
         most = limit + returned.total()
         waiting_until = min(wanted_until, place.time_ns) if place and place.chunk else wanted_until
         runs = _newest_waiting(waiting, replace(wanted, until_ns=waiting_until), most)
-        chunks = self._chunks()  # only now: what was imported while the segments were read is in there
-        frames = _newest_first(without(runs, chunks))[:most]
-        found = newest(
-            chunks,
-            limit=most,
-            min_level=wanted.min_level,
-            operation=wanted.operation,
-            correlation_id=wanted.correlation_id,
-            flags=wanted.flags,
-            since_ns=max(wanted.since_ns, frames[-1].time_ns) if len(frames) == most > 0 else wanted.since_ns,
-            until_ns=wanted_until,
-            before=place if place and place.chunk else None,
-        )
+        frames, found = list[Frame](), list[Found]()
+        for _ in range(_LISTINGS):
+            chunks = self._chunks()  # only now: what was imported while the segments were read is in there
+            frames = _newest_first(without(runs, chunks))[:most]
+            found = newest(
+                chunks,
+                limit=most,
+                min_level=wanted.min_level,
+                operation=wanted.operation,
+                correlation_id=wanted.correlation_id,
+                flags=wanted.flags,
+                since_ns=max(wanted.since_ns, frames[-1].time_ns) if len(frames) == most > 0 else wanted.since_ns,
+                until_ns=wanted_until,
+                before=place if place and place.chunk else None,
+            )
+            # What has been taken back from a chunk meanwhile is in the segments, and was left out of what was found there.
+            if all(isinstance(chunk, _Sealed) or chunk.has_all() for chunk in chunks):
+                break
         with self._lock:
             for reader in (*self._open.values(), *self._readers.values()):
                 self._say_damage(reader)
@@ -603,7 +608,7 @@ class RecordWriter:
                 self._import(runs)
             self._roll_over()
         except OSError as error:
-            self._retry_at = now + (RETRY_SECONDS if error.errno in _NO_SPACE else FLUSH_SECONDS)
+            self._retry_at = now + RETRY_SECONDS
             if error.errno in _TAKEN_BY_ANOTHER:
                 self.close()
             else:
