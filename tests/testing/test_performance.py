@@ -229,7 +229,7 @@ class TestNotSlower:
         noisy = Machine(scatter=0.1)
         install(noisy, monkeypatch)
 
-        with pytest.warns(CannotTellWarning, match=r"^cannot tell: a call takes 1.*768 rounds") as told:
+        with pytest.warns(CannotTellWarning, match=r"^cannot tell: a call takes 1.*3072 rounds") as told:
             found = assert_not_slower(noisy.operation(110e-6), noisy.operation(100e-6))
 
         assert found.verdict is Verdict.CANNOT_TELL
@@ -308,7 +308,7 @@ class TestStatistics:
 
         assert known.low <= known.median <= known.high
         assert known.median == median(values)
-        if len(values) >= 13:
+        if len(values) >= 14:
             assert {known.low, known.high} <= set(values)
         else:
             assert known == Interval(known.median, -float("inf"), float("inf"))

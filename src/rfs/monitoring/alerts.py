@@ -706,6 +706,7 @@ class _Entry(Struct, eq=False):
     mailbox: Mailbox
     state: RuleState = RuleState()
     fired_at: datetime | None = None
+    uneventful: Sample | None = None  # what changes nothing but the time of the evaluation, if it is read again
 
 
 class AlertManager:
@@ -814,7 +815,7 @@ class AlertManager:
                 for f in fields(Rule)
                 if getattr(old, f.name) != getattr(rule, f.name)
             )
-            entry.rule, entry.callback = rule, callback or entry.callback
+            entry.rule, entry.callback, entry.uneventful = rule, callback or entry.callback, None
             alerts.append(self._alert(entry, "updated", changes, self._clock.time_ns(), now))
             self._history.extend(alerts)
         self._tell(alerts)
@@ -946,7 +947,7 @@ class AlertManager:
         try:
             sample = self._read(rule)
             value = sample.value
-            if value is not None:
+            if value is not None and type(value) is not float:
                 sample = sample._replace(value=float(value))
         except Exception as error:  # noqa: BLE001 - whatever fails is the rule's state ERROR, and counted
             # The type alone: an exception's text may hold what must not be shown.
@@ -956,7 +957,12 @@ class AlertManager:
             if entry.rule is not rule or self._entries.get(rule.name) is not entry:
                 return  # changed or removed meanwhile: the sample is of another rule
             before = entry.state
+            if sample == entry.uneventful:
+                entry.state = replace(before, evaluated_at=now)
+                return
             entry.state, happened = step(rule, before, sample, now)
+            is_idle = entry.state.phase is RuleStatus.INACTIVE and entry.state.held_since is None  # no timer runs
+            entry.uneventful = sample if is_idle and not happened else None
             if not happened:
                 return
             alerts = self._post(entry, before, happened, wall, now)

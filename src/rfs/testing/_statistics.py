@@ -19,7 +19,7 @@ from math import comb, inf
 from statistics import median
 from typing import NamedTuple
 
-LOOKS = (64, 96, 128, 192, 256, 384, 512, 768)  # rounds after which it is asked whether they decide
+LOOKS = (64, 96, 128, 192, 256, 384, 512, 768, 1536, 3072)  # rounds after which it is asked whether they decide
 ERROR = 0.001  # of all looks together, on either side
 _EACH = ERROR / len(LOOKS)
 _BLOCK = 8

@@ -10,7 +10,7 @@ How a comparison works
     believed when fresh rounds, at least 128, raise it once more; else what they say counts.
 
 What it says
-    `Verdict.WITHIN`, `Verdict.BEYOND`, or `Verdict.CANNOT_TELL` after 768 rounds or *max_seconds*. The last is a warning,
+    `Verdict.WITHIN`, `Verdict.BEYOND`, or `Verdict.CANNOT_TELL` after 3,072 rounds or *max_seconds*. The last is a warning,
     `CannotTellWarning`, and a failure only with ``strict=True``.
 
 What does not cancel out
@@ -442,7 +442,7 @@ def record_baseline(
     """
     Keep what a call takes now, as a ratio to the *reference*, under *name* in the JSON file *path*; return the ratio.
 
-    Baselines of other names, and of other interpreters and processors, stay. Always takes 768 rounds or *max_seconds*,
+    Baselines of other names, and of other interpreters and processors, stay. Always takes 3,072 rounds or *max_seconds*,
     because a baseline of a bad moment would give false alarms ever after.
 
     Raises:
