@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from time import CLOCK_MONOTONIC, clock_gettime
 from types import FrameType
@@ -25,6 +26,9 @@ from hypothesis import settings
 # How long an example takes is no property of the code: the machine may be busy.
 settings.register_profile("unhurried", settings(), deadline=None)
 settings.load_profile("unhurried")
+
+if not entry_points(group="pytest11", name="rfs"):  # it is not installed, but on the path
+    pytest_plugins = ["rfs.testing.fixtures"]
 
 # What is not over by then waits for something that will not come. Of the whole size, nobody knows.
 LONGEST_SECONDS = float("inf") if os.environ.get("RFS_FULL") == "1" else 150.0

@@ -17,9 +17,17 @@ from hypothesis import strategies as st
 
 from rfs.core.result import Failure, Result, Success
 from rfs.reactive import FluxResult, ResultStream
+from rfs.testing.generators import results
+from rfs.testing.result_helpers import (
+    assert_flux_result_stats,
+    assert_mono_result_error,
+    assert_mono_result_value,
+    assert_result_error,
+)
+from rfs.testing.steps import StepVerifier
+from rfs.testing.virtual_time import VirtualTime
 
-Virtual = Callable[..., Any]
-results = st.builds(Success, st.integers()) | st.builds(Failure, st.text())
+some_results = st.lists(results(st.integers(), st.text()))
 
 MIXED: FluxResult[int, str] = FluxResult([Success(1), Failure("a"), Success(2), Failure("b"), Success(3)])
 
@@ -73,7 +81,7 @@ class TestCollection:
         assert FluxResult.from_values([1]) != [Success(1)]
         assert repr(MIXED) == "FluxResult(3 successes, 2 failures)"
 
-    @given(st.lists(results))
+    @given(some_results)
     def test_counts_agree(self, many: list[Result[int, str]]) -> None:
         """
         Nothing is lost: all counts, rates and parts fit together.
@@ -85,7 +93,7 @@ class TestCollection:
         assert flux.is_all_success() is (flux.count_failures() == 0) is not flux.is_any_failure()
         assert [*flux.filter_success(), *flux.filter_failures()] == sorted(many, key=lambda r: r.is_failure())
 
-    @given(st.lists(results), st.integers(-2, 9))
+    @given(some_results, st.integers(-2, 9))
     def test_take_and_skip_are_two_halves(self, many: list[Result[int, str]], count: int) -> None:
         """
         What take leaves out is what skip keeps.
@@ -116,15 +124,15 @@ class TestCollection:
         """
         collect_results is all values, or all errors; the other two are always a Success.
         """
-        assert await MIXED.collect_results() == Failure(["a", "b"])
-        assert await MIXED.filter_success().collect_results() == Success([1, 2, 3])
-        assert await FluxResult.empty().collect_results() == Success([])
-        assert await MIXED.collect_success_values() == Success([1, 2, 3])
-        assert await MIXED.collect_error_values() == Success(["a", "b"])
+        await assert_mono_result_error(MIXED.collect_results(), ["a", "b"])
+        await assert_mono_result_value(MIXED.filter_success().collect_results(), [1, 2, 3])
+        await assert_mono_result_value(FluxResult.empty().collect_results(), [])
+        await assert_mono_result_value(MIXED.collect_success_values(), [1, 2, 3])
+        await assert_mono_result_value(MIXED.collect_error_values(), ["a", "b"])
 
 
 class TestParallel:
-    def test_from_async_results_runs_all_at_once(self, virtual: Virtual) -> None:
+    async def test_from_async_results_runs_all_at_once(self, virtual_time: VirtualTime) -> None:
         """
         All sources run at the same time, order is kept, and an exception is the item's error.
         """
@@ -132,30 +140,24 @@ class TestParallel:
         async def raises() -> Result[int, str]:
             raise KeyError("x")
 
-        async def main() -> None:
-            probe = Probe(lambda n: 10 - n)
-            flux = await FluxResult.from_async_results([lambda: probe(1), raises, lambda: probe(3)])
+        probe = Probe(lambda n: 10 - n)
+        flux = await FluxResult.from_async_results([lambda: probe(1), raises, lambda: probe(3)])
 
-            assert values_of(flux) == [1, None, 3]
-            assert isinstance(flux.to_list()[1].get_error(), KeyError)
-            assert asyncio.get_running_loop().time() == 9
-            assert await FluxResult.from_async_results([]) == FluxResult.empty()
+        assert values_of(flux) == [1, None, 3]
+        assert_result_error(flux.to_list()[1], KeyError)
+        assert virtual_time.elapsed_seconds == 9
+        assert await FluxResult.from_async_results([]) == FluxResult.empty()
 
-        virtual(main())
-
-    def test_parallel_map_async(self, virtual: Virtual) -> None:
+    @pytest.mark.usefixtures("virtual_time")
+    async def test_parallel_map_async(self) -> None:
         """
         Values go through, Failures pass, order and bound are kept.
         """
+        probe = Probe(lambda n: 10 - n, bad=frozenset([2]))
+        flux = await MIXED.parallel_map_async(probe, max_concurrency=2)
 
-        async def main() -> None:
-            probe = Probe(lambda n: 10 - n, bad=frozenset([2]))
-            flux = await MIXED.parallel_map_async(probe, max_concurrency=2)
-
-            assert flux.to_list() == [Success(1), Failure("a"), Failure("bad 2"), Failure("b"), Success(3)]
-            assert probe.most == 2
-
-        virtual(main())
+        assert flux.to_list() == [Success(1), Failure("a"), Failure("bad 2"), Failure("b"), Success(3)]
+        assert probe.most == 2
 
     async def test_parallel_map_uses_threads(self) -> None:
         """
@@ -193,41 +195,34 @@ class TestParallel:
             FluxResult.from_iterable_async(items, Probe())
 
 
+@pytest.mark.usefixtures("virtual_time")
 class TestStream:
-    def test_ten_thousand_items_in_order_within_the_bound(self, virtual: Virtual) -> None:
+    async def test_ten_thousand_items_in_order_within_the_bound(self) -> None:
         """
         A probe sees no more than max_concurrent in flight; Results keep the order of the items.
         """
         pace = Random(7)
+        probe = Probe(lambda _: pace.choice([0, 0.001, 0.01]), bad=frozenset(range(0, 10_000, 7)))
+        flux = await FluxResult.from_iterable_async(range(10_000), probe).batch_collect(
+            batch_size=100, max_concurrent=16
+        )
 
-        async def main() -> None:
-            probe = Probe(lambda _: pace.choice([0, 0.001, 0.01]), bad=frozenset(range(0, 10_000, 7)))
-            flux = await FluxResult.from_iterable_async(range(10_000), probe).batch_collect(
-                batch_size=100, max_concurrent=16
-            )
+        assert flux.to_list() == [Failure(f"bad {n}") if n % 7 == 0 else Success(n) for n in range(10_000)]
+        assert probe.most == 16
 
-            assert flux.to_list() == [Failure(f"bad {n}") if n % 7 == 0 else Success(n) for n in range(10_000)]
-            assert probe.most == 16
-
-        virtual(main())
-
-    def test_awaiting_it_is_collecting_it(self, virtual: Virtual) -> None:
+    async def test_awaiting_it_is_collecting_it(self) -> None:
         """
         Awaited directly, the stream gives the FluxResult; awaited again, it runs again.
         """
+        probe = Probe(bad=frozenset([2]))
+        stream = FluxResult.from_iterable_async(range(4), probe)
+        assert probe.started == []
 
-        async def main() -> None:
-            probe = Probe(bad=frozenset([2]))
-            stream = FluxResult.from_iterable_async(range(4), probe)
-            assert probe.started == []
+        expected: list[Result[int, str]] = [Success(0), Success(1), Failure("bad 2"), Success(3)]
+        assert await stream == await stream == FluxResult(expected)
+        assert probe.started == [0, 1, 2, 3] * 2
 
-            expected: list[Result[int, str]] = [Success(0), Success(1), Failure("bad 2"), Success(3)]
-            assert await stream == await stream == FluxResult(expected)
-            assert probe.started == [0, 1, 2, 3] * 2
-
-        virtual(main())
-
-    def test_steps_on_the_way(self, virtual: Virtual) -> None:
+    async def test_steps_on_the_way(self) -> None:
         """
         map, filter and flat_map act on values as they pass, in order; Failures stay.
         """
@@ -235,45 +230,38 @@ class TestStream:
         async def twice(n: int) -> list[int]:
             return [n, n]
 
-        async def main() -> None:
-            stream = FluxResult.from_iterable_async(range(5), Probe(bad=frozenset([3])))
+        stream = FluxResult.from_iterable_async(range(5), Probe(bad=frozenset([3])))
 
-            mapped = stream.map_results(lambda n: 12 // (n - 1)).filter_results(lambda n: n > 0)
-            assert values_of(await mapped) == [None, 12, None, 4]
-            several = stream.flat_map_results(lambda n: [n] * n)
-            assert values_of(await several) == [1, 2, 2, None, 4, 4, 4, 4]
-            single = stream.flat_map_results(lambda n: Success(-n) if n else Failure("none"))
-            assert values_of(await single) == [None, -1, -2, None, -4]
-            awaited: ResultStream[Any, Any] = stream.flat_map_results(twice)  # type: ignore[arg-type]
-            assert values_of(await awaited) == [0, 0, 1, 1, 2, 2, None, 4, 4]
-            flux = stream.flat_map_results(lambda n: MIXED.take(n))
-            assert len(await flux) == 0 + 1 + 2 + 1 + 4
-            raising = stream.filter_results(lambda n: n == 0).flat_map_results(lambda n: [1 // n])
-            assert [type(r.get_error()) for r in await raising] == [ZeroDivisionError, str]
+        mapped = stream.map_results(lambda n: 12 // (n - 1)).filter_results(lambda n: n > 0)
+        assert values_of(await mapped) == [None, 12, None, 4]
+        several = stream.flat_map_results(lambda n: [n] * n)
+        assert values_of(await several) == [1, 2, 2, None, 4, 4, 4, 4]
+        single = stream.flat_map_results(lambda n: Success(-n) if n else Failure("none"))
+        assert values_of(await single) == [None, -1, -2, None, -4]
+        awaited: ResultStream[Any, Any] = stream.flat_map_results(twice)  # type: ignore[arg-type]
+        assert values_of(await awaited) == [0, 0, 1, 1, 2, 2, None, 4, 4]
+        flux = stream.flat_map_results(lambda n: MIXED.take(n))
+        assert len(await flux) == 0 + 1 + 2 + 1 + 4
+        raising = stream.filter_results(lambda n: n == 0).flat_map_results(lambda n: [1 // n])
+        assert [type(r.get_error()) for r in await raising] == [ZeroDivisionError, str]
 
-        virtual(main())
-
-    def test_reduce_is_a_stream_of_one(self, virtual: Virtual) -> None:
+    async def test_reduce_is_a_stream_of_one(self) -> None:
         """
         All values become one, or the first Failure is the one; collect_results reads it.
         """
+        stream = FluxResult.from_iterable_async(range(5), Probe())
+        reduced = await stream.reduce_results(lambda total, n: total + n, initial=100)
+        await assert_mono_result_value(reduced.collect_results(), [110])
 
-        async def main() -> None:
-            stream = FluxResult.from_iterable_async(range(5), Probe())
-            reduced = await stream.reduce_results(lambda total, n: total + n, initial=100)
-            assert await reduced.collect_results() == Success([110])
+        probe = Probe(bad=frozenset([1]))
+        failed = await FluxResult.from_iterable_async(range(50), probe).reduce_results(lambda a, b: a + b, 0)
+        assert failed.to_list() == [Failure("bad 1")]
+        assert len(probe.started) < 50
 
-            probe = Probe(bad=frozenset([1]))
-            failed = await FluxResult.from_iterable_async(range(50), probe).reduce_results(lambda a, b: a + b, 0)
-            assert failed.to_list() == [Failure("bad 1")]
-            assert len(probe.started) < 50
+        broken = await stream.reduce_results(lambda total, n: total // n, 1)
+        assert_result_error(broken.to_list()[0], ZeroDivisionError)
 
-            broken = await stream.reduce_results(lambda total, n: total // n, 1)
-            assert isinstance(broken.to_list()[0].get_error(), ZeroDivisionError)
-
-        virtual(main())
-
-    def test_items_are_read_as_there_is_room(self, virtual: Virtual) -> None:
+    async def test_items_are_read_as_there_is_room(self) -> None:
         """
         Async items, too, are taken only as far ahead as the stream may keep.
         """
@@ -284,19 +272,16 @@ class TestStream:
                 read.append(n)
                 yield n
 
-        async def main() -> None:
-            stream = FluxResult.from_iterable_async(tickets(), Probe(), max_concurrent=3)
-            seen = 0
-            async with aclosing(aiter(stream)) as iterator:
-                async for _ in iterator:
-                    seen += 1
-                    assert len(read) <= seen + 2 * 3
-                    if seen == 20:
-                        break
+        stream = FluxResult.from_iterable_async(tickets(), Probe(), max_concurrent=3)
+        seen = 0
+        async with aclosing(aiter(stream)) as iterator:
+            async for _ in iterator:
+                seen += 1
+                assert len(read) <= seen + 2 * 3
+                if seen == 20:
+                    break
 
-        virtual(main())
-
-    def test_memory_does_not_grow_with_length(self, virtual: Virtual) -> None:
+    async def test_memory_does_not_grow_with_length(self) -> None:
         """
         Of 5,000 items no more than a few are alive at any time.
         """
@@ -305,7 +290,6 @@ class TestStream:
             pass
 
         alive: weakref.WeakSet[Ticket] = weakref.WeakSet()
-        most = 0
 
         def tickets() -> Iterator[Ticket]:
             for _ in range(5000):
@@ -317,19 +301,14 @@ class TestStream:
             await asyncio.sleep(1)
             return Success(ticket)
 
-        async def main() -> None:
-            nonlocal most
-            async for _ in FluxResult.from_iterable_async(tickets(), hand_on, max_concurrent=4).map_results(
-                lambda t: t
-            ):
-                most = max(most, len(alive))
+        stream = FluxResult.from_iterable_async(tickets(), hand_on, max_concurrent=4).map_results(lambda ticket: ticket)
+        most = max([len(alive) async for _ in stream])
 
-        virtual(main())
         gc.collect()
         assert most <= 2 * 4 + 4
         assert len(alive) == 0
 
-    def test_iteration_that_fails_is_the_last_result(self, virtual: Virtual) -> None:
+    async def test_iteration_that_fails_is_the_last_result(self) -> None:
         """
         An exception of the items themselves is a defect behind all that was read.
         """
@@ -339,15 +318,11 @@ class TestStream:
             yield 2
             raise OSError("the file is gone")
 
-        async def main() -> None:
-            flux = await FluxResult.from_iterable_async(broken(), Probe())
+        stream = FluxResult.from_iterable_async(broken(), Probe())
 
-            assert values_of(flux) == [1, 2, None]
-            assert isinstance(flux.to_list()[2].get_error(), OSError)
+        await StepVerifier(stream).expect_values(1, 2).expect_failure(OSError, defect=True).verify_complete()
 
-        virtual(main())
-
-    def test_function_that_raises_or_forgets_its_result(self, virtual: Virtual) -> None:
+    async def test_function_that_raises_or_forgets_its_result(self) -> None:
         """
         Both make the item a defect and disturb no other; a plain function is taken too.
         """
@@ -355,12 +330,15 @@ class TestStream:
         def plain(n: int) -> Any:
             return Success(n) if n == 1 else None if n == 2 else 1 // 0
 
-        async def main() -> None:
-            flux: FluxResult[Any, Any] = await FluxResult.from_iterable_async([1, 2, 3], plain)
+        stream: ResultStream[Any, Any] = FluxResult.from_iterable_async([1, 2, 3], plain)
 
-            assert [type(r.get_error()) for r in flux] == [type(None), TypeError, ZeroDivisionError]
-
-        virtual(main())
+        await (
+            StepVerifier(stream)
+            .expect_value(1)
+            .expect_failure(TypeError, defect=True)
+            .expect_failure(ZeroDivisionError, defect=True)
+            .verify_complete()
+        )
 
     def test_repr_tells_its_policy(self) -> None:
         """
@@ -371,101 +349,81 @@ class TestStream:
         assert repr(stream) == "ResultStream(max_concurrent=3, fail_fast=True)"
 
 
+@pytest.mark.usefixtures("virtual_time")
 class TestFailFast:
-    def test_without_it_siblings_go_on(self, virtual: Virtual) -> None:
+    async def test_without_it_siblings_go_on(self) -> None:
         """
         One Failure cancels nothing.
         """
+        probe = Probe(bad=frozenset([0]))
+        assert_flux_result_stats(await FluxResult.from_iterable_async(range(9), probe), 8, 1)
+        assert probe.cancelled == []
 
-        async def main() -> None:
-            probe = Probe(bad=frozenset([0]))
-            assert (await FluxResult.from_iterable_async(range(9), probe)).count_success() == 8
-            assert probe.cancelled == []
-
-        virtual(main())
-
-    def test_first_failure_is_the_last_result(self, virtual: Virtual) -> None:
+    async def test_first_failure_is_the_last_result(self) -> None:
         """
         Running calls are cancelled and awaited, no item is taken any more, and the Failure ends the stream.
         """
+        probe = Probe(lambda n: 9 if n == 1 else 1, bad=frozenset([2]))
+        stream = FluxResult.from_iterable_async(range(100), probe, max_concurrent=3, fail_fast=True)
 
-        async def main() -> None:
-            probe = Probe(lambda n: 9 if n == 1 else 1, bad=frozenset([2]))
-            stream = FluxResult.from_iterable_async(range(100), probe, max_concurrent=3, fail_fast=True)
+        await StepVerifier(stream).expect_value(0).expect_failure("bad 2").verify_complete()
+        assert 1 in probe.cancelled
+        assert len(probe.started) <= 4
+        assert probe.running == 0
 
-            assert (await stream).to_list() == [Success(0), Failure("bad 2")]
-            assert 1 in probe.cancelled
-            assert len(probe.started) <= 4
-            assert probe.running == 0
-
-        virtual(main())
-
-    def test_failure_made_on_the_way_counts_too(self, virtual: Virtual) -> None:
+    async def test_failure_made_on_the_way_counts_too(self) -> None:
         """
         A Failure that a later step makes ends the stream as well.
         """
+        probe = Probe()
+        stream = FluxResult.from_iterable_async(range(100), probe, max_concurrent=2, fail_fast=True)
+        stream = stream.map_results(fails_on(3))
 
-        async def main() -> None:
-            probe = Probe()
-            stream = FluxResult.from_iterable_async(range(100), probe, max_concurrent=2, fail_fast=True)
-            flux = await stream.map_results(fails_on(3))
-
-            assert values_of(flux) == [0, 10, 20, None]
-            assert probe.running == 0
-
-        virtual(main())
+        await StepVerifier(stream).expect_values(0, 10, 20).expect_failure(ValueError, defect=True).verify_complete()
+        assert probe.running == 0
 
 
+@pytest.mark.usefixtures("virtual_time")
 class TestLeaving:
     @pytest.mark.parametrize("way", ["collect", "iterate", "batch"])
-    def test_cancellation_reaches_all_and_comes_back(self, virtual: Virtual, way: str) -> None:
+    async def test_cancellation_reaches_all_and_comes_back(self, way: str) -> None:
         """
         Cancelled from outside, every running call is cancelled and awaited; nothing is left.
         """
         probe = Probe()
+        stream = FluxResult.from_iterable_async(range(100), probe, max_concurrent=5)
 
-        async def main() -> None:
-            stream = FluxResult.from_iterable_async(range(100), probe, max_concurrent=5)
+        async def iterate() -> None:
+            async for _ in stream:
+                pass
 
-            async def iterate() -> None:
-                async for _ in stream:
-                    pass
+        async def collect() -> None:
+            await stream
 
-            async def collect() -> None:
-                await stream
+        work: Any = {"collect": collect, "iterate": iterate, "batch": stream.batch_collect}[way]
+        running = asyncio.ensure_future(work())
+        await asyncio.sleep(2.5)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
 
-            work: Any = {"collect": collect, "iterate": iterate, "batch": stream.batch_collect}[way]
-            running = asyncio.ensure_future(work())
-            await asyncio.sleep(2.5)
-            running.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await running
+        assert probe.running == 0
+        assert len(probe.cancelled) == 5
 
-            assert probe.running == 0
-            assert len(probe.cancelled) == 5
-
-        virtual(main())
-
-    def test_closing_ends_the_running_calls(self, virtual: Virtual) -> None:
+    async def test_closing_ends_the_running_calls(self) -> None:
         """
         A stream left early is closed there and then by aclosing.
         """
         probe = Probe()
+        async with aclosing(aiter(FluxResult.from_iterable_async(range(100), probe, max_concurrent=5))) as stream:
+            async for _ in stream:
+                break
 
-        async def main() -> None:
-            async with aclosing(aiter(FluxResult.from_iterable_async(range(100), probe, max_concurrent=5))) as stream:
-                async for _ in stream:
-                    break
-
-            assert probe.running == 0
-
-        virtual(main())
+        assert probe.running == 0
 
     @pytest.mark.parametrize("kind", [BaseException, asyncio.CancelledError])
     @pytest.mark.parametrize("from_items", [True, False])
-    def test_what_is_no_exception_comes_out_as_it_is(
-        self, virtual: Virtual, kind: type[BaseException], from_items: bool
-    ) -> None:
+    async def test_what_is_no_exception_comes_out_as_it_is(self, kind: type[BaseException], from_items: bool) -> None:
         """
         Raised by a call or by the items, it cancels the rest and is not wrapped.
         """
@@ -483,9 +441,6 @@ class TestLeaving:
                 raise escaping
             return await probe(n)
 
-        async def main() -> None:
-            with pytest.raises(kind):
-                await FluxResult.from_iterable_async(items(), call)
-            assert probe.running == 0
-
-        virtual(main())
+        with pytest.raises(kind):
+            await FluxResult.from_iterable_async(items(), call)
+        assert probe.running == 0

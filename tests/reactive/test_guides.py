@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from rfs.core.result import Failure, Result, Success
 from rfs.reactive.flux_result import FluxResult
 from rfs.reactive.mono_result import MonoResult
-
-Virtual = Callable[..., Any]
+from rfs.testing.fixtures import Telemetry
+from rfs.testing.result_helpers import (
+    assert_flux_result_stats,
+    assert_flux_success_rate,
+    assert_mono_result_error,
+    assert_mono_result_value,
+    assert_result_error,
+    assert_result_success,
+    assert_result_value,
+)
+from rfs.testing.virtual_time import VirtualTime
 
 
 async def fetch_user(user_id: str) -> Result[dict[str, Any], str]:
@@ -38,11 +46,11 @@ class TestObservabilityGuide:
         """
         "자동 작업 로깅": three async steps, ended by to_result().
         """
-        assert (await self.process_user_data("u1")).unwrap()["orders"] == 3
-        assert await self.process_user_data("") == Failure("no such user")
-        assert await self.process_user_data("user2") == Failure("not active")
+        await assert_mono_result_value(self.process_user_data("u1"), {"id": "u1", "active": True, "orders": 3})
+        await assert_mono_result_error(self.process_user_data(""), "no such user")
+        await assert_mono_result_error(self.process_user_data("user2"), "not active")
 
-    async def test_steps_with_messages(self, observed: Any) -> None:
+    async def test_steps_with_messages(self, telemetry: Telemetry) -> None:
         """
         "MonoResult 단계별 로깅": each step is one entry with its message, then the time of all, and no error.
         """
@@ -58,15 +66,15 @@ class TestObservabilityGuide:
             .to_result()
         )
 
-        assert result.is_success()
-        assert [(event.kind, event.step, event.message) for event in observed.events] == [
-            ("step", "initial_processing", "데이터 초기 처리 완료"),
-            ("step", "validation", "검증 단계 완료"),
-            ("step", "transformation", "변환 단계 완료"),
-            ("performance", "total_processing_time", ""),
-        ]
+        assert_result_success(result)
+        telemetry.assert_records(
+            {"kind": "step", "step": "initial_processing", "message": "데이터 초기 처리 완료"},
+            {"kind": "step", "step": "validation", "message": "검증 단계 완료"},
+            {"kind": "step", "step": "transformation", "message": "변환 단계 완료"},
+            {"kind": "performance", "step": "total_processing_time"},
+        )
 
-    def test_batch(self, virtual: Virtual) -> None:
+    async def test_batch(self, virtual_time: VirtualTime) -> None:
         """
         "FluxResult 배치 메트릭": a batch of items, at most three at once.
         """
@@ -75,20 +83,17 @@ class TestObservabilityGuide:
             await asyncio.sleep(1)
             return Success(item)
 
-        async def main() -> None:
-            flux_result = await FluxResult.from_iterable_async(range(10), process_item).batch_collect(
-                batch_size=10, max_concurrent=3
-            )
+        flux_result = await FluxResult.from_iterable_async(range(10), process_item).batch_collect(
+            batch_size=10, max_concurrent=3
+        )
 
-            assert flux_result.success_rate() == 1.0
-            assert flux_result.count_success() == 10
-            assert asyncio.get_running_loop().time() == 4
-
-        virtual(main())
+        assert_flux_success_rate(flux_result, 1.0)
+        assert_flux_result_stats(flux_result, 10, 0)
+        assert virtual_time.elapsed_seconds == 4
 
 
 class TestPlan:
-    async def test_user_retrieval(self, observed: Any) -> None:
+    async def test_user_retrieval(self, telemetry: Telemetry) -> None:
         """
         The target pattern: steps without messages, an error translated, logged, and a time limit at the end.
         """
@@ -103,12 +108,12 @@ class TestPlan:
             .to_result()
         )
 
-        assert result == Failure({"code": "NOT_FOUND", "message": "no such user"})
-        assert observed.told() == [
-            ("user_service_call", "failed"),
-            ("user_validation", "skipped"),
-            ("user_retrieval_error", "failed"),
-        ]
+        assert_result_error(result, {"code": "NOT_FOUND", "message": "no such user"})
+        telemetry.assert_records(
+            {"step": "user_service_call", "outcome": "failed"},
+            {"step": "user_validation", "outcome": "skipped"},
+            {"step": "user_retrieval_error", "outcome": "failed"},
+        )
 
 
 class TestAncestorsGuide:
@@ -137,7 +142,7 @@ class TestAncestorsGuide:
             .to_result()
         )
 
-        assert result == Failure("작업 실패: down")
+        assert_result_error(result, "작업 실패: down")
 
     async def test_batch_of_users(self) -> None:
         """
@@ -169,4 +174,4 @@ class TestAncestorsGuide:
 
         final_result = await pipeline_result.collect_results()
 
-        assert final_result == Success([["user1", True, "user2", False, "user3", True]])
+        assert_result_value(final_result, [["user1", True, "user2", False, "user3", True]])

@@ -14,24 +14,19 @@ from hypothesis import strategies as st
 
 from rfs.core.result import Failure, Result, Success
 from rfs.reactive import MonoResult, set_step_observer
+from rfs.testing.fixtures import Telemetry
+from rfs.testing.generators import results
+from rfs.testing.result_helpers import (
+    ResultServiceMocker,
+    assert_mono_result_error,
+    assert_mono_result_failure,
+    assert_mono_result_value,
+    assert_result_failure,
+)
+from rfs.testing.virtual_time import VirtualTime
 
-results = st.builds(Success, st.integers()) | st.builds(Failure, st.text())
-kleislis = st.functions(like=lambda n: n, returns=results, pure=True)
-
-
-class Calls:
-    """An async function that counts its calls and gives one answer after the other; the last one stays."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers = answers
-        self.count = 0
-
-    async def __call__(self, *_: object) -> Any:
-        answer = self.answers[min(self.count, len(self.answers) - 1)]
-        self.count += 1
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+numbers = results(st.integers(), st.text())
+kleislis = st.functions(like=lambda n: n, returns=numbers, pure=True)
 
 
 async def doubled(n: int) -> Result[int, str]:
@@ -48,6 +43,10 @@ def never(*_: object) -> Any:
 
 def divide_by_zero(*_: object) -> Any:
     return 1 // 0
+
+
+async def divided(*_: object) -> Result[int, str]:
+    raise ZeroDivisionError
 
 
 class TestLaziness:
@@ -83,11 +82,11 @@ class TestLaziness:
         """
         Awaiting and to_result() each run the source once, every time.
         """
-        source = Calls(Success(1))
+        source = ResultServiceMocker("kitchen", "cook").return_success(1)
         mono: MonoResult[int, str] = MonoResult(source)
 
         assert await mono == await mono.to_result() == Success(1)
-        assert source.count == 2
+        assert source.call_count == 2
 
     async def test_chain_goes_on_from_any_of_its_parts(self) -> None:
         """
@@ -106,7 +105,7 @@ class TestLaziness:
         class Own(MonoResult[Any, Any]):
             pass
 
-        own = Own(Calls(Success(1)))
+        own = Own(sold_out)
         made = [
             own.map(str),
             own.bind_result(Success),
@@ -139,9 +138,9 @@ class TestBeginnings:
         """
         A value, an error or a Result can begin a chain.
         """
-        assert await MonoResult.from_value(None) == Success(None)
-        assert await MonoResult.from_error("x") == Failure("x")
-        assert await MonoResult.from_result(Success(1)) == Success(1)
+        await assert_mono_result_value(MonoResult.from_value(None), None)
+        await assert_mono_result_error(MonoResult.from_error("x"), "x")
+        await assert_mono_result_value(MonoResult.from_result(Success(1)), 1)
 
     async def test_from_callable_takes_plain_and_async_functions(self) -> None:
         """
@@ -151,9 +150,9 @@ class TestBeginnings:
         async def seven() -> int:
             return 7
 
-        assert await MonoResult.from_callable(seven) == Success(7)
-        assert await MonoResult.from_callable(lambda: 7) == Success(7)
-        assert (await MonoResult.from_callable(divide_by_zero)).is_failure()
+        await assert_mono_result_value(MonoResult.from_callable(seven), 7)
+        await assert_mono_result_value(MonoResult.from_callable(lambda: 7), 7)
+        await assert_mono_result_error(MonoResult.from_callable(divide_by_zero), ZeroDivisionError)
 
     async def test_step_may_return_a_chain(self) -> None:
         """
@@ -161,7 +160,7 @@ class TestBeginnings:
         """
         mono = MonoResult.from_value(1).bind_async_result(lambda n: MonoResult.from_value(n + 1))
 
-        assert await mono == Success(2)
+        await assert_mono_result_value(mono, 2)
 
 
 class TestSteps:
@@ -178,8 +177,8 @@ class TestSteps:
             .filter(lambda n: n == 42, "wrong")
         )
 
-        assert await mono == Success(42)
-        assert await mono.filter(lambda n: n == 0, "wrong") == Failure("wrong")
+        await assert_mono_result_value(mono, 42)
+        await assert_mono_result_error(mono.filter(lambda n: n == 0, "wrong"), "wrong")
 
     async def test_after_a_failure_no_value_step_is_called(self) -> None:
         """
@@ -195,7 +194,7 @@ class TestSteps:
             .do_on_success(never)
         )
 
-        assert (await mono).unwrap_error() is error
+        assert await assert_mono_result_failure(mono) is error
 
     async def test_after_a_success_no_error_step_is_called(self) -> None:
         """
@@ -211,7 +210,7 @@ class TestSteps:
             .do_on_error(never)
         )
 
-        assert await mono == Success(1)
+        await assert_mono_result_value(mono, 1)
 
     async def test_error_side(self) -> None:
         """
@@ -222,13 +221,13 @@ class TestSteps:
         async def remembered(error: str) -> Result[str, str]:
             return Success(error.upper())
 
-        assert await failed.map_error(len) == Failure(8)
-        assert await failed.recover(len) == Success(8)
-        assert await failed.fallback(MonoResult.from_value(2)) == Success(2)
-        assert await failed.fallback(lambda: doubled(4)) == Success(8)
-        assert await failed.on_error_return_result(lambda e: Success(e + "!")) == Success("sold out!")
-        assert await failed.on_error_return_result(remembered) == Success("SOLD OUT")
-        assert await failed.on_error_return_value(None) == Success(None)
+        await assert_mono_result_error(failed.map_error(len), 8)
+        await assert_mono_result_value(failed.recover(len), 8)
+        await assert_mono_result_value(failed.fallback(MonoResult.from_value(2)), 2)
+        await assert_mono_result_value(failed.fallback(lambda: doubled(4)), 8)
+        await assert_mono_result_value(failed.on_error_return_result(lambda e: Success(e + "!")), "sold out!")
+        await assert_mono_result_value(failed.on_error_return_result(remembered), "SOLD OUT")
+        await assert_mono_result_value(failed.on_error_return_value(None), None)
 
     async def test_recovery_can_be_limited_to_codes(self) -> None:
         """
@@ -236,10 +235,10 @@ class TestSteps:
         """
         failed = MonoResult.from_error(KeyError("table"))
 
-        assert (await failed.recover(lambda _: 1, on_codes="ValueError")).is_failure()
-        assert await failed.recover(lambda _: 1, on_codes="KeyError") == Success(1)
-        assert await failed.fallback(MonoResult.from_value(2), on_codes=["X", "KeyError"]) == Success(2)
-        assert (await failed.fallback(MonoResult(never), on_codes={"X"})).is_failure()
+        await assert_mono_result_error(failed.recover(lambda _: 1, on_codes="ValueError"), KeyError)
+        await assert_mono_result_value(failed.recover(lambda _: 1, on_codes="KeyError"), 1)
+        await assert_mono_result_value(failed.fallback(MonoResult.from_value(2), on_codes=["X", "KeyError"]), 2)
+        await assert_mono_result_error(failed.fallback(MonoResult(never), on_codes={"X"}), KeyError)
 
 
 class TestDefects:
@@ -249,14 +248,14 @@ class TestDefects:
             lambda mono: mono.map(divide_by_zero),
             lambda mono: mono.bind_result(divide_by_zero),
             lambda mono: mono.bind_async_result(divide_by_zero),
-            lambda mono: mono.bind_async_result(Calls(ZeroDivisionError())),
+            lambda mono: mono.bind_async_result(divided),
             lambda mono: mono.filter(divide_by_zero, "x"),
             lambda mono: mono.bind_result(Failure).map_error(divide_by_zero),
             lambda mono: mono.bind_result(Failure).recover(divide_by_zero),
             lambda mono: mono.bind_result(Failure).fallback(divide_by_zero),
             lambda mono: mono.bind_result(Failure).on_error_return_result(divide_by_zero),
             lambda _: MonoResult(divide_by_zero),
-            lambda _: MonoResult(Calls(ZeroDivisionError())),
+            lambda _: MonoResult(divided),
         ],
     )
     async def test_raising_step_never_escapes(self, add: Callable[[Any], MonoResult[Any, Any]]) -> None:
@@ -265,10 +264,9 @@ class TestDefects:
         """
         failed: Any = await add(MonoResult.from_value(1))
 
-        assert failed.is_failure()
+        error = assert_result_failure(failed, ZeroDivisionError)
         assert failed.is_defect
-        assert type(failed.error) is ZeroDivisionError
-        assert failed.error.__traceback__ is not None
+        assert error.__traceback__ is not None
 
     async def test_defect_keeps_nothing_alive_but_itself(self) -> None:
         """
@@ -312,11 +310,11 @@ class TestDefects:
             return 5
 
         start: MonoResult[Any, Any] = MonoResult.from_value(1)
-        async_failed: Any = await start.bind_async_result(forgetful)
-        failed: Any = await start.bind_result(lambda _: None)  # type: ignore[arg-type, return-value]
+        async_error = await assert_mono_result_error(start.bind_async_result(forgetful), TypeError)
+        error = await assert_mono_result_error(start.bind_result(lambda _: None), TypeError)  # type: ignore[arg-type, return-value]
 
-        assert str(async_failed.get_error()) == "the function given to forgetful must return a Result, not int"
-        assert str(failed.get_error()) == "the function given to bind_result must return a Result, not NoneType"
+        assert str(async_error) == "the function given to forgetful must return a Result, not int"
+        assert str(error) == "the function given to bind_result must return a Result, not NoneType"
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit])
     async def test_what_is_no_exception_passes_through(self, kind: type[BaseException]) -> None:
@@ -354,20 +352,21 @@ class TestTap:
             seen.append(thing)
 
         value, error = MonoResult.from_value(1), MonoResult.from_error("x")
-        assert await value.tap(seen.append, never).inspect(seen.append).do_on_success(see).do_on_error(
-            never
-        ) == Success(1)
-        assert await error.tap(never, seen.append).inspect(never).do_on_error(see) == Failure("x")
+        await assert_mono_result_value(
+            value.tap(seen.append, never).inspect(seen.append).do_on_success(see).do_on_error(never), 1
+        )
+        await assert_mono_result_error(error.tap(never, seen.append).inspect(never).do_on_error(see), "x")
         assert seen == [1, 1, 1, "x", "x"]
 
-    async def test_can_never_alter_the_result(self, observed: Any) -> None:
+    async def test_can_never_alter_the_result(self, telemetry: Telemetry) -> None:
         """
         A tap that raises leaves the Result identical and is counted once by where it was.
         """
         result = Success([1])
 
         assert await MonoResult.from_result(result).tap(divide_by_zero) is result
-        assert observed.internal_errors == {"reactive.tap": 1}
+        telemetry.assert_metric("telemetry_internal_errors_total", 1, where="reactive.tap")
+        telemetry.assert_health(internal_errors=1)
 
     async def test_observer_can_never_alter_the_result(self) -> None:
         """
@@ -385,91 +384,74 @@ class TestTap:
 
         previous, before = set_step_observer(Broken()), _observer.unreported
         try:
-            assert await MonoResult.from_value(1).log_step("x").tap(divide_by_zero) == Success(1)
+            await assert_mono_result_value(MonoResult.from_value(1).log_step("x").tap(divide_by_zero), 1)
         finally:
             set_step_observer(previous)
 
         assert _observer.unreported == before + 2
 
 
+@pytest.mark.usefixtures("virtual_time")
 class TestTogether:
-    def test_zip_runs_at_the_same_time(self, virtual: Callable[..., Any]) -> None:
+    async def test_zip_runs_at_the_same_time(self, virtual_time: VirtualTime) -> None:
         """
         Three chains of 1, 2 and 3 s are joined after 3 s, in order.
         """
+        joined = after(3, Success("a")).zip(after(1, Success("b")), after(2, Success("c")))
 
-        async def main() -> None:
-            joined = after(3, Success("a")).zip(after(1, Success("b")), after(2, Success("c")))
+        await assert_mono_result_value(joined, ("a", "b", "c"))
+        assert virtual_time.elapsed_seconds == 3
 
-            assert await joined == Success(("a", "b", "c"))
-            assert asyncio.get_running_loop().time() == 3
-
-        virtual(main())
-
-    def test_zip_ends_at_the_first_failure(self, virtual: Callable[..., Any]) -> None:
+    async def test_zip_ends_at_the_first_failure(self, virtual_time: VirtualTime) -> None:
         """
         The first Failure to come is the Result; the others are cancelled and gone.
         """
         cancelled: list[str] = []
 
-        async def main() -> None:
-            joined = after(9, Success(1), cancelled).zip(after(1, Failure("early")), after(2, Failure("late")))
+        joined = after(9, Success(1), cancelled).zip(after(1, Failure("early")), after(2, Failure("late")))
 
-            assert await joined == Failure("early")
-            assert asyncio.get_running_loop().time() == 1
-
-        virtual(main())
+        await assert_mono_result_error(joined, "early")
+        assert virtual_time.elapsed_seconds == 1
         assert cancelled == ["cancelled"]
 
-    def test_first_success_takes_the_first_to_come(self, virtual: Callable[..., Any]) -> None:
+    async def test_first_success_takes_the_first_to_come(self, virtual_time: VirtualTime) -> None:
         """
         Failures are waited out, the first Success wins, the rest is cancelled.
         """
         cancelled: list[str] = []
 
-        async def main() -> None:
-            race = after(1, Failure("x")).first_success(after(3, Success("c"), cancelled), after(2, Success("b")))
+        race = after(1, Failure("x")).first_success(after(3, Success("c"), cancelled), after(2, Success("b")))
 
-            assert await race == Success("b")
-            assert asyncio.get_running_loop().time() == 2
-
-        virtual(main())
+        await assert_mono_result_value(race, "b")
+        assert virtual_time.elapsed_seconds == 2
         assert cancelled == ["cancelled"]
 
-    def test_first_success_of_failures_is_all_errors(self, virtual: Callable[..., Any]) -> None:
+    async def test_first_success_of_failures_is_all_errors(self) -> None:
         """
         Without a Success, the errors come in the order of the chains.
         """
+        race = after(2, Failure("a")).first_success(after(1, Failure("b")))
 
-        async def main() -> None:
-            race = after(2, Failure("a")).first_success(after(1, Failure("b")))
-
-            assert await race == Failure(["a", "b"])
-
-        virtual(main())
+        await assert_mono_result_error(race, ["a", "b"])
 
     @pytest.mark.parametrize("kind", [KeyError, asyncio.CancelledError, BaseException])
-    def test_what_escapes_from_one_is_raised_as_it_is(
-        self, virtual: Callable[..., Any], kind: type[BaseException]
-    ) -> None:
+    async def test_what_escapes_from_one_is_raised_as_it_is(self, kind: type[BaseException]) -> None:
         """
         An Exception is a Failure; anything else cancels the others and comes out unwrapped.
         """
         cancelled: list[str] = []
         escaping = kind("out")
 
-        async def main() -> None:
-            joined = after(9, Success(1), cancelled).zip(after(1, escaping))
-            if isinstance(escaping, Exception):
-                assert await joined == Failure(escaping)
-            else:
-                with pytest.raises(kind):
-                    await joined
+        joined = after(9, Success(1), cancelled).zip(after(1, escaping))
+        if isinstance(escaping, Exception):
+            await assert_mono_result_error(joined, escaping)
+        else:
+            with pytest.raises(kind):
+                await joined
 
-        virtual(main())
         assert cancelled == ["cancelled"]
 
-    def test_parallel_map_async_keeps_order_and_bound(self, virtual: Callable[..., Any]) -> None:
+    async def test_parallel_map_async_keeps_order_and_bound(self) -> None:
         """
         Results are in the order of the chains; no more than max_concurrent run at once.
         """
@@ -483,16 +465,13 @@ class TestTogether:
             running -= 1
             return Success(n) if n % 3 else Failure(str(n))
 
-        async def main() -> None:
-            monos: list[MonoResult[int, str]] = [MonoResult(lambda n=n: work(n)) for n in range(10)]  # type: ignore[misc]
+        monos: list[MonoResult[int, str]] = [MonoResult(lambda n=n: work(n)) for n in range(10)]  # type: ignore[misc]
 
-            results = await MonoResult.parallel_map_async(monos, max_concurrent=3)
+        found = await MonoResult.parallel_map_async(monos, max_concurrent=3)
 
-            assert results == [Success(n) if n % 3 else Failure(str(n)) for n in range(10)]
-            assert most == 3
-            assert await MonoResult.parallel_map_async([], max_concurrent=3) == []
-
-        virtual(main())
+        assert found == [Success(n) if n % 3 else Failure(str(n)) for n in range(10)]
+        assert most == 3
+        assert await MonoResult.parallel_map_async([], max_concurrent=3) == []
 
     async def test_bound_must_be_positive(self) -> None:
         """
@@ -570,8 +549,8 @@ class TestShowing:
 
 
 class TestLaws:
-    @given(results, kleislis, kleislis)
-    def test_chain_is_as_good_as_result(
+    @given(numbers, kleislis, kleislis)
+    async def test_chain_is_as_good_as_result(
         self, result: Result[int, str], f: Callable[[int], Result[int, str]], g: Callable[[int], Result[int, str]]
     ) -> None:
         """
@@ -584,13 +563,10 @@ class TestLaws:
 
             return called
 
-        async def main() -> None:
-            start = MonoResult.from_result(result)
-            expected = result.bind(f).bind(g)
-            assert await start.bind_result(f).bind_result(g) == expected
-            assert await start.bind_async_result(async_of(f)).bind_async_result(async_of(g)) == expected
-            grouped = start.bind_async_result(lambda n: MonoResult.from_result(f(n)).bind_async_result(async_of(g)))
-            assert await grouped == expected
-            assert await start.bind_async_result(MonoResult.from_value) == result
-
-        asyncio.run(main())
+        start = MonoResult.from_result(result)
+        expected = result.bind(f).bind(g)
+        assert await start.bind_result(f).bind_result(g) == expected
+        assert await start.bind_async_result(async_of(f)).bind_async_result(async_of(g)) == expected
+        grouped = start.bind_async_result(lambda n: MonoResult.from_result(f(n)).bind_async_result(async_of(g)))
+        assert await grouped == expected
+        assert await start.bind_async_result(MonoResult.from_value) == result

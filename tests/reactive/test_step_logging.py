@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any
+from unittest.mock import ANY, Mock, create_autospec
 
 import pytest
 
 from rfs.core.result import Failure, Result, Success
-from rfs.reactive import MonoResult, StepEvent, _observer, set_step_observer, step_observer
-
-Virtual = Callable[..., Any]
+from rfs.errors import StepTimeoutError
+from rfs.reactive import MonoResult, StepEvent, StepObserver, _observer, set_step_observer, step_observer
+from rfs.testing.fixtures import Telemetry
+from rfs.testing.result_helpers import (
+    ResultServiceMocker,
+    assert_mono_result_error,
+    assert_mono_result_success,
+    assert_mono_result_value,
+)
+from rfs.testing.virtual_time import VirtualTime
 
 
 class Level(Enum):
@@ -33,8 +41,18 @@ async def sold_out(_: object = None) -> Result[Any, str]:
     return Failure("sold out")
 
 
+@pytest.fixture
+def observer(virtual_time: VirtualTime) -> Iterator[Mock]:
+    """In the recorder's place: for what an event says and a record does not."""
+    made = create_autospec(StepObserver, instance=True)
+    previous = set_step_observer(made, monotonic_clock=virtual_time.monotonic, utc_clock_ns=virtual_time.time_ns)
+    yield made
+    set_step_observer(previous)
+
+
+@pytest.mark.usefixtures("virtual_time")
 class TestOutcomes:
-    def test_each_step_is_one_entry_of_its_outcome(self, virtual: Virtual, observed: Any) -> None:
+    async def test_each_step_is_one_entry_of_its_outcome(self, telemetry: Telemetry) -> None:
         """
         ok, failed, skipped and recovered steps are told apart, and none is told twice.
         """
@@ -51,28 +69,30 @@ class TestOutcomes:
             .log_step("fifth")
         )
 
-        assert virtual(mono.to_result()) == Success("0")
-        assert observed.told() == [
-            ("first", "ok"),
-            ("second", "failed"),
-            ("third", "skipped"),
-            ("fourth", "recovered"),
-            ("fifth", "ok"),
-        ]
+        await assert_mono_result_value(mono, "0")
 
-    def test_failed_recovery_is_a_failed_step(self, virtual: Virtual, observed: Any) -> None:
+        telemetry.assert_records(
+            {"step": "first", "outcome": "ok"},
+            {"step": "second", "outcome": "failed"},
+            {"step": "third", "outcome": "skipped"},
+            {"step": "fourth", "outcome": "recovered"},
+            {"step": "fifth", "outcome": "ok"},
+        )
+
+    async def test_failed_recovery_is_a_failed_step(self, telemetry: Telemetry) -> None:
         """
         A fallback that fails too has run: the step is not skipped.
         """
         mono = MonoResult(sold_out).log_step("order").fallback(MonoResult(sold_out)).log_step("other place")
 
-        virtual(mono.to_result())
+        await assert_mono_result_error(mono, "sold out")
 
-        assert observed.told() == [("order", "failed"), ("other place", "failed")]
+        telemetry.assert_records({"step": "order", "outcome": "failed"}, {"step": "other place", "outcome": "failed"})
 
-    def test_entry_tells_what_there_is(self, virtual: Virtual, observed: Any) -> None:
+    async def test_event_tells_what_there_is(self, virtual_time: VirtualTime, observer: Mock) -> None:
         """
-        An entry has the chain, the step, its place, its value, and the time since the entry before it.
+        An event has the chain, the step, its place, its value or error, when it began, and how long it took: a step since
+        the one before it, an error since the start of the chain.
         """
         mono = (
             MonoResult(one_second)
@@ -80,36 +100,61 @@ class TestOutcomes:
             .log_step("placed", "order placed", details={"table": 7}, level=Level.WARNING)
             .bind_async_result(sold_out)
             .log_step("paid")
+            .log_error("order_failed", "no such dish")
             .name("order")
         )
+        began_ns = virtual_time.time_ns()
 
-        virtual(mono.to_result())
-        placed, paid = observed.events
+        await mono
 
-        assert placed == StepEvent(
-            kind="step",
-            chain="order",
-            step="placed",
-            index=2,
-            outcome="ok",
-            message="order placed",
-            details={"table": 7},
-            duration_seconds=2,
-            value=1,
-            error=None,
-            is_defect=False,
-            level=30,
-            started_at_ns=placed.started_at_ns,
-        )
-        assert (paid.index, paid.outcome, paid.error, paid.duration_seconds, paid.level) == (
-            4,
-            "failed",
-            "sold out",
-            1,
-            None,
-        )
-        assert mono.steps[placed.index].name == "placed"
-        assert paid.started_at_ns >= placed.started_at_ns > 1_600_000_000_000_000_000
+        assert [call.args[0] for call in observer.step.call_args_list] == [
+            StepEvent(
+                kind="step",
+                chain="order",
+                step="placed",
+                index=2,
+                outcome="ok",
+                message="order placed",
+                details={"table": 7},
+                duration_seconds=2,
+                value=1,
+                error=None,
+                is_defect=False,
+                level=30,
+                started_at_ns=began_ns,
+            ),
+            StepEvent(
+                kind="step",
+                chain="order",
+                step="paid",
+                index=4,
+                outcome="failed",
+                message="",
+                details=None,
+                duration_seconds=1,
+                value=None,
+                error="sold out",
+                is_defect=False,
+                level=None,
+                started_at_ns=began_ns + 2 * 10**9,
+            ),
+            StepEvent(
+                kind="error",
+                chain="order",
+                step="order_failed",
+                index=5,
+                outcome="failed",
+                message="no such dish",
+                details=None,
+                duration_seconds=3,
+                value=None,
+                error="sold out",
+                is_defect=False,
+                level=None,
+                started_at_ns=began_ns,
+            ),
+        ]
+        assert mono.steps[2].name == "placed"
 
     @pytest.mark.parametrize(
         ("given", "message", "details", "level"),
@@ -120,15 +165,15 @@ class TestOutcomes:
             (Level.DEBUG, "", None, 10),
         ],
     )
-    def test_second_argument_is_known_by_its_type(
-        self, virtual: Virtual, observed: Any, given: Any, message: str, details: object, level: int | None
+    async def test_second_argument_is_known_by_its_type(
+        self, observer: Mock, given: Any, message: str, details: object, level: int | None
     ) -> None:
         """
         The documents hand in a message, a dict or a level; each goes where it belongs.
         """
-        virtual(MonoResult(one_second).log_step("x", given).to_result())
+        await MonoResult(one_second).log_step("x", given)
 
-        (event,) = observed.events
+        ((event,), _) = observer.step.call_args
         assert (event.message, event.details, event.level) == (message, details, level)
 
     def test_unknown_level_is_refused(self) -> None:
@@ -139,20 +184,27 @@ class TestOutcomes:
             MonoResult.from_value(1).log_step("x", Level.LOUD)
 
 
+@pytest.mark.usefixtures("virtual_time")
 class TestErrors:
-    def test_only_failures_are_told(self, virtual: Virtual, observed: Any) -> None:
+    async def test_only_failures_are_told(self, telemetry: Telemetry) -> None:
         """
         log_error is silent after a Success and tells a Failure once, with its error.
         """
-        virtual(MonoResult(one_second).log_error("order_failed").to_result())
-        assert observed.events == []
+        await assert_mono_result_success(MonoResult(one_second).log_error("order_failed"))
+        telemetry.assert_records()
 
-        virtual(MonoResult(sold_out).map(str).log_error("order_failed", "no such dish").to_result())
-        (event,) = observed.events
-        assert (event.kind, event.step, event.error, event.is_defect) == ("error", "order_failed", "sold out", False)
-        assert (event.message, event.duration_seconds) == ("no such dish", 1)
+        await assert_mono_result_error(MonoResult(sold_out).map(str).log_error("order_failed"), "sold out")
+        telemetry.assert_records(
+            {
+                "kind": "error",
+                "step": "order_failed",
+                "level": "ERROR",
+                "duration_ms": 1000,
+                "error": {"message": "sold out", "is_defect": False},
+            }
+        )
 
-    def test_defects_say_so(self, virtual: Virtual, observed: Any) -> None:
+    async def test_defects_say_so(self, telemetry: Telemetry) -> None:
         """
         A recorder can tell a bug from a failure of the domain, and reads whether that one is expected.
         """
@@ -160,68 +212,70 @@ class TestErrors:
         class SoldOutError:
             expected = True
 
-        virtual(MonoResult(one_second).map(lambda n: n / 0).log_error("x").to_result())
-        virtual(MonoResult.from_error(SoldOutError()).log_error("x").to_result())
+        await assert_mono_result_error(MonoResult(one_second).map(lambda n: n / 0).log_error("x"), ZeroDivisionError)
+        await assert_mono_result_error(MonoResult.from_error(SoldOutError()).log_error("x"), SoldOutError)
 
-        assert [event.is_defect for event in observed.events] == [True, False]
-        assert isinstance(observed.events[0].error, ZeroDivisionError)
+        telemetry.assert_records(
+            {"level": "ERROR", "error": {"type": ZeroDivisionError, "is_defect": True, "expected": False}},
+            {"level": "INFO", "error": {"type": SoldOutError, "is_defect": False, "expected": True}},
+        )
 
 
+@pytest.mark.usefixtures("virtual_time")
 class TestPerformance:
-    def test_tells_the_time_since_the_start(self, virtual: Virtual, observed: Any) -> None:
+    async def test_tells_the_time_since_the_start(self, telemetry: Telemetry) -> None:
         """
         log_performance measures the whole chain, whatever was logged in between.
         """
         mono = MonoResult(one_second).log_step("x").bind_async_result(one_second).log_performance("total")
 
-        virtual(mono.to_result())
+        await mono
 
-        event = observed.events[-1]
-        assert (event.kind, event.step, event.duration_seconds, event.outcome) == ("performance", "total", 2, "ok")
+        telemetry.assert_records(
+            {"step": "x"}, {"kind": "performance", "step": "total", "duration_ms": 2000, "outcome": "ok"}
+        )
 
-    def test_threshold_keeps_fast_ones_quiet(self, virtual: Virtual, observed: Any) -> None:
+    async def test_threshold_keeps_fast_ones_quiet(self, telemetry: Telemetry) -> None:
         """
         Given milliseconds, only what takes as long is told, as a WARNING.
         """
-        virtual(MonoResult(one_second).log_performance(1000).log_performance("x", threshold_ms=1001).to_result())
+        await MonoResult(one_second).log_performance(1000).log_performance("x", threshold_ms=1001)
 
-        (event,) = observed.events
-        assert (event.step, event.level, event.details) == ("performance", 30, {"threshold_ms": 1000})
+        telemetry.assert_records({"step": "performance", "level": "WARNING", "threshold_ms": 1000})
 
 
+@pytest.mark.usefixtures("virtual_time")
 class TestInsideOfOperators:
-    def test_each_attempt_is_told(self, virtual: Virtual, observed: Any) -> None:
+    async def test_each_attempt_is_told(self, telemetry: Telemetry) -> None:
         """
         A step inside of a retry is told at each run, and what follows says how many there were.
         """
-        outcomes: list[Any] = [Failure("x"), Failure("x"), Success(1)]
-
-        async def source() -> Any:
-            return outcomes.pop(0)
-
+        source = ResultServiceMocker("kitchen", "cook").return_sequence([Failure("x"), Failure("x"), Success(1)])
         mono: MonoResult[Any, Any] = MonoResult(source).log_step("call").retry(5).log_step("done").name("order")
-        virtual(mono.to_result())
 
-        assert observed.told() == [("call", "failed"), ("call", "failed"), ("call", "ok"), ("done", "ok")]
-        assert observed.events[-1].details == {"attempts": 3}
-        assert {event.chain for event in observed.events} == {"order"}
-        assert [event.index for event in observed.events] == [1, 1, 1, 3]
+        await assert_mono_result_value(mono, 1)
 
-    def test_cached_steps_are_told_once(self, virtual: Virtual, observed: Any) -> None:
+        failed = {"step": "call", "outcome": "failed", "chain": "order", "index": 1}
+        telemetry.assert_records(
+            failed,
+            failed,
+            {"step": "call", "outcome": "ok", "chain": "order", "index": 1},
+            {"step": "done", "outcome": "ok", "chain": "order", "index": 3, "attempts": 3},
+        )
+
+    async def test_cached_steps_are_told_once(self, telemetry: Telemetry) -> None:
         """
         What is not run again is not told again.
         """
         mono = MonoResult(one_second).log_step("work").cache().log_step("after").name("order")
 
-        async def twice() -> None:
-            await mono
-            await mono
+        await mono
+        await mono
 
-        virtual(twice())
-        assert observed.told() == [("work", "ok"), ("after", "ok"), ("after", "ok")]
-        assert {event.chain for event in observed.events} == {"order"}
+        after = {"step": "after", "outcome": "ok", "chain": "order"}
+        telemetry.assert_records({"step": "work", "outcome": "ok", "chain": "order"}, after, after)
 
-    def test_timeout_is_told_behind_it(self, virtual: Virtual, observed: Any) -> None:
+    async def test_timeout_is_told_behind_it(self, telemetry: Telemetry) -> None:
         """
         A step that the limit cut short tells nothing; the entry behind the limit tells the timeout.
         """
@@ -229,37 +283,27 @@ class TestInsideOfOperators:
             MonoResult(one_second).log_step("a").bind_async_result(one_second).log_step("b").timeout(1.5).log_step("c")
         )
 
-        virtual(mono.to_result())
+        await assert_mono_result_error(mono, StepTimeoutError)
 
-        assert observed.told() == [("a", "ok"), ("c", "failed")]
+        telemetry.assert_records({"step": "a", "outcome": "ok"}, {"step": "c", "outcome": "failed"})
 
-    def test_chains_at_the_same_time_do_not_mix(self, virtual: Virtual, observed: Any) -> None:
+    async def test_chains_at_the_same_time_do_not_mix(self, telemetry: Telemetry) -> None:
         """
         One chain run a hundred times at once has a hundred starts, not one.
         """
         mono = MonoResult(one_second).log_step("x")
 
-        async def main() -> None:
-            await asyncio.gather(*(mono.to_result() for _ in range(100)))
+        await asyncio.gather(*(mono.to_result() for _ in range(100)))
 
-        virtual(main())
-        assert [event.duration_seconds for event in observed.events] == [1] * 100
+        telemetry.assert_records(*[{"step": "x", "duration_ms": 1000}] * 100)
 
 
 class TestObserver:
-    def test_level_that_is_off_makes_no_event(self, virtual: Virtual) -> None:
+    async def test_level_that_is_off_makes_no_event(self, observer: Mock) -> None:
         """
         What is not worth telling is not even made; a failure is asked about as an ERROR.
         """
-        seen: list[StepEvent] = []
         asked: list[int] = []
-
-        class Recorder:
-            def step(self, event: StepEvent) -> None:
-                seen.append(event)
-
-            def internal_error(self, where: str, error: BaseException) -> None:
-                pytest.fail(where)
 
         def is_enabled(level: int) -> bool:
             asked.append(level)
@@ -268,26 +312,23 @@ class TestObserver:
         mono = (
             MonoResult(one_second).log_step("a").log_step("b", 10).map(lambda n: n / 0).log_step("c").log_step("d", 30)
         )
-        previous = set_step_observer(Recorder(), is_enabled=is_enabled)
-        try:
-            virtual(mono.to_result())
-        finally:
-            set_step_observer(previous)
+        set_step_observer(observer, is_enabled=is_enabled)
+
+        await mono
 
         assert asked == [20, 10, 40, 30]
-        assert [event.step for event in seen] == ["c"]
+        assert [call.args[0].step for call in observer.step.call_args_list] == ["c"]
+        observer.internal_error.assert_not_called()
 
-    def test_broken_gate_changes_nothing(self, observed: Any, virtual: Virtual) -> None:
+    async def test_broken_gate_changes_nothing(self, observer: Mock) -> None:
         """
         Whatever is handed in beside the observer can never alter a Result either.
         """
-        previous = set_step_observer(observed, is_enabled=lambda level: level < 1 / 0)
-        try:
-            assert virtual(MonoResult(one_second).log_step("a").to_result()) == Success(1)
-        finally:
-            set_step_observer(previous)
+        set_step_observer(observer, is_enabled=lambda level: level < 1 / 0)
 
-        assert observed.internal_errors == {"reactive.observer": 1}
+        await assert_mono_result_value(MonoResult(one_second).log_step("a"), 1)
+
+        observer.internal_error.assert_called_once_with("reactive.observer", ANY)
 
     def test_chain_that_logs_nothing_never_touches_it(self) -> None:
         """
@@ -324,7 +365,7 @@ class TestObserver:
         monkeypatch.setattr(_observer, "RECORDER", "rfs.no_such_module")
         previous, before = set_step_observer(None), _observer.unreported
         try:
-            assert await MonoResult.from_value(1).log_step("x").log_step("y").tap(lambda n: n / 0) == Success(1)
+            await assert_mono_result_value(MonoResult.from_value(1).log_step("x").log_step("y").tap(lambda n: n / 0), 1)
         finally:
             set_step_observer(previous)
 
@@ -341,10 +382,10 @@ class TestObserver:
         finally:
             set_step_observer(previous)
 
-    def test_setting_gives_back_the_previous_one(self, observed: Any) -> None:
+    def test_setting_gives_back_the_previous_one(self, observer: Mock) -> None:
         """
         A test that stands in for the recorder can put it back.
         """
-        assert set_step_observer(None) is observed
-        assert set_step_observer(observed) is None
-        assert step_observer() is observed
+        assert set_step_observer(None) is observer
+        assert set_step_observer(observer) is None
+        assert step_observer() is observer

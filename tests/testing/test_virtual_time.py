@@ -110,6 +110,7 @@ class TestOneClock:
             assert datetime.now(UTC) == clock.now == wall
             assert date.today() == wall.date()  # noqa: DTZ011 - what is asked here
             assert clock.monotonic() == time.monotonic()
+            assert clock.elapsed_seconds == 3600
         assert real() - began < 5
 
     def test_names_that_were_imported_before(self) -> None:
@@ -206,6 +207,7 @@ class TestOneClock:
             assert time.monotonic() == began
             time.sleep(1.5)
             assert clock.now == datetime.now(UTC) == START - timedelta(hours=1) + timedelta(seconds=1.5)
+            assert clock.elapsed_seconds == 1.5
 
     def test_a_clock_that_is_not_entered(self) -> None:
         """

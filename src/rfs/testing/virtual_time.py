@@ -173,6 +173,11 @@ class VirtualTime:
         """The wall clock, in UTC; to the microsecond."""
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.time_ns() // 1000)
 
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds that have passed since this was made; a `jump` is none of them."""
+        return (self._now_ns - _MONOTONIC_START_NS) / 1e9
+
     def jump(self, seconds: float) -> None:
         """Set the wall clock forward, or back if *seconds* are negative, as an administrator would; no time passes."""
         with self._turn:
