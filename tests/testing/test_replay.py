@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rfs.core.result import Failure, Result, Success, error_code, is_expected
 from rfs.errors import ReplayError
 from rfs.monitoring import CorrelationContext, Monitor, log_result_operation, use_monitor
+from rfs.testing._unhandled import Watch
 from rfs.testing.replay import (
     RecordedFailure,
     assert_reproduces,
@@ -731,6 +732,21 @@ class TestAssertReproduces:
             assert_reproduces(lambda: book(12), operation="tables.book", step="", code="UNKNOWN")
 
         assert monitor.query.records() == []
+
+    def test_looks_at_the_failure(self) -> None:
+        """
+        A test that watches for lost Failures is told of none, whether the function is async or plain.
+        """
+
+        async def book_later() -> Result[int, str]:
+            return book(12)
+
+        with Watch() as watch:
+            for call in (lambda: book(12), book_later):
+                assert_reproduces(call, operation="tables.book", step="", code="UNKNOWN")
+            found = watch.unhandled()
+
+        assert found == []
 
 
 class TestRebuilt:

@@ -115,6 +115,10 @@ async def task() -> None:
     del cooking
 
 
+def main_task() -> None:
+    asyncio.run(later())
+
+
 async def inside_of_a_step() -> None:
     async def step() -> Result[int, str]:
         ignored = cook()  # noqa: F841
@@ -140,6 +144,7 @@ DROPPED = {
     chain: ["later"],
     chain_that_breaks: ["chain_that_breaks"],
     task: ["later"],
+    main_task: ["later"],
     inside_of_a_step: ["cook"],
     batch: ["later", "later"],
 }

@@ -34,7 +34,12 @@ from rfs.testing._births import Birth
 from rfs.testing._messages import describe
 
 _PASSES_ON: Final = frozenset({"map", "bind", "flat_map", "filter"})  # the Failure itself is what these give
-_RECORDERS: Final = ("rfs.monitoring.result_logging", "rfs.monitoring.monitor", "rfs.monitoring.masking")
+_RECORDERS: Final = (
+    "rfs.monitoring.result_logging",
+    "rfs.monitoring.monitor",
+    "rfs.monitoring.masking",
+    "asyncio.base_futures",  # shows a task with its result; `asyncio.run` has its own shown, by `signal.signal`, to nobody
+)
 _CHAIN: Final = "rfs.reactive._chain"
 
 _Defect: Any = core._Defect
@@ -86,7 +91,7 @@ def _looks(name: str, frame: FrameType | None, failure: object) -> bool:
     if frame is not None and _module(frame) == _CHAIN:
         _went_through_a_chain.add(id(failure))
         return name != "__class__" and frame.f_code.co_name not in {"tell", "chosen"}
-    while frame is not None and _module(frame).startswith("rfs.reactive."):
+    while frame is not None and (_module(frame).startswith("rfs.reactive.") or _module(frame) == "reprlib"):
         frame = frame.f_back
     return frame is None or _module(frame) not in _RECORDERS
 
