@@ -331,6 +331,19 @@ class TestAlerts:
         assert alert.status == "firing"
         assert told == ["fire"]
 
+    def test_an_hour_is_an_hour(self, telemetry: Telemetry) -> None:
+        """
+        However often the clock was read meanwhile, which steps each time, a rule that needs an hour fires after an hour, not before.
+        """
+        telemetry.monitor.alerts.set_rule(Rule("queue", "waiting", AlertCondition.GREATER_THAN, 20, for_seconds=3600))
+        collect_metric("waiting", 30)
+
+        telemetry.advance(3599)
+        telemetry.assert_no_alert()
+        telemetry.advance(2)
+
+        telemetry.assert_alert("queue")
+
     def test_messages(self, telemetry: Telemetry, told: list[str]) -> None:
         """
         The message lists what happened to the rules, or that nothing did.

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import currentframe
-from itertools import count, repeat
+from itertools import count
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
@@ -149,10 +149,11 @@ class Telemetry:
         if not isinstance(self.clock, SteppingClock):
             self.clock.advance(seconds)  # which drives the Monitor
             return
-        whole, rest = divmod(seconds, 1)
+        began = self.clock.monotonic()
         with unpaced():
-            for step in (*repeat(1.0, int(whole)), rest):
-                self.clock.advance(step)
+            for passed in (*range(1, int(seconds) + 1), seconds):
+                # What reading the clock has added meanwhile is part of it, or hours would be longer.
+                self.clock.advance(max(0.0, began + passed - self.clock.monotonic()))
                 self.monitor.beat()
         self.monitor.alerts.flush()
 
