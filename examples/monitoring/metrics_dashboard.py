@@ -65,7 +65,7 @@ async def evening() -> None:
     while True:
         waiting = min(30, max(0, waiting + chance.choice([-1, 1])))
         collect_metric("guests_waiting", waiting)
-        dish = chance.choice(["bibimbap", "bulgogi", "naengmyeon"])
+        (dish,) = chance.choices(["bibimbap", "bulgogi", "naengmyeon"], [5, 4, 1])
         await place_order(dish, chance.randint(1, 8), chance.uniform(0, 0.2))
 
 

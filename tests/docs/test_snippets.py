@@ -53,6 +53,8 @@ def run(snippet: Snippet) -> None:
 
 
 class TestPythonBlocks:
+    # What a machine is too busy to tell is no failure of the code, and the pages say so.
+    @pytest.mark.filterwarnings("default::rfs.testing.performance.CannotTellWarning")
     @pytest.mark.parametrize("snippet", PYTHON, ids=str)
     def test_runs(self, snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """
