@@ -310,11 +310,14 @@ class TestDefects:
             return 5
 
         start: MonoResult[Any, Any] = MonoResult.from_value(1)
+        given: Any = 5
         async_error = await assert_mono_result_error(start.bind_async_result(forgetful), TypeError)
         error = await assert_mono_result_error(start.bind_result(lambda _: None), TypeError)  # type: ignore[arg-type, return-value]
+        given_error = await assert_mono_result_error(MonoResult.from_result(given), TypeError)
 
         assert str(async_error) == "the function given to forgetful must return a Result, not int"
         assert str(error) == "the function given to bind_result must return a Result, not NoneType"
+        assert "from_result must return a Result, not int" in str(given_error)
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit])
     async def test_what_is_no_exception_passes_through(self, kind: type[BaseException]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from enum import StrEnum
 from textwrap import dedent
 from typing import Any
@@ -15,9 +16,9 @@ from dirty_equals import IsPositive, IsStr
 
 from rfs.core.result import Failure, Result, Success
 from rfs.reactive import FluxResult, MonoResult
+from rfs.testing import steps
 from rfs.testing.steps import READ_AHEAD, StepVerifier
 from rfs.testing.virtual_time import VirtualTime
-from tests.reactive.conftest import VirtualTimeLoop
 
 
 class Code(StrEnum):
@@ -28,16 +29,23 @@ class DeclinedError(Exception):
     code = Code.DECLINED
 
 
-def virtual(work: Coroutine[Any, Any, Any]) -> float:
-    """Run *work* from virtual second 0, see that it leaves no task behind, and return how many virtual seconds it took."""
+@pytest.fixture(scope="module", autouse=True)
+def clock() -> Iterator[VirtualTime]:
+    """Virtual time for all of these tests: no hour takes any."""
+    with VirtualTime() as clock:
+        yield clock
 
-    async def watched() -> float:
+
+def virtual(work: Coroutine[Any, Any, Any]) -> float:
+    """Run *work*, see that it leaves no task behind, and return how many seconds it took, to the microsecond."""
+
+    async def watched() -> None:
         await work
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        return asyncio.get_running_loop().time()
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(watched())
+    began = time.monotonic()
+    asyncio.run(watched())
+    return round(time.monotonic() - began, 6)
 
 
 def verify(verifier: StepVerifier) -> float:
@@ -169,6 +177,30 @@ class TestSteps:
 
         for mono in (start.timeout(5), start.cache(), start.zip(other), start.first_success(other)):
             verify(StepVerifier(mono).expect_step("find_table").expect_value())
+
+    def test_what_was_there_from_the_start_is_retried(self) -> None:
+        """
+        A chain that begins with a Result is watched inside of an operator as any other: it runs, and its retry is seen.
+        """
+        mapped: list[str] = []
+        mono = MonoResult.from_error("x").retry(1).map_error(lambda error: mapped.append(error) or "y")
+
+        verify(StepVerifier(mono).expect_retry().expect_step("map_error", "failed", "y").expect_failure("y"))
+
+        assert mapped == ["x"]
+
+    def test_a_fault_of_the_verifier_is_no_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Where the verifier itself cannot go on it raises, and does not take that for what the chain does.
+        """
+
+        def broken(*_: object) -> None:
+            raise LookupError("a bug")
+
+        monkeypatch.setattr(steps, "_watched", broken)
+
+        with pytest.raises(LookupError, match="a bug"):
+            verify(StepVerifier(MonoResult.from_value(1)).expect_failure())
 
     def test_a_timeout_is_a_step_and_its_step_is_cancelled(self) -> None:
         """
@@ -361,6 +393,7 @@ class TestCancellation:
         """
         After then_cancel the source has ended.
         """
+        began = time.monotonic()
         ended: list[float] = []
 
         async def slow() -> Result[int, str]:
@@ -368,7 +401,7 @@ class TestCancellation:
                 await asyncio.sleep(60)
             finally:
                 await asyncio.sleep(3)
-                ended.append(asyncio.get_running_loop().time())
+                ended.append(round(time.monotonic() - began, 6))
             return Success(1)
 
         verify(
@@ -434,7 +467,7 @@ class TestVirtualTime:
             1, backoff_seconds=7200, max_backoff_seconds=7200
         )
 
-        VirtualTime().run(
+        verify(
             StepVerifier(mono)
             .then_await(3600)
             .expect_step("charge", "failed")
@@ -445,7 +478,6 @@ class TestVirtualTime:
             .expect_step("charge")
             .expect_value("paid")
             .within(0)
-            .verify_complete()
         )
 
         assert work.calls == 2

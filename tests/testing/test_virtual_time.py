@@ -626,10 +626,10 @@ class TestLeaving:
         ("make", "fault"),
         [
             (lambda: VirtualTime(datetime(2026, 1, 1)), "start must be an aware datetime"),  # noqa: DTZ001 - the fault
-            (lambda: VirtualTime(float("nan")), "start must be finite"),
-            (lambda: VirtualTime(grace=-1), "grace must not be negative, not -1"),
-            (lambda: VirtualTime(patience=float("inf")), "patience must be finite"),
-            (lambda: VirtualTime().advance(-1), "seconds must not be negative, not -1"),
+            (lambda: VirtualTime(float("nan")), "start must be a finite number of seconds"),
+            (lambda: VirtualTime(grace=-1), "grace must be a finite number of seconds, 0 or more, not -1"),
+            (lambda: VirtualTime(patience=float("inf")), "patience must be a finite number of seconds"),
+            (lambda: VirtualTime().advance(-1), "seconds must be a finite number of seconds, 0 or more, not -1"),
             (lambda: VirtualTime().jump(float("inf")), "seconds must be finite"),
             (lambda: VirtualTime().drive(Monitor()), "the Monitor must be made with this clock"),
         ],

@@ -174,6 +174,10 @@ def name_of(kind: int, call: Any) -> str:
         return call.name or call.operator
     if isinstance(call, NamedCall | TimedCall):
         return call.step_name
+    if kind is GIVEN:  # no function, whatever it is
+        if isinstance(call, Success):
+            return "from_value"
+        return "from_error" if isinstance(call, Failure) else "from_result"
     return function_name(call) or METHOD_NAMES[kind]
 
 
@@ -189,12 +193,10 @@ def shown(steps: Steps) -> Iterator[Step]:
         if isinstance(call, Operator):
             yield from shown(call.inner)
             yield Step(call.operator, call.name or call.operator, call.options or {})
-        elif kind is GIVEN:
-            operator = "from_value" if isinstance(call, Success) else "from_error"
-            yield Step(operator, operator, {})
         elif kind is not START:
+            name = name_of(kind, call)
             options = {"timeout_seconds": call.seconds} if isinstance(call, TimedCall) else {}
-            yield Step(METHOD_NAMES[kind], name_of(kind, call), options)
+            yield Step(METHOD_NAMES.get(kind, name), name, options)
 
 
 def chain_name(steps: Steps) -> str:

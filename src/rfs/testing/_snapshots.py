@@ -145,7 +145,7 @@ class Snapshots:
                 margin = re.match(rb" *", lines[first - 1])
                 literal = _literal(edit.text, "" if margin is None else margin[0].decode())
                 lines[first - 1 : last] = [lines[first - 1][:begin] + literal.encode() + lines[last - 1][end:]]
-            _write(path, b"".join(lines))
+            write_at_once(path, b"".join(lines))
         self._edits.clear()
 
 
@@ -180,7 +180,7 @@ class TestSnapshots:
             return
         if self._run.update:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, f"{text}\n".encode())
+            write_at_once(path, f"{text}\n".encode())
         elif kept is None:
             fail(f"there is no snapshot {_shown(path)} yet; --rfs-update-snapshots writes it:\n{indent(text, '  ')}")
         else:
@@ -200,8 +200,8 @@ def _stripped(text: str) -> str:
     return dedent(text).strip("\n").rstrip()
 
 
-def _write(path: Path, content: bytes) -> None:
-    """In one step, so that somebody who reads it meanwhile reads the old or the new."""
+def write_at_once(path: Path, content: bytes) -> None:
+    """Write in one step, so that somebody who reads it meanwhile reads the old or the new."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_bytes(content)
     beside.replace(path)

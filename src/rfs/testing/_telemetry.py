@@ -8,16 +8,16 @@ object whose ``==`` answers, such as those of dirty-equals.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import currentframe
 from itertools import count
+from textwrap import indent
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
+from unittest.mock import ANY
 
 import msgspec
 
@@ -35,6 +35,7 @@ from rfs.monitoring.monitor import Monitor, use_monitor
 from rfs.testing._messages import describe, difference, fail
 from rfs.testing._snapshots import Normalise, TestSnapshots, render
 from rfs.testing._unhandled import Watch
+from rfs.testing.blocking import LoopWatch, assert_loop_not_blocked
 
 if TYPE_CHECKING:
     from rfs.testing.virtual_time import VirtualTime
@@ -44,21 +45,6 @@ _STEP_NS: Final = 1_000_000
 _MOST_RECORDS: Final = 100_000  # what a query gives at most
 _MOST_SHOWN: Final = 20
 _ABSENT: Final = "<absent>"
-
-
-class _Anything:
-    """Equals whatever there is."""
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    __hash__ = None  # type: ignore[assignment] # equal to all, it could be found under none
-
-    def __repr__(self) -> str:
-        return "anything"
-
-
-ANYTHING: Final[Any] = _Anything()
 
 
 class SteppingClock:
@@ -221,7 +207,7 @@ class Telemetry:
             more = [_line(record) for record in records[len(expected) :]]
             fail(
                 f"the records are not these {len(expected)}, there are {len(records)}:\n"
-                f"{_indented(difference([dict(each) for each in expected], shown + more))}\n{_listed('record', records)}"
+                f"{indent(difference([dict(each) for each in expected], shown + more), '  ')}\n{_listed('record', records)}"
             )
         return records
 
@@ -244,7 +230,7 @@ class Telemetry:
         __tracebackhide__ = True
         _none("span", self.spans, unexpected)
 
-    def assert_metric(self, name: str, expected: object = ANYTHING, /, **labels: object) -> None:
+    def assert_metric(self, name: str, expected: object = ANY, /, **labels: object) -> None:
         """
         Fail unless metric *name*, over all series that have these *labels*, is *expected*.
 
@@ -256,7 +242,7 @@ class Telemetry:
         measured = _measured(
             totals, [key for key in _keys(totals) if key.name == name and _matches(labels, dict(key.labels))]
         )
-        if _matches(expected, measured) and not (expected is ANYTHING and measured is None):
+        if _matches(expected, measured) and not (expected is ANY and measured is None):
             return
         what = f"metric {name!r}" + (f" with {_labels(labels)}" if labels else "")
         names = sorted({key.name for key in _keys(totals) if not is_own(key.name)})
@@ -265,7 +251,7 @@ class Telemetry:
             heading = f"{what} was not measured" + (f"; did you mean {near[0]!r}?" if near else "")
         elif isinstance(expected, Mapping):
             wanted = dict(cast("Mapping[str, object]", expected))
-            heading = f"{what} is not as expected:\n{_indented(difference(wanted, _projection(measured, wanted)))}"
+            heading = f"{what} is not as expected:\n{indent(difference(wanted, _projection(measured, wanted)), '  ')}"
         else:
             heading = f"{what} is {_number(measured)}, not {expected!r}"
         lines = metric_lines(totals, [name] if name in names else names)
@@ -289,8 +275,8 @@ class Telemetry:
         if not _matches(expected, health):
             shown = "\n".join(f"{name}: {value!r}" for name, value in health.items())
             fail(
-                f"health is not as expected:\n{_indented(difference(expected, _projection(health, expected)))}\n"
-                f"all of it:\n{_indented(shown)}"
+                f"health is not as expected:\n{indent(difference(expected, _projection(health, expected)), '  ')}\n"
+                f"all of it:\n{indent(shown, '  ')}"
             )
 
     # All of it as a text
@@ -337,7 +323,7 @@ class Telemetry:
         leaks = [leak for name, value in self._texts() for leak in _leaks(masker, name, value)]
         if leaks:
             shown = "\n".join(f"{where}: {masked}" for where, masked in leaks[:_MOST_SHOWN])
-            fail(f"{_count(len(leaks), 'secret')} recorded, masked here:\n{_indented(shown)}")
+            fail(f"{_count(len(leaks), 'secret')} recorded, masked here:\n{indent(shown, '  ')}")
 
     def _series(self) -> list[SeriesKey]:
         """All series that there are, measured or not, but for those of RFS's own books."""
@@ -378,40 +364,17 @@ class Telemetry:
         new = [key for key in self._series() if key not in before]
         if new:
             shown = "\n".join(f"{key.name}{_braced(key.labels)}" for key in new[:_MOST_SHOWN])
-            fail(f"{_count(len(new), 'new series', '')}:\n{_indented(shown)}")
+            fail(f"{_count(len(new), 'new series', '')}:\n{indent(shown, '  ')}")
 
-    @contextmanager
-    def no_blocked_loop(self, limit_seconds: float = 0.1) -> Generator[None]:
+    def no_blocked_loop(self, at_most_seconds: float = 0.1) -> AbstractContextManager[LoopWatch]:
         """
-        Fail if a callback or a task's step inside the block keeps an event loop of asyncio for longer than *limit_seconds*.
+        Fail if something inside the block keeps the running event loop from turning for longer: `assert_loop_not_blocked`.
 
-        Measured in real time, whatever clock is in place. Loops that are not asyncio's own (uvloop's) are not seen.
+        Entered in a coroutine. Measured in real time, whatever clock is in place.
         """
-        __tracebackhide__ = True
-        held: list[tuple[float, str]] = []
-        run = _Handle._run
-
-        def timed(handle: asyncio.Handle) -> None:
-            began = _perf_counter()
-            try:
-                run(handle)
-            finally:
-                seconds = _perf_counter() - began
-                if seconds > limit_seconds:
-                    held.append((seconds, _callback(handle)))
-
-        _Handle._run = timed
-        try:
-            yield
-        finally:
-            _Handle._run = run
-        if held:
-            shown = "\n".join(f"{seconds:.3f} s: {what}" for seconds, what in held[:_MOST_SHOWN])
-            fail(f"the event loop was held for more than {limit_seconds:g} s:\n{_indented(shown)}")
+        return assert_loop_not_blocked(at_most_seconds=at_most_seconds)
 
 
-_Handle: Any = asyncio.Handle  # its `_run` is where every loop of asyncio runs whatever it runs
-_perf_counter = time.perf_counter  # real time, also where a test puts another clock in the place of the module's
 _LOSSES: Final = {
     "internal_errors": INTERNAL_ERRORS,
     "rejected": "rfs_rejected_total",
@@ -473,7 +436,7 @@ def _tell_nearest(what: str, found: Sequence[object], expected: Mapping[str, obj
     number = next(index for index, each in enumerate(found, 1) if each is nearest)
     fail(
         f"no {what} has {_labels(expected)}; nearest is {what} {number}:\n"
-        f"{_indented(difference(dict(expected), _projection(nearest, expected)))}\n{_listed(what, found)}"
+        f"{indent(difference(dict(expected), _projection(nearest, expected)), '  ')}\n{_listed(what, found)}"
     )
 
 
@@ -518,10 +481,6 @@ def _labels(expected: Mapping[str, object]) -> str:
 def _braced(labels: Labels) -> str:
     inside = ",".join(f'{name}="{value}"' for name, value in labels)
     return f"{{{inside}}}" if inside else ""
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
 
 
 def _count(number: int, what: str, plural: str = "s") -> str:
@@ -593,20 +552,3 @@ def _leaks(masker: Masker, where: str, value: object) -> Iterable[tuple[str, str
     elif isinstance(value, list | tuple):
         for index, item in enumerate(cast("Sequence[object]", value)):
             yield from _leaks(masker, f"{where}[{index}]", item)
-
-
-# The event loop
-
-
-def _callback(handle: Any) -> str:
-    """What *handle* ran: of a task its name, its coroutine, and the line where that waits now or has ended."""
-    task = getattr(handle._callback, "__self__", None)
-    if not isinstance(task, asyncio.Task):
-        return repr(handle._callback)
-    coroutine: Any = cast("asyncio.Task[object]", task).get_coro()
-    code = getattr(coroutine, "cr_code", None)
-    frame = getattr(coroutine, "cr_frame", None)
-    if code is None:
-        return repr(handle)
-    line = code.co_firstlineno if frame is None else frame.f_lineno
-    return f"task {task.get_name()!r}, {code.co_qualname} at {code.co_filename}:{line}"

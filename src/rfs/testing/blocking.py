@@ -24,6 +24,7 @@ from rfs.testing._messages import fail
 
 __all__ = ["Blocked", "LoopWatch", "assert_loop_not_blocked"]
 
+THREAD_NAME = "rfs-loop-watch"
 _DEEPEST = 12  # frames that a message shows
 _UNSEEN = "a call that let no other thread run"
 _LIBRARY = str(Path(threading.__file__).parent)
@@ -57,9 +58,7 @@ class LoopWatch:
 
     def __enter__(self) -> Self:
         loop, ident, native = asyncio.get_running_loop(), threading.get_ident(), threading.get_native_id()
-        self._thread = threading.Thread(
-            target=self._run, args=(loop, ident, native), name="rfs-loop-watch", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(loop, ident, native), name=THREAD_NAME, daemon=True)
         self._thread.start()
         return self
 

@@ -11,15 +11,15 @@ A file is read whole, and every fault of it is told with its line, before anythi
 from __future__ import annotations
 
 import asyncio
-import importlib
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from functools import partial
-from inspect import isawaitable
+from importlib import import_module
+from inspect import iscoroutine
 from itertools import takewhile
 from math import inf
 from operator import is_not
@@ -36,10 +36,11 @@ from rfs.monitoring._capture.record import LogRecord
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, SUCCESSES, Query, parse_time_range
 from rfs.monitoring.alerts import Alert, Rule
 from rfs.monitoring.monitor import Monitor, use_monitor
+from rfs.testing.performance import assert_baseline
+from rfs.testing.virtual_time import VirtualTime
 
 __all__ = ["Outcome", "Problem", "annotation_lines", "junit", "read_checks", "run_checks"]
 
-_EPOCH_SECONDS = 1_700_000_000  # when rule tests begin; a time like any other
 _MOST_STEPS = 100_000  # evaluations of one rule test
 _MOST_RECORDS = 1_000_000  # that contracts are held against
 _PAGE = 10_000
@@ -251,7 +252,7 @@ def _imported(file: CheckFile, path: str, *place: str | int) -> Any:
     if not (module and name):
         raise file.refusal(f"{place[-1]}: {path!r} is no module:name, as shop.orders:place is one", *place)
     try:
-        found: object = importlib.import_module(module)
+        found: object = import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:
@@ -393,19 +394,6 @@ def expand(notation: str) -> list[float | None]:
     return values
 
 
-class _Clock:
-    """Goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.passed = 0.0
-
-    def time_ns(self) -> int:
-        return int((_EPOCH_SECONDS + self.passed) * 1e9)
-
-    def monotonic(self) -> float:
-        return self.passed
-
-
 class _Scenario:
     """A test of rules that can be run; a fault in it is said when it is made."""
 
@@ -480,7 +468,7 @@ class _Scenario:
 
     def run(self) -> Iterator[Problem]:
         """Let the time pass, and tell what is not as expected."""
-        clock = _Clock()
+        clock = VirtualTime()
         monitor = Monitor(clock=clock)
         for rule in self._file.rules:
             monitor.alerts.set_rule(rule)
@@ -490,7 +478,6 @@ class _Scenario:
         told: list[str] = []
         last: Alert | None = None
         for step in range(self._expected[-1][0] + 1):
-            clock.passed = step * self._interval
             for at, values in enumerate(self._series):
                 value = values[step] if step < len(values) else None
                 if value is None:
@@ -507,6 +494,7 @@ class _Scenario:
                 number, each = expected[step]
                 yield from self._differences(monitor, number, each, told)
                 told = []
+            clock.advance(self._interval)
 
     def _differences(self, monitor: Monitor, number: int, expected: Expectation, told: list[str]) -> Iterator[Problem]:
         place = ("rule_test", self._index, "expect", number)
@@ -646,21 +634,16 @@ def _is_measured(run: _Run, name: str, operation: str) -> bool:
 
 def _slower(file: CheckFile, index: int, performance: Performance, function: Callable[[], object]) -> Iterator[Problem]:
     """How a function is slower than its baseline."""
-    performance_tests = importlib.import_module("rfs.testing.performance")  # only for those who have such checks
     path = Path(file.path).parent / performance.baseline
     try:
-        measured: object = performance_tests.assert_baseline(function, performance.name, path, by=performance.by)
-        if isawaitable(measured):
-            asyncio.run(_awaited(measured))
+        measured: object = assert_baseline(function, performance.name, path, by=performance.by)
+        if iscoroutine(measured):
+            asyncio.run(measured)
     except AssertionError as error:
         yield Problem(file.line("performance", index, "baseline"), str(error))
     except Exception as error:  # noqa: BLE001 - whatever a stranger's function raises, other checks go on
         text = f"cannot be measured: {type(error).__name__}: {error}"
         yield Problem(file.line("performance", index), text)
-
-
-async def _awaited(answer: Awaitable[object]) -> object:
-    return await answer
 
 
 # --- what others read -----------------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ Two measurements at once, in two threads or tasks, measure each other.
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import sys
 import tracemalloc
@@ -51,6 +50,7 @@ from rfs.core.result import AnyResult, Success
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.testing._batches import Batch, Plan, measurement
 from rfs.testing._messages import describe, fail
+from rfs.testing._snapshots import write_at_once
 from rfs.testing._statistics import LOOKS, Interval, median_interval, settled
 from rfs.testing.load import LoadReport, generate_load, run_at_once
 
@@ -458,9 +458,7 @@ def record_baseline(
     path = Path(path)
     held = _baselines(path)
     held.setdefault(_environment(), {})[name] = _Recorded(known.median, cpu)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(msgspec.json.format(msgspec.json.encode(held, order="sorted"), indent=2) + b"\n")
-    beside.replace(path)
+    write_at_once(path, msgspec.json.format(msgspec.json.encode(held, order="sorted"), indent=2) + b"\n")
     return known
 
 

@@ -35,7 +35,7 @@ from collections.abc import (
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import wraps
 from itertools import count
-from math import isfinite
+from textwrap import indent
 from threading import Lock
 from types import FrameType
 from typing import Any, Generic, Never, TypeVar, cast, overload
@@ -46,6 +46,7 @@ from rfs.core.result import AnyResult, Failure, Result, Success, error_code
 from rfs.errors import MockError, MockTargetError, StepTimeoutError
 from rfs.monitoring.monitor import Monitor, use_monitor
 from rfs.monitoring.result_logging import LogLevel, configure_result_logging
+from rfs.reactive import _chain
 from rfs.reactive.flux_result import FluxResult
 from rfs.reactive.mono_result import MonoResult
 from rfs.testing._births import remembered
@@ -146,7 +147,7 @@ def assert_result_value(result: Result[T, Any], expected_value: object) -> T:
     __tracebackhide__ = True
     value = assert_result_success(result)
     if not equal(expected_value, value):
-        fail(f"the value is not as expected:\n{_indented(difference(expected_value, value))}")
+        fail(f"the value is not as expected:\n{indent(difference(expected_value, value), '    ')}")
     return value
 
 
@@ -174,7 +175,7 @@ def assert_result_error(result: Result[Any, Any], expected_error_type: Any = Non
     error = assert_result_failure(result)
     if not equal(expected_error_type, error):
         told = difference(expected_error_type, error)
-        fail(f"the error is not as expected:\n{_indented(told)}\n{describe(result)}")
+        fail(f"the error is not as expected:\n{indent(told, '    ')}\n{describe(result)}")
     return error
 
 
@@ -237,8 +238,7 @@ async def assert_mono_result_timeout(mono_result: Awaitable[Result[Any, E]], tim
 
     """
     __tracebackhide__ = True
-    if not (isfinite(timeout_seconds) and timeout_seconds >= 0):
-        raise ValueError(f"timeout_seconds must be a finite number of seconds, 0 or more, not {timeout_seconds!r}")
+    _chain.seconds("timeout_seconds", timeout_seconds)
     clock = asyncio.get_running_loop().time
     longest = 2 * timeout_seconds + 5
     began = clock()
@@ -323,7 +323,7 @@ def assert_flux_success_values(flux_result: FluxResult[T, Any], expected_values:
     __tracebackhide__ = True
     values = [result.value for result in _finished(flux_result) if isinstance(result, Success)]
     if not equal(expected_values, values):
-        told = _indented(difference(expected_values, values))
+        told = indent(difference(expected_values, values), "    ")
         fail(f"the values are not as expected:\n{told}\nof {_told(flux_result)}")
     return _There(values)
 
@@ -406,10 +406,6 @@ def _is_timeout(error: object) -> bool:
 
 def _limit(error: object, otherwise: float) -> float:
     return error.seconds if isinstance(error, StepTimeoutError) else otherwise
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 _FAILURES_TOLD = 5
@@ -554,9 +550,7 @@ class ResultServiceMocker:
             calls: Only these calls, by their numbers from 1 on (``{1, 3}``, ``range(2, 100, 2)``); all if not given.
 
         """
-        if not (isfinite(seconds) and seconds >= 0):
-            raise ValueError(f"seconds must be a finite number, 0 or more, not {seconds!r}")
-        self._latencies.append((seconds, calls))
+        self._latencies.append((_chain.seconds("seconds", seconds), calls))
         return self
 
     def inject_fault(
@@ -708,7 +702,7 @@ class ResultServiceMocker:
         actual_args, actual_kwargs = self.call_args_history[-1]
         expected, actual = self._named(args, kwargs), self._named(actual_args, actual_kwargs)
         if not equal(expected, actual):
-            told = _indented(difference(expected, actual))
+            told = indent(difference(expected, actual), "    ")
             fail(f"{self.title} was called with other arguments:\n{told}\n{self._calls()}")
 
     def assert_called_once_with(self, *args: Any, **kwargs: Any) -> None:

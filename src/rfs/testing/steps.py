@@ -30,6 +30,7 @@ from enum import Enum
 from inspect import isawaitable, isfunction
 from textwrap import indent
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast, get_args
+from unittest.mock import ANY
 
 from rfs.core.result import AnyResult, Failure, Success, as_result, error_code
 from rfs.reactive import FluxResult, MonoResult, _chain
@@ -37,20 +38,10 @@ from rfs.reactive._chain import ASYNC_BIND, ASYNC_OPERATOR, GIVEN, MAP, OPERATOR
 from rfs.reactive._concurrency import at_least_one, end
 from rfs.testing._messages import describe, difference, equal, fail, shown
 
-__all__ = ["ANY", "Outcome", "StepVerifier"]
+__all__ = ["Outcome", "StepVerifier"]
 
 Outcome: TypeAlias = Literal["ok", "failed", "recovered", "skipped", "cancelled"]
 
-
-class _Anything(Enum):
-    ANY = "ANY"
-
-    def __repr__(self) -> str:
-        return "ANY"
-
-
-ANY = _Anything.ANY
-"""Matches every value and every error."""
 
 PATIENCE_SECONDS = 60.0
 READ_AHEAD = 1000  # values of a stream that nobody has asked for yet
@@ -125,9 +116,11 @@ class _Watch:
 
     async def _run(self) -> None:
         source: Any = self._source
+        # Outside of `try`: a fault of the verifier itself is no failure of the source.
+        steps = _watched(source._steps, self) if isinstance(source, MonoResult) else ()
         try:
-            if isinstance(self._source, MonoResult):
-                self._tell_item(await _chain.execute(_watched(source._steps, self)))
+            if steps:
+                self._tell_item(await _chain.execute(steps))
             elif isinstance(self._source, AsyncIterable):
                 await self._read(source)
             else:
@@ -507,7 +500,7 @@ def _holds(kind: str, expected: object) -> _Judge:
 def _fault(expected: object, result: AnyResult) -> str:
     """Say why what *result* holds is not what is *expected*, "" if it is."""
     held: object = result.error if isinstance(result, Failure) else result.value
-    if expected is ANY or held is expected or equal(expected, held):
+    if held is expected or equal(expected, held):
         return ""
     if isinstance(expected, type):
         return "" if isinstance(held, expected) else f"expected {expected.__name__}, got {type(held).__name__}"

@@ -51,6 +51,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from rfs.monitoring._capture.pace import unpaced
+from rfs.reactive import _chain
+from rfs.testing.blocking import THREAD_NAME
 
 if TYPE_CHECKING:
     from rfs.monitoring.monitor import Monitor
@@ -129,8 +131,8 @@ class VirtualTime:
             since = start - datetime(1970, 1, 1, tzinfo=UTC)
             start_ns = since // timedelta(microseconds=1) * 1000
         else:
-            start_ns = round(_seconds("start", start) * 1e9)
-        self._arguments = (start, _seconds("grace", grace), _seconds("patience", patience))
+            start_ns = round(_chain.seconds("start", start) * 1e9)
+        self._arguments = (start, _chain.seconds("grace", grace), _chain.seconds("patience", patience))
         _, self._grace, self._patience = self._arguments
         self._now_ns = _MONOTONIC_START_NS
         self._wall_offset_ns = start_ns - _MONOTONIC_START_NS
@@ -180,8 +182,10 @@ class VirtualTime:
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock forward, or back if *seconds* are negative, as an administrator would; no time passes."""
+        if not isfinite(seconds):
+            raise ValueError(f"seconds must be finite, not {seconds!r}")
         with self._turn:
-            self._wall_offset_ns += round(_finite("seconds", seconds) * 1e9)
+            self._wall_offset_ns += round(seconds * 1e9)
             self._tell_wall()
 
     def advance(self, seconds: float) -> None:
@@ -194,7 +198,7 @@ class VirtualTime:
         Raises:
             ValueError: *seconds* are negative or not finite.
         """
-        until_ns = self._now_ns + round(_seconds("seconds", seconds) * 1e9)
+        until_ns = self._now_ns + round(_chain.seconds("seconds", seconds) * 1e9)
         if self._exit is None or _running_loop() is not None:
             self._pass(until_ns)
         else:
@@ -202,7 +206,7 @@ class VirtualTime:
 
     async def sleep(self, seconds: float) -> None:
         """Let *seconds* pass, in a coroutine; the same as ``asyncio.sleep``."""
-        await asyncio.sleep(_seconds("seconds", seconds))
+        await asyncio.sleep(_chain.seconds("seconds", seconds))
 
     def run(self, main: Coroutine[Any, Any, R]) -> R:
         """Run *main* as ``asyncio.run`` does, in virtual time (which is entered for it, if it is not yet); return what it returns."""
@@ -237,7 +241,7 @@ class VirtualTime:
         """
         if monitor.clock is not self:
             raise ValueError("the Monitor must be made with this clock: Monitor(clock=...)")
-        every_ns = round(_seconds("every", every) * 1e9)
+        every_ns = round(_chain.seconds("every", every) * 1e9)
         if not every_ns:
             raise ValueError(f"every must be above 0 seconds, not {every!r}")
 
@@ -375,7 +379,9 @@ class VirtualTime:
             try:
                 return real(*args, **kwargs)
             finally:
-                self._socket_at = _real_monotonic()
+                # Who asks a loop again and again whether it still turns does no work.
+                if threading.current_thread().name != THREAD_NAME:
+                    self._socket_at = _real_monotonic()
 
         return send
 
@@ -667,18 +673,6 @@ def _replace(stack: ExitStack, owner: Any, name: str, value: object) -> None:
     else:
         stack.callback(delattr, owner, name)
     setattr(owner, name, value)
-
-
-def _finite(name: str, value: float) -> float:
-    if not isfinite(value):
-        raise ValueError(f"{name} must be finite, not {value!r}")
-    return float(value)
-
-
-def _seconds(name: str, value: float) -> float:
-    if not _finite(name, value) >= 0:
-        raise ValueError(f"{name} must not be negative, not {value!r}")
-    return float(value)
 
 
 _clocks = {name: _clock(name) for name in _CLOCKS}
