@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -18,6 +17,7 @@ import rfs.monitoring as recording
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring.monitor import Monitor, use_monitor
 from rfs.testing.checks import Outcome, Problem, annotation_lines, expand, junit
+from rfs.testing.performance import record_baseline
 from tests.cli.running import Answer, Terminal, rfs
 from tests.docs.snippets import snippets
 from tests.faults.processes import ROOT
@@ -484,8 +484,6 @@ class TestPerformance:
         """
         A function, async or not, that was never measured has nothing to be held against.
         """
-        pytest.importorskip("rfs.testing.performance")
-
         answer = check(PERFORMANCE.replace("quick", function))
 
         assert answer.status == 1
@@ -496,8 +494,7 @@ class TestPerformance:
         """
         A function that is what it was is as quick as it was.
         """
-        performance: Any = pytest.importorskip("rfs.testing.performance")
-        performance.record_baseline(lambda: sum(range(100)), "placing", "baselines.json", max_seconds=0.2)
+        record_baseline(lambda: sum(range(100)), "placing", "baselines.json", max_seconds=0.2)
 
         answer = check(PERFORMANCE)
 
@@ -507,7 +504,6 @@ class TestPerformance:
         """
         A baseline that cannot be read, or a function that raises, fails its check and no other.
         """
-        pytest.importorskip("rfs.testing.performance")
         Path("baselines.json").write_text("{")
 
         answer = check(PERFORMANCE)
@@ -515,7 +511,7 @@ class TestPerformance:
         assert answer.status == 1
         assert problems(answer)[0][0] == 2
         assert problems(answer)[0][1].startswith(
-            "cannot be measured: ValueError: baselines: baselines.json holds something"
+            "cannot be measured: ValueError: baselines: baselines.json holds something else: "
         )
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import respx  # noqa: F401 - known before pytester notes which modules there are
+from dirty_equals import IsOneOf
+from polyfactory import pytest_plugin  # noqa: F401 - likewise
 
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring import (
@@ -26,7 +29,7 @@ from rfs.monitoring import (
     info,
     log_result_operation,
 )
-from rfs.testing import fixtures, result_helpers, virtual_time  # noqa: F401 - known before pytester notes which modules there are
+from rfs.testing import fixtures, result_helpers, virtual_time  # noqa: F401 - likewise
 from rfs.testing._telemetry import CountedIds, SteppingClock, Telemetry
 from rfs.web.fastapi import errors  # noqa: F401 - likewise
 from tests.docs.snippets import ROOT, snippets
@@ -34,18 +37,6 @@ from tests.docs.snippets import ROOT, snippets
 pytest_plugins = ["pytester"]
 
 PLUGIN = () if entry_points(group="pytest11", name="rfs") else ("-p", "rfs.testing.fixtures")
-
-
-class OneOf:
-    """A matcher as dirty-equals makes them."""
-
-    def __init__(self, *values: object) -> None:
-        self._values = values
-
-    def __eq__(self, other: object) -> bool:
-        return other in self._values
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @log_result_operation("kitchen.cook")
@@ -168,7 +159,7 @@ class TestRecords:
         """
         cook("bibimbap").is_failure()
 
-        cooking = telemetry.assert_record(message="Cooking", dish=OneOf("bibimbap", "bulgogi"))
+        cooking = telemetry.assert_record(message="Cooking", dish=IsOneOf("bibimbap", "bulgogi"))
         failed = telemetry.assert_record(outcome="failed", error={"message": "OUT_OF_RICE", "is_defect": False})
         telemetry.assert_record(context={"dish": "bibimbap"})
         telemetry.assert_records({"kind": "operation_start"}, {"dish": "bibimbap"}, {"level": "ERROR"})
@@ -268,8 +259,8 @@ class TestMetrics:
 
         telemetry.assert_metric("waiting", 5)
         telemetry.assert_metric("result_success_total", 1, operation="kitchen.cook")
-        telemetry.assert_metric("result_success_total", None, operation=OneOf("kitchen.burn"))
-        telemetry.assert_metric("result_duration_ms", {"count": 2, "max": OneOf(2.0)})
+        telemetry.assert_metric("result_success_total", None, operation=IsOneOf("kitchen.burn"))
+        telemetry.assert_metric("result_duration_ms", {"count": 2, "max": IsOneOf(2.0)})
         telemetry.assert_metric("result_failure_total")
         telemetry.assert_metric("never_measured", None)
 
@@ -640,13 +631,21 @@ class TestPlugin:
 
     def test_parallel(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
         """
-        Under pytest-xdist each worker has its own, and snapshots are written beside the tests as without it.
+        Under pytest-xdist each worker has its own, with its threads and tasks; snapshots are written beside the tests as without it,
+        and into the tests' own text by no worker, for another may be writing there.
         """
-        pytest.importorskip("xdist")
         pytester.makepyfile(
             """
+            import asyncio
+            import os
+            from concurrent.futures import ThreadPoolExecutor
+            from pathlib import Path
             import pytest
             from kitchen import cook
+
+            @pytest.fixture(autouse=True)
+            def noted():
+                Path(os.environ.get("PYTEST_XDIST_WORKER", "alone")).touch()
 
             @pytest.mark.parametrize("number", range(8))
             def test_alone(telemetry, number):
@@ -654,11 +653,83 @@ class TestPlugin:
                     cook("bulgogi")
                 telemetry.assert_metric("result_success_total", number or None)
                 telemetry.assert_snapshot()
+
+            @pytest.mark.parametrize("number", range(4))
+            def test_threads(telemetry, number):
+                with ThreadPoolExecutor(4) as pool:
+                    list(pool.map(cook, ["bulgogi"] * 20))
+                telemetry.assert_metric("result_success_total", 20)
+                assert len({span.span_id for span in telemetry.spans}) == 20
+
+            @pytest.mark.parametrize("number", range(4))
+            async def test_tasks(telemetry, number):
+                await asyncio.gather(*(asyncio.to_thread(cook, "bulgogi") for _ in range(20)))
+                telemetry.assert_metric("result_success_total", 20)
+                assert len({span.span_id for span in telemetry.spans}) == 20
+
+            def test_inline(telemetry):
+                cook("bulgogi")
+                telemetry.assert_snapshot("")
+            """
+        )
+        source = (pytester.path / "test_parallel.py").read_text()
+
+        written = run("-n", "2", "--rfs-update-snapshots")
+        kept = run()
+
+        written.assert_outcomes(passed=16, failed=1)
+        written.stdout.fnmatch_lines(["*an inline snapshot differs*run without pytest-xdist"])
+        kept.assert_outcomes(passed=16, failed=1)
+        assert {"gw0", "gw1", "alone"} <= {path.name for path in pytester.path.iterdir()}
+        assert len([*(pytester.path / "__snapshots__" / "test_parallel").iterdir()]) == 8
+        assert (pytester.path / "test_parallel.py").read_text() == source
+
+    def test_beside_others(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        Matchers of dirty-equals, the mocks of respx and a factory of polyfactory do their work beside it, and in virtual time.
+        """
+        pytester.makepyfile(
+            """
+            import asyncio
+            from dataclasses import dataclass
+            import httpx
+            from dirty_equals import IsInt, IsPositive, IsStr
+            from polyfactory.factories import DataclassFactory
+            from polyfactory.pytest_plugin import register_fixture
+            from rfs.core.result import Failure, Success
+            from rfs.monitoring import info, log_result_operation
+
+            @dataclass
+            class Order:
+                dish: str
+                count: int
+
+            @register_fixture
+            class OrderFactory(DataclassFactory[Order]):
+                pass
+
+            @log_result_operation("stock.ask")
+            async def ask(order):
+                info("Asking", dish=order.dish, count=order.count)
+                await asyncio.sleep(3600)
+                async with httpx.AsyncClient() as client:
+                    response = await client.get("http://stock.test/rice")
+                return Success(response.json()["left"]) if response.is_success else Failure("BUSY")
+
+            async def test_all(telemetry, virtual_time, respx_mock, order_factory):
+                respx_mock.get("http://stock.test/rice").respond(json={"left": 3})
+                order = order_factory.build(dish="bulgogi")
+
+                assert (await ask(order)).unwrap() == IsInt
+
+                telemetry.assert_record(message=IsStr(regex="Ask.*"), context={"dish": "bulgogi", "count": IsInt})
+                telemetry.assert_span(operation="stock.ask", duration_ms=IsPositive)
+                telemetry.assert_metric("result_success_total", IsPositive, operation=IsStr(regex="stock.*"))
+                telemetry.assert_metric("result_duration_ms", {"count": 1, "max": IsPositive})
             """
         )
 
-        run("-n", "2", "--rfs-update-snapshots").assert_outcomes(passed=8)
-        run("-n", "2").assert_outcomes(passed=8)
+        run().assert_outcomes(passed=1)
 
     def test_mocks_end_with_the_test(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
         """

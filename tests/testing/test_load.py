@@ -19,10 +19,14 @@ Virtual = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def hanging(begins: float, ends: float) -> Callable[[], Awaitable[None]]:
-    """A service that answers within 1 ms, but hangs for a while."""
+    """A service that answers within 1 ms, but hangs for a while, in seconds after its first call."""
+    first: float | None = None
 
     async def serve() -> None:
-        now = asyncio.get_running_loop().time()
+        nonlocal first
+        time = asyncio.get_running_loop().time()
+        first = time if first is None else first
+        now = time - first
         await asyncio.sleep(ends - now if begins <= now < ends else 0.001)
 
     return serve

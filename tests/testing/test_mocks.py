@@ -816,6 +816,8 @@ class TestMisuse:
             (lambda m: m.with_latency(float("inf")), "seconds must be a finite number of seconds, 0 or more, not inf"),
             (lambda m: m.inject_fault("x"), "a fault is an exception or a Failure, not str"),
             (lambda m: m.inject_fault(Success(1)), "a fault is an exception or a Failure, not Success"),
+            (lambda m: m.with_latency(1, calls=3), "calls are a set, list or range of their numbers, not 3"),
+            (lambda m: m.inject_fault(OSError, calls=3), "calls are a set, list or range of their numbers, not 3"),
         ],
     )
     def test_wrong_answer_is_refused_at_once(self, misuse: Callable[[ResultServiceMocker], object], told: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfs.core.result import Failure, Result, Success
-from rfs.errors import MockTargetError, StepTimeoutError
+from rfs.errors import MockError, MockTargetError, StepTimeoutError
 from rfs.monitoring import collect_metric, default_monitor, log_result_operation
 from rfs.monitoring.metrics import MetricType
 from rfs.reactive import FluxResult, MonoResult
@@ -450,57 +448,6 @@ class TestFlux:
         )
 
 
-class TestWithoutAsserts:
-    def test_all_hold_under_optimized_python(self) -> None:
-        """
-        Under ``python -O``, which drops assert statements, each of them still fails.
-        """
-        code = """
-import asyncio
-assert False, "not optimized"
-from rfs.core.result import Failure, Success
-from rfs.reactive import FluxResult, MonoResult
-from rfs.testing import result_helpers as h
-flux, mono, mock = FluxResult.from_values([1]), MonoResult.from_value(1), h.ResultServiceMocker("service", "method")
-called = h.ResultServiceMocker("service", "method").return_success(1)
-asyncio.run(called())
-wrong = [
-    lambda: h.assert_result_success(Failure(1)),
-    lambda: h.assert_result_failure(Success(1)),
-    lambda: h.assert_result_value(Success(1), 2),
-    lambda: h.assert_result_error(Failure(1), 2),
-    lambda: h.assert_mono_result_success(mono, str),
-    lambda: h.assert_mono_result_failure(mono),
-    lambda: h.assert_mono_result_value(mono, 2),
-    lambda: h.assert_mono_result_error(mono, 2),
-    lambda: h.assert_mono_result_timeout(mono, 1),
-    lambda: h.assert_flux_result_stats(flux, 2, 2),
-    lambda: h.assert_flux_success_count(flux, 2),
-    lambda: h.assert_flux_failure_count(flux, 2),
-    lambda: h.assert_flux_total_count(flux, 2),
-    lambda: h.assert_flux_success_rate(flux, 0.5),
-    lambda: h.assert_flux_success_values(flux, [2]),
-    lambda: called.assert_not_called(),
-    lambda: mock.assert_called(),
-    lambda: mock.assert_called_once(),
-    lambda: mock.assert_called_with(1),
-    lambda: mock.assert_called_once_with(1),
-]
-failed = 0
-for assertion in wrong:
-    try:
-        answer = assertion()
-        if asyncio.iscoroutine(answer):
-            asyncio.run(answer)
-    except AssertionError:
-        failed += 1
-print(failed, len(wrong))
-"""
-        run = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True, check=False)
-
-        assert (run.stdout, run.stderr) == ("20 20\n", "")
-
-
 class TestVirtualTime:
     def test_drives_the_latency_of_mocks(self) -> None:
         """
@@ -667,6 +614,38 @@ class TestFixture:
 
         pytester.runpytest(*PLUGIN).assert_outcomes(passed=2)
 
+    def test_swallowed_mistake_is_told_after_the_test(self, pytester: pytest.Pytester) -> None:
+        """
+        That a mock had no answer is told also where the code under test has swallowed it.
+        """
+        pytester.makepyfile(
+            shop="""
+            class Kitchen:
+                def stock(self, dish):
+                    return 0
+
+            kitchen = Kitchen()
+
+            def order():
+                try:
+                    return kitchen.stock("rice")
+                except Exception:
+                    return "swallowed"
+            """,
+            test_shop="""
+            import shop
+
+            def test_order(result_mocker_factory):
+                result_mocker_factory("shop.kitchen", "stock")
+                assert shop.order() == "swallowed"
+            """,
+        )
+
+        run = pytester.runpytest(*PLUGIN)
+
+        run.assert_outcomes(passed=1, errors=1)
+        run.stdout.fnmatch_lines(["E  *MockError: the mock was called and has no answer*(shop.kitchen.stock)"])
+
 
 @log_result_operation("kitchen.cook")
 async def cook(dish: str) -> Result[str, str]:
@@ -727,6 +706,16 @@ class TestContext:
         with pytest.raises(MockTargetError, match=r"mock of kitchen: write it as `service\.method`"):
             async with result_test_context({"kitchen": Success(1)}):
                 pass  # pragma: no cover
+
+    async def test_answer_that_is_no_result_is_told(self) -> None:
+        """
+        A plain value in the place of a Result is a mistake of the test.
+        """
+        answer: Any = "mocked"
+
+        async with result_test_context({"kitchen.stock": answer}):
+            with pytest.raises(MockError, match="the side effect must return a Result, not str"):
+                kitchen.stock("rice")
 
     async def test_prints_its_records(self, capsys: pytest.CaptureFixture[str]) -> None:
         """

@@ -709,6 +709,27 @@ class TestDrive:
 
         assert told == ["2026-01-01T00:01:01.000Z"]
 
+    def test_a_day_of_rules_takes_no_day(self) -> None:
+        """
+        Ten rules are evaluated every ten seconds of a day, each at its time. The bound tells a jump from a wait; a benchmark asks for 1 s.
+        """
+        began = time.thread_time()
+
+        with VirtualTime(START) as clock:
+            monitor = Monitor(clock=clock)
+            for number in range(10):
+                rule = Rule(f"queue {number}", "orders_waiting", AlertCondition.GREATER_THAN, 20, for_seconds=60)
+                monitor.alerts.set_rule(rule)
+            clock.drive(monitor, every=10)
+            clock.advance(12 * 3600)
+            monitor.gauge("orders_waiting").set(30)
+            clock.advance(12 * 3600)
+            told = [(each.rule_name, each.timestamp) for each in monitor.alerts.history() if each.event == "fire"]
+            monitor.stop()
+
+        assert sorted(told) == [(f"queue {number}", "2026-01-01T12:01:10.000Z") for number in range(10)]
+        assert time.thread_time() - began < 10
+
     def test_as_the_thread_does(self, tmp_path: Path) -> None:
         """
         In a directory, too: what is recorded is in the store some driven seconds later, without a thread.

@@ -550,7 +550,7 @@ class ResultServiceMocker:
             calls: Only these calls, by their numbers from 1 on (``{1, 3}``, ``range(2, 100, 2)``); all if not given.
 
         """
-        self._latencies.append((_chain.seconds("seconds", seconds), calls))
+        self._latencies.append((_chain.seconds("seconds", seconds), _numbers(calls)))
         return self
 
     def inject_fault(
@@ -569,7 +569,7 @@ class ResultServiceMocker:
         )
         if not is_exception and not isinstance(fault, Failure):
             raise TypeError(f"a fault is an exception or a Failure, not {type(fault).__name__}")
-        self._faults.append((fault, calls))
+        self._faults.append((fault, _numbers(calls)))
         return self
 
     # --- being called ---
@@ -772,6 +772,12 @@ _CALLS_TOLD = 10
 
 def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return f"({', '.join([*map(shown, args), *(f'{name}={shown(value)}' for name, value in kwargs.items())])})"
+
+
+def _numbers(calls: Container[int] | None) -> Container[int] | None:
+    if calls is not None and not isinstance(cast("object", calls), Container):
+        raise TypeError(f"calls are a set, list or range of their numbers, not {calls!r}")
+    return calls
 
 
 class MockedService:

@@ -116,10 +116,11 @@ class _Watch:
 
     async def _run(self) -> None:
         source: Any = self._source
+        is_chain = isinstance(self._source, MonoResult)
         # Outside of `try`: a fault of the verifier itself is no failure of the source.
-        steps = _watched(source._steps, self) if isinstance(source, MonoResult) else ()
+        steps = _watched(source._steps, self) if is_chain else ()
         try:
-            if steps:
+            if is_chain:
                 self._tell_item(await _chain.execute(steps))
             elif isinstance(self._source, AsyncIterable):
                 await self._read(source)
