@@ -11,6 +11,7 @@ import pytest
 from rfs.testing.virtual_time import VirtualTime
 
 T = TypeVar("T")
+Virtual = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 async def watched(work: Coroutine[Any, Any, T]) -> T:
@@ -23,7 +24,7 @@ async def watched(work: Coroutine[Any, Any, T]) -> T:
 
 
 @pytest.fixture(scope="session")
-def virtual() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+def virtual() -> Virtual:
     """Run a coroutine in a virtual time of its own, and see that it leaves no task behind."""
 
     def run(work: Coroutine[Any, Any, Any]) -> Any:

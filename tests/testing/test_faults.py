@@ -6,17 +6,15 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring.monitor import Monitor
 from rfs.testing.faults import Injector, full_disk, in_fork
-
-Virtual = Callable[[Coroutine[Any, Any, Any]], Any]
+from tests.testing.conftest import Virtual
 
 
 class TestInjector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from itertools import count, pairwise
 from typing import Any
 
@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.testing.load import LoadReport, arrivals, assert_load, generate_load, run_at_once
-
-Virtual = Callable[[Coroutine[Any, Any, Any]], Any]
+from tests.testing.conftest import Virtual
 
 
 def hanging(begins: float, ends: float) -> Callable[[], Awaitable[None]]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import count, pairwise
@@ -50,8 +50,7 @@ from rfs.testing.performance import (
     reference_workload,
 )
 from tests.faults.processes import FAR_SECONDS, ROOT, environment, size
-
-Virtual = Callable[[Coroutine[Any, Any, Any]], Any]
+from tests.testing.conftest import Virtual
 
 
 class Machine:
