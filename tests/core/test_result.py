@@ -512,3 +512,32 @@ class TestMany:
         assert pipe(1) == Success(20)
         assert pipe(5) == Failure("big")
         assert pipe_results()(1) == Success(1)
+
+
+class TestHash:
+    def test_kind_and_payload_decide(self) -> None:
+        """
+        Results that differ in kind or payload are no burden to one another in a set.
+        """
+        assert len({hash(Success(1)), hash(Success(2)), hash(Failure(1)), hash(Failure(2))}) == 4
+
+
+class TestOptionalText:
+    def test_missing_value_says_so(self) -> None:
+        """
+        Where no error was given, the ValueError tells that there was no value.
+        """
+        assert str(from_optional(None).get_error()) == "value is None"
+
+
+class TestRefusals:
+    def test_refusal_names_what_was_tried(self) -> None:
+        """
+        Who tries to change a Result reads on which attribute.
+        """
+        result: Any = Success(1)
+
+        with pytest.raises(AttributeError, match=r"^Success cannot be changed: tried to set 'value'$"):
+            result.value = 2
+        with pytest.raises(AttributeError, match=r"^Success cannot be changed: tried to delete 'value'$"):
+            del result.value

@@ -379,26 +379,28 @@ def cache(inner: Steps) -> Operator:
     """
     kept: AnyResult | None = None
     work: asyncio.Task[AnyResult] | None = None
-    waiting = 0
+    waiting: list[None] = []  # one entry for each who waits for this work
+
+    async def keep(inner: Steps, run: Run | None) -> AnyResult:
+        nonlocal kept
+        kept = await execute(inner, Run(run.chain) if run is not None else None)
+        return kept
 
     async def run(inner: Steps, _: AnyResult, run: Run | None) -> AnyResult:
-        nonlocal kept, work, waiting
+        nonlocal work, waiting
         if kept is not None:
             return kept
         if work is None or work.done():
-            work = asyncio.create_task(execute(inner, Run(run.chain) if run is not None else None))
-            waiting = 0
-        mine = work
-        waiting += 1
+            work, waiting = asyncio.create_task(keep(inner, run)), []
+        mine, with_me = work, waiting
+        with_me.append(None)
         try:
-            result = await asyncio.shield(mine)
-            kept = result
+            return await asyncio.shield(mine)
         finally:
-            waiting -= 1
-            if waiting == 0 and not mine.done():
+            with_me.pop()
+            if not with_me and not mine.done():
                 work = None
                 await end([mine])
-        return result
 
     return Operator("cache", partial(run, inner), inner=inner)
 
