@@ -313,7 +313,7 @@ class TestCause:
             return Success(1)
 
         for mono in (MonoResult(wait).timeout(0), MonoResult(wait, timeout_seconds=0)):
-            error = (await mono).get_error()
+            error: Any = (await mono).get_error()
             assert isinstance(error, StepTimeoutError)
             assert isinstance(error.__cause__, TimeoutError)
 

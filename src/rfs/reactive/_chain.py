@@ -383,8 +383,9 @@ def cache(inner: Steps) -> Operator:
 
     async def keep(inner: Steps, run: Run | None) -> AnyResult:
         nonlocal kept
-        kept = await execute(inner, Run(run.chain) if run is not None else None)
-        return kept
+        result: AnyResult = await execute(inner, Run(run.chain) if run is not None else None)
+        kept = result
+        return result
 
     async def run(inner: Steps, _: AnyResult, run: Run | None) -> AnyResult:
         nonlocal work, waiting
