@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from collections.abc import Callable, Iterator
 from mmap import mmap
@@ -111,6 +112,29 @@ class TestWithoutDescriptors:
         assert total(watcher) == 3
         assert [record.message for record in watcher.query.records()] == ["kept"]
         assert watcher._leader.live.living() == 2
+
+
+class TestForgotten:
+    def test_leaves_no_descriptor(self, tmp_path: Path) -> None:
+        """
+        A Monitor that has led in a directory, was stopped and is forgotten holds no file open.
+        """
+
+        def open_here() -> list[str]:
+            folder = Path("/proc/self/fd")
+            paths = [each.readlink() for each in folder.iterdir() if each.is_symlink()]
+            return [str(path) for path in paths if path.is_relative_to(tmp_path)]
+
+        monitor = Monitor(service_name="live", directory=tmp_path)
+        monitor.log(20, "kept")
+        monitor.beat()
+        assert len(monitor.query.records()) == 1
+        assert open_here()
+
+        monitor.stop()
+        del monitor
+        gc.collect()
+        assert open_here() == []
 
 
 class TestAtRest:

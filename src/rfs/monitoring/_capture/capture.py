@@ -16,6 +16,7 @@ from contextlib import suppress
 from mmap import mmap
 from pathlib import Path
 from typing import Literal
+from weakref import finalize
 
 import msgspec
 
@@ -113,9 +114,7 @@ class Capture:
         """In a forked child: record as a new process, with nothing of the parent's, into files of *path* if it is given."""
         self._planned = path
         self._running = False
-        if self._lock >= 0:
-            os.close(self._lock)  # only closed: the lock is the parent's
-            self._lock = -1
+        self._let_go()  # only closed: the lock is the parent's
         if self.directory is not None:
             self.directory.close()
             self.directory = None
@@ -190,9 +189,17 @@ class Capture:
 
     def close(self) -> None:
         """Say that this process is gone; what it has recorded stays for the leader. Recording goes on working."""
+        self._let_go()
+
+    def _hold(self, lock: int) -> None:
+        self._lock = lock
+        self._closing = finalize(self, os.close, lock)
+        self._closing.atexit = False  # what is recorded until the very end is a living process'
+
+    def _let_go(self) -> None:
         if self._lock >= 0:
-            os.close(self._lock)
             self._lock = -1
+            self._closing()
 
     def _enter(self, *, keep: bool) -> bool:
         directory: LiveDirectory | None = None
@@ -204,7 +211,7 @@ class Capture:
             if other is not None:
                 raise other
             lock = directory.live(self.process, pack_header(ALIVE_MAGIC, self._header(0, {})))
-            self._lock = lock
+            self._hold(lock)
             mark_running(lock, running=self._running)
             memories = {
                 number: self._cells_file(directory, number, made) for number in tuple(self.registry.cells.regions)
@@ -212,9 +219,7 @@ class Capture:
         except OSError as error:
             self._say(error)
             self._cells_names = {}
-            if self._lock >= 0:
-                os.close(self._lock)
-                self._lock = -1
+            self._let_go()
             if directory is not None:
                 for name in (*made, self.process + ALIVE_SUFFIX):
                     directory.discard(name)
@@ -238,9 +243,7 @@ class Capture:
         if self.directory is not None:
             self.directory.close()
             self.directory = None
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._let_go()
         segments = self.segments
         if isinstance(segments, Segments) and self.memory_reader is None:
             # They are no file any more, but memory they are: their records are not lost.

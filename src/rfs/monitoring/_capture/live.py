@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from weakref import finalize
 
 from rfs.errors import LiveDirectoryError, LiveFileError
 from rfs.monitoring._capture.files import ALIVE_MAGIC, HEADER_BYTES, read_header
@@ -94,6 +95,8 @@ class LiveDirectory:
         os.makedirs(path, mode=0o700, exist_ok=True)
         _check(path, 0o077)
         self._fd = os.open(path, _OPEN | os.O_RDONLY | os.O_DIRECTORY)
+        self._closing = finalize(self, os.close, self._fd)
+        self._closing.atexit = False
         status = os.fstat(self._fd)
         self._identity = status.st_dev, status.st_ino
 
@@ -268,8 +271,8 @@ class LiveDirectory:
         return ""
 
     def close(self) -> None:
-        """Let go of the directory."""
-        os.close(self._fd)
+        """Let go of the directory, as forgetting it does. Twice is once."""
+        self._closing()
 
 
 def mark_running(fd: int, *, running: bool) -> None:

@@ -30,6 +30,7 @@ from operator import attrgetter
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
+from weakref import finalize
 
 from msgspec.structs import replace
 
@@ -157,8 +158,8 @@ class RecordReader:
         self._readers.clear()
         self._refused.clear()
         if self._directory >= 0:
-            os.close(self._directory)
             self._directory = -1
+            self._closing()
 
     # Which chunks there are
 
@@ -168,6 +169,7 @@ class RecordReader:
             self._forget()
         if self._directory < 0:
             self._directory = _open_directory(path)
+            self._closing = finalize(self, os.close, self._directory)
         return self._directory
 
     def files(self) -> list[str]:
