@@ -3,6 +3,7 @@
 .PHONY: help install run test bench bench-full faults-full lint docs lock clean
 
 PYTHON := .venv/bin/python
+BY_ITSELF := slow or browser or postgres or fault or interop or clickhouse
 UV_COMPILE = $(PYTHON) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--extra all --generate-hashes --no-header --no-annotate
 
@@ -18,7 +19,10 @@ run: ## Start the reference service with its traffic; Ctrl-C stops it (TRAFFIC=0
 
 test: ## Run all tests with branch coverage
 	@scripts/prepare test
-	@$(PYTHON) -m pytest --cov --cov-report=term --durations=10
+	@echo "rfs: first the tests that do not mind what else the machine does, as many at once as it has processors"
+	@$(PYTHON) -m pytest -n logical --dist loadfile -m "not ($(BY_ITSELF))" --durations=10 --cov --cov-report= --cov-fail-under=0
+	@echo "rfs: then those that start programs or measure the machine, one at a time"
+	@$(PYTHON) -m pytest -m "$(BY_ITSELF)" --durations=10 --cov --cov-append --cov-report=term
 
 bench: ## Measure RFS beside its peers and write benchmarks/RESULTS.md
 	@scripts/prepare run

@@ -62,8 +62,9 @@ def names_in(directory: Path) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The variables of this process without those that would configure RFS or Python's streams, and with *more*."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RFS_", "XDG_", "COV_"))}
+    """The variables of this process without those that would configure RFS, a terminal or pytest, and with *more*."""
+    others = ("RFS_", "XDG_", "COV_", "COLUMNS", "LINES", "PYTEST_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {**kept, "PYTHONUNBUFFERED": "1", **more}
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.processes import environment
+
 ROOT = Path(__file__).resolve().parents[2]
 SKIPS = """
 import pytest
@@ -43,7 +45,7 @@ def outcome(folder: Path, suite: str, *, ci: str = "") -> str:
             "test_suite.py",
         ],
         cwd=folder,
-        env={**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)},
+        env=environment(CI=ci, PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
         check=False,
