@@ -14,11 +14,11 @@ from rfs.monitoring._capture.record import read_record
 from rfs.monitoring._live import CORRUPT
 from rfs.monitoring._reading import open_directory
 from rfs.monitoring.monitor import Monitor
+from rfs.testing.virtual_time import VirtualTime
 from tests.faults.processes import Process, environment, names_in
 from tests.faults.programs.days import EACH, KEPT_SECONDS, turn_times
 from tests.faults.tools import Shim, build_shim
 from tests.monitoring.chunks import contents, opened
-from tests.monitoring.conftest import ManualClock
 from tests.monitoring.test_windows import in_memory
 
 END = turn_times()[-1] + 1
@@ -137,7 +137,7 @@ class Seen(NamedTuple):
 def start(folder: Path) -> Seen:
     """Start a Monitor on the store in *folder*, let it lead, and ask for everything."""
     said: list[str] = []
-    clock = ManualClock(END)
+    clock = VirtualTime(END)
     began = time.monotonic()
 
     def problem(code: str, text: str) -> None:

@@ -32,13 +32,13 @@ from rfs.monitoring._store.sealing import STORE
 from rfs.monitoring._totals import Totals
 from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.retention import Retention
+from rfs.testing.virtual_time import VirtualTime
 from tests.faults.hosts import assert_keeps_all, burst, host, look, said
 from tests.faults.processes import FULL, Process, environment, eventually, names_in, size
 from tests.faults.programs.catalogue import VERSION_2
 from tests.faults.programs.days import EACH, RETENTION, STEPS, turn_times
 from tests.faults.stores import END, Days, ask, days_under_shim, must_be_kept, start
 from tests.faults.tools import SHORT, Call, Shim, build_shim, tmpfs
-from tests.monitoring.conftest import ManualClock
 
 pytestmark = pytest.mark.fault
 
@@ -265,7 +265,7 @@ class TestB23ForeignSnapshot:
             monkeypatch.setattr(catalogue, "_WAL_BYTES", 1 << 20)
             monkeypatch.setattr(catalogue, "_MAX_WAL_BYTES", 3 << 20)
         bound = size(whole=64, small=4) << 20
-        clock, told = ManualClock(END), list[str]()
+        clock, told = VirtualTime(END), list[str]()
         store = LocalStore(
             tmp_path,
             retention=None,
@@ -464,7 +464,7 @@ class TestB28RetentionWhileQueriesRead:
         While a leader lets a chunk go each turn, threads page through all records and ask for everything: no error, no record twice or
         missing between the oldest and the newest of an answer, and JSON that is whole.
         """
-        clock = ManualClock(END)
+        clock = VirtualTime(END)
         policy = Retention(records_seconds=6 * 3_700, second=60, ten_seconds=600, minute=3_600, hour=86_400)
         monitor = Monitor(service_name="days", clock=clock, directory=tmp_path / "rfs", retention=policy)
         leader, made, over = monitor._leader, monitor.counter("made_total").labels(), threading.Event()

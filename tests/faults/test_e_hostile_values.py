@@ -41,7 +41,7 @@ from rfs.monitoring.metrics import collect_metric
 from rfs.monitoring.monitor import Monitor, use_monitor
 from rfs.monitoring.result_logging import RfsHandler, StreamSink, info, json_line
 from rfs.monitoring.traces import parse_traceparent
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.virtual_time import VirtualTime
 
 calls: list[str] = []
 
@@ -779,22 +779,12 @@ class TestE17Hooks:
         assert calls == ["rfs_masked_total"]
 
 
-class _Time:
-    """A monotonic clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class TestE18Storm:
     def test_refuses_beyond_the_limit_and_counts(self) -> None:
         """
         Of a million equal records in one instant the limit is allowed, the rest refused and told once, exactly.
         """
-        storms = Storms(_Time(), 1_000)
+        storms = Storms(VirtualTime().monotonic, 1_000)
 
         allowed = sum(storms.allow("rfs", "", 20, "storm") for _ in range(1_000_000))
 
@@ -806,7 +796,7 @@ class TestE18Storm:
         """
         Another text, level, logger or operation has tokens of its own.
         """
-        storms = Storms(_Time(), 10)
+        storms = Storms(VirtualTime().monotonic, 10)
         for _ in range(100):
             storms.allow("rfs", "", 20, "storm")
 
@@ -820,11 +810,11 @@ class TestE18Storm:
         """
         5,000 a second for a minute, and one burst of a whole second, are no storm at the default limit.
         """
-        clock = _Time()
-        storms = Storms(clock)
+        clock = VirtualTime()
+        storms = Storms(clock.monotonic)
 
-        for turn in range(6_000):
-            clock.now = 1000.0 + turn / 100
+        for _ in range(6_000):
+            clock.advance(0.01)
             assert all(storms.allow("rfs.access", "", 20, "Request completed") for _ in range(50))
         assert all(storms.allow("rfs", "", 20, "batch") for _ in range(int(DEFAULT_LIMIT)))
         assert storms.report() == []
@@ -833,19 +823,18 @@ class TestE18Storm:
         """
         Two threads find the tokens of a long time used up at once: one refills them, and the other is not refused.
         """
-        clock = _Time()
+        clock = VirtualTime()
         meanwhile: list[Callable[[], float]] = []
-        storms = Storms(lambda: meanwhile.pop()() if meanwhile else clock(), 10)
+        storms = Storms(lambda: meanwhile.pop()() if meanwhile else clock.monotonic(), 10)
         allowed: list[bool] = []
 
         def another() -> float:
             allowed.append(storms.allow("rfs", "", 20, "slow"))
-            return clock()
+            return clock.monotonic()
 
-        for turn in range(10):
-            clock.now = 1000.0 + turn
+        for _ in range(10):
             assert storms.allow("rfs", "", 20, "slow")
-        clock.now = 1010.0
+            clock.advance(1)
         meanwhile.append(another)  # comes while the first asks for the time
 
         allowed.append(storms.allow("rfs", "", 20, "slow"))
@@ -857,12 +846,12 @@ class TestE18Storm:
         """
         A storm of ten seconds is allowed its burst and ten seconds' worth.
         """
-        clock = _Time()
-        storms = Storms(clock, 1_000)
+        clock = VirtualTime()
+        storms = Storms(clock.monotonic, 1_000)
 
         allowed = 0
-        for turn in range(1_000):
-            clock.now = 1000.0 + (turn + 1) / 100
+        for _ in range(1_000):
+            clock.advance(0.01)
             allowed += sum(storms.allow("rfs", "", 20, "storm") for _ in range(100))
 
         assert 10_900 <= allowed <= 11_001
@@ -872,7 +861,7 @@ class TestE18Storm:
         """
         An f-string with a number in it is a storm, too; it takes no more memory than its place may, and spares other places.
         """
-        storms = Storms(_Time(), 100)
+        storms = Storms(VirtualTime().monotonic, 100)
 
         allowed = sum(storms.allow("rfs", "", 20, f"order {number}") for number in range(100_000))
         spared = storms.allow("rfs", "order.place", 20, "x")
@@ -888,7 +877,7 @@ class TestE18Storm:
         """
         A site that nobody used between two reports is forgotten.
         """
-        storms = Storms(_Time(), 100)
+        storms = Storms(VirtualTime().monotonic, 100)
         storms.allow("rfs", "", 20, "once")
 
         storms.report()
@@ -901,7 +890,7 @@ class TestE18Storm:
         """
         A message that is no plain text is allowed unseen.
         """
-        storms = Storms(_Time(), 1)
+        storms = Storms(VirtualTime().monotonic, 1)
         calls.clear()
 
         assert all(storms.allow("rfs", "", 20, hostile(str)) for _ in range(3))
@@ -911,7 +900,7 @@ class TestE18Storm:
         """
         Four threads in one storm: what is refused is counted once each, though the interpreter switches all the time.
         """
-        storms = Storms(_Time(), 1_000)
+        storms = Storms(VirtualTime().monotonic, 1_000)
         allowed: list[int] = []
 
         def work() -> None:
@@ -935,7 +924,7 @@ class TestE18Storm:
         """
         A tight loop is cut, the books say by how much, one line says so, and another site is untouched.
         """
-        monitor = Monitor(service_name="test", clock=ManualClock())
+        monitor = Monitor(service_name="test", clock=VirtualTime())
         with use_monitor(monitor):
             for _ in range(4):
                 for _ in range(30_000):

@@ -1,4 +1,4 @@
-"""What the tests of recording share: a clock that is moved by hand, counted ids, an isolated Monitor."""
+"""What the tests of recording share: a clock that is moved by hand, and a Monitor of the test's own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,39 @@ from collections.abc import Iterator
 import pytest
 
 from rfs.monitoring.monitor import Monitor, use_monitor
+from rfs.testing.fixtures import Telemetry
+from rfs.testing.virtual_time import VirtualTime
+
+
+@pytest.fixture
+def clock() -> VirtualTime:
+    """It is not entered, so it stands still until it is moved."""
+    return VirtualTime(1_800_000_000)
+
+
+@pytest.fixture
+def monitor(clock: VirtualTime) -> Iterator[Monitor]:
+    """The default Monitor of this test: as a host has it, but for the clock."""
+    made = Monitor(service_name="test", clock=clock)
+    with use_monitor(made):
+        yield made
+    made.stop()
+
+
+@pytest.fixture
+def switching_often() -> Iterator[None]:
+    """Threads are switched a thousand times as often as usual, so that what is not atomic shows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def telemetry(telemetry: Telemetry) -> Telemetry:
+    """What is recorded of a Failure is the matter here, not who looks at it."""
+    telemetry.allow_unhandled_failures()
+    return telemetry
 
 
 class ManualClock:
@@ -24,41 +57,3 @@ class ManualClock:
 
     def advance(self, seconds: float) -> None:
         self.now_ns += round(seconds * 1e9)
-
-
-class CountedIds:
-    """Ids that count: 1, 2, 3, …"""
-
-    def __init__(self) -> None:
-        self.made = 0
-
-    def trace_id(self) -> str:
-        self.made += 1
-        return f"{self.made:032x}"
-
-    def span_id(self) -> str:
-        self.made += 1
-        return f"{self.made:016x}"
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def monitor(clock: ManualClock) -> Iterator[Monitor]:
-    """The default Monitor of this test: its own registry and store, a manual clock, counted ids."""
-    made = Monitor(service_name="test", clock=clock, ids=CountedIds())
-    with use_monitor(made):
-        yield made
-    made.stop()
-
-
-@pytest.fixture
-def switching_often() -> Iterator[None]:
-    """Threads are switched a thousand times as often as usual, so that what is not atomic shows."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)

@@ -30,30 +30,16 @@ from rfs.monitoring.alerts import (
     default_aggregation,
     step,
 )
+from rfs.testing.virtual_time import VirtualTime
 
 ABOVE_90 = Rule("hot", "temperature", AlertCondition.GREATER_THAN, 90, cooldown_seconds=0)
-
-
-@dataclass
-class Clock:
-    """A clock that is moved by hand; it began at the turn of 2026."""
-
-    seconds: float = 0.0
-
-    def time_ns(self) -> int:
-        """Wall clock."""
-        return int((datetime(2026, 1, 1, tzinfo=UTC).timestamp() + self.seconds) * 1e9)
-
-    def monotonic(self) -> float:
-        """Monotonic clock."""
-        return self.seconds
 
 
 @dataclass
 class World:
     """A manager whose metrics, clock and listeners are the test's."""
 
-    clock: Clock = field(default_factory=Clock)
+    clock: VirtualTime = field(default_factory=VirtualTime)
     values: dict[str, Sample | BaseException] = field(default_factory=dict[str, "Sample | BaseException"])
     errors: list[tuple[str, BaseException]] = field(default_factory=list["tuple[str, BaseException]"])
     events: list[Alert] = field(default_factory=list[Alert])
@@ -74,9 +60,9 @@ class World:
         """Evaluate at *seconds* with these values; return what happened."""
         for name, value in values.items():
             self.values[name] = value if isinstance(value, Sample | BaseException) else Sample(value)
-        self.clock.seconds = seconds
+        self.clock.advance(seconds - self.clock.elapsed_seconds)
         before = len(self.events)
-        self.manager.evaluate(seconds)
+        self.manager.evaluate()
         return [alert.event for alert in self.events[before:]]
 
 
@@ -805,12 +791,12 @@ class TestManagerEvaluation:
 
         def read(rule: Rule) -> Sample:
             reads.append(rule.name)
-            world.manager.evaluate(1)
+            world.manager.evaluate()
             return Sample(95)
 
         world.manager = AlertManager(read, world.clock, lambda *_: None, world.events.append)
         world.manager.set_rule(ABOVE_90)
-        world.manager.evaluate(0)
+        world.manager.evaluate()
 
         assert reads == ["hot"]
 
@@ -832,7 +818,7 @@ class TestManagerEvaluation:
 
         world.manager = AlertManager(read, world.clock, lambda *_: None, world.events.append)
         world.manager.set_rule(ABOVE_90)
-        world.manager.evaluate(0)
+        world.manager.evaluate()
 
         assert "fire" not in [alert.event for alert in world.events]
 
@@ -843,7 +829,7 @@ class TestManagerEvaluation:
         world = World()
         assert world.manager.evaluation_age_seconds() is None
         world.at(5)
-        world.clock.seconds = 12
+        world.clock.advance(7)
 
         assert world.manager.evaluation_age_seconds() == 7
 

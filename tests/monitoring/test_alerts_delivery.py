@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,38 +17,19 @@ import pytest
 
 from rfs.monitoring import _delivery
 from rfs.monitoring.alerts import Alert, AlertCondition, AlertManager, Callback, Rule, Sample
+from rfs.testing.virtual_time import VirtualTime
+from tests.faults.processes import eventually
 
 RULE = Rule("r", "r", AlertCondition.GREATER_THAN, 90, cooldown_seconds=0)
 LIMIT_SECONDS = 0.25  # what hangs costs this much; what does not must be done by then on a busy machine
 PATIENCE_SECONDS = 10.0
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does; fails after a generous while."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        threading.Event().wait(0.002)
-
-
-@dataclass
-class Clock:
-    seconds: float = 0.0
-
-    def time_ns(self) -> int:
-        """Wall clock."""
-        return int(self.seconds * 1e9)
-
-    def monotonic(self) -> float:
-        """Monotonic clock."""
-        return self.seconds
-
-
 class World:
     """A manager with short limits, whose rules all read the one value."""
 
     def __init__(self, limit_seconds: float = LIMIT_SECONDS) -> None:
-        self.clock = Clock()
+        self.clock = VirtualTime()
         self.value = 0.0
         self.errors: list[tuple[str, BaseException]] = []
         self.events: list[Alert] = []
@@ -68,7 +49,7 @@ class World:
     def tick(self, value: float | None = None, *, seconds: float = 1) -> None:
         """Let time pass, and evaluate."""
         self.value = self.value if value is None else value
-        self.clock.seconds += seconds
+        self.clock.advance(seconds)
         self.manager.evaluate()
 
     def fire(self) -> None:
@@ -193,7 +174,7 @@ class TestKinds:
         assert patient.manager.close()
         assert patient.manager.close()
         assert patient.manager.flush()
-        wait_until(lambda: set(threading.enumerate()) == before)
+        eventually(lambda: set(threading.enumerate()) == before)
 
     def test_starts_again_after_close(self, patient: World) -> None:
         """
@@ -361,7 +342,7 @@ class TestZoo:
         assert world.balanced()["abandoned"] == 1
 
         release.set()
-        wait_until(lambda: world.manager.books()["abandoned"] == 0)
+        eventually(lambda: world.manager.books()["abandoned"] == 0)
         world.tick()
         world.flush()
         assert calls == ["fire", "resolve"]
@@ -384,7 +365,7 @@ class TestZoo:
         world.fire()
         world.flush()
         release.set()
-        wait_until(lambda: world.manager.books()["abandoned"] == 0)
+        eventually(lambda: world.manager.books()["abandoned"] == 0)
 
         assert ran == []
 
@@ -417,7 +398,7 @@ class TestZoo:
 
         world.watch(set_free, "free")
         world.fire()
-        wait_until(lambda: world.manager.books()["abandoned"] == 0)
+        eventually(lambda: world.manager.books()["abandoned"] == 0)
 
     def test_coroutine_that_blocks_the_loop(self) -> None:
         """
@@ -455,7 +436,7 @@ class TestZoo:
             world.tick()
             return {"late fire", "thread"} <= set(got)
 
-        wait_until(told)
+        eventually(told)
         for value in (1, 95):
             world.tick(value)
             world.flush()
@@ -465,7 +446,7 @@ class TestZoo:
         assert world.balanced()["abandoned"] == 1
 
         release.set()
-        wait_until(lambda: world.manager.books()["abandoned"] == 0)
+        eventually(lambda: world.manager.books()["abandoned"] == 0)
         world.manager.close(PATIENCE_SECONDS)
 
     def test_what_a_blocked_loop_has_not_begun(self, world: World) -> None:
@@ -489,9 +470,9 @@ class TestZoo:
             world.tick()
             return bool(got)
 
-        wait_until(told)
+        eventually(told)
         release.set()
-        wait_until(lambda: world.manager.books()["abandoned"] == 0)
+        eventually(lambda: world.manager.books()["abandoned"] == 0)
         world.flush()
 
         assert got == ["fire"]
@@ -510,9 +491,9 @@ class TestZoo:
             patient.watch(lambda _: release.wait(PATIENCE_SECONDS), f"hangs {number}")
         patient.watch(good, "good")
         patient.fire()
-        wait_until(lambda: got == ["fire"])
+        eventually(lambda: got == ["fire"])
         patient.resolve()
-        wait_until(lambda: got == ["fire", "resolve"])
+        eventually(lambda: got == ["fire", "resolve"])
 
         threads = [thread for thread in threading.enumerate() if thread.name == "rfs-alert-callback"]
         assert len(threads) == _delivery.MAX_SYNC_THREADS
@@ -542,7 +523,7 @@ class TestZoo:
         patient.watch(lambda _: None, "other")
         patient.watch(callback)
         patient.fire()
-        wait_until(lambda: len(seen) == 1)
+        eventually(lambda: len(seen) == 1)
         patient.flush()
 
         assert [rule.name for rule in patient.manager.rules()] == ["r"]
@@ -560,7 +541,7 @@ class TestZoo:
         patient.watch(forgets)
         patient.fire()
         patient.flush()
-        wait_until(lambda: "alerts.worker" in patient.where())
+        eventually(lambda: "alerts.worker" in patient.where())
 
         assert isinstance(patient.errors[0][1], ZeroDivisionError)
 
@@ -577,7 +558,7 @@ class TestMail:
 
         world.watch(holds)
         world.fire()
-        wait_until(lambda: len(got) == 1)
+        eventually(lambda: len(got) == 1)
         return release, got
 
     def test_newest_state_wins(self, patient: World) -> None:
@@ -640,7 +621,7 @@ class TestMail:
         assert got == []
 
         release.set()
-        wait_until(lambda: world.manager.books()["abandoned"] == 0)
+        eventually(lambda: world.manager.books()["abandoned"] == 0)
         world.tick()
         world.flush()
         assert got == ["fire"]
@@ -709,7 +690,7 @@ class TestClose:
         world.watch(hangs, "sync")
         world.watch(waits, "async")
         world.fire()
-        wait_until(lambda: len(started) == 2)
+        eventually(lambda: len(started) == 2)
         world.resolve()
 
         began = time.monotonic()
@@ -720,7 +701,7 @@ class TestClose:
         assert (books["timed_out"], books["dropped"], books["waiting"]) == (2, 2, 0)
         assert world.where() == ["alerts.dropped"] * 2
         release.set()
-        wait_until(lambda: world.manager.books()["abandoned"] == 0)
+        eventually(lambda: world.manager.books()["abandoned"] == 0)
 
     def test_blocked_loop(self) -> None:
         """
@@ -740,7 +721,7 @@ class TestClose:
         assert not world.manager.close(0.05)
 
         release.set()
-        wait_until(lambda: "rfs-alerts" not in {thread.name for thread in threading.enumerate()})
+        eventually(lambda: "rfs-alerts" not in {thread.name for thread in threading.enumerate()})
         assert world.balanced()["abandoned"] == 0
 
     @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -761,8 +742,8 @@ class TestClose:
 
         patient.watch(close if kind == "sync" else close_async)
         patient.fire()
-        wait_until(lambda: done == (["closed"] if kind == "sync" else ["closed", "ended"]))
-        wait_until(lambda: "rfs-alerts" not in {thread.name for thread in threading.enumerate()})
+        eventually(lambda: done == (["closed"] if kind == "sync" else ["closed", "ended"]))
+        eventually(lambda: "rfs-alerts" not in {thread.name for thread in threading.enumerate()})
 
         patient.balanced()
 

@@ -33,6 +33,7 @@ from rfs.monitoring.archives import MANIFEST, ArchiveReader, Manifest, archive, 
 from rfs.monitoring.retention import Retention
 from tests.faults.processes import Process, names_in
 from tests.monitoring.chunks import by_time, contents, opened, record, run_of, sealed
+from tests.monitoring.led import no_problem
 from tests.monitoring.test_windows import in_memory, sketch
 
 DAY, HOUR = 86_400, 3_600
@@ -46,10 +47,6 @@ LONG = Retention(second=10 * DAY, ten_seconds=20 * DAY, minute=30 * DAY)
 
 def at(second: float) -> datetime:
     return datetime.fromtimestamp(second, UTC)
-
-
-def no_problem(code: str, text: str) -> None:
-    raise AssertionError(f"{code}: {text}")
 
 
 class Kept:

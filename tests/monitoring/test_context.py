@@ -21,8 +21,8 @@ from rfs.monitoring.context import (
     start_context,
     with_correlation_id,
 )
-from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.traces import format_traceparent, outbound_headers, parse_traceparent
+from rfs.testing.fixtures import Telemetry
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -75,7 +75,7 @@ class TestCorrelationContext:
         assert current() is None
 
     @pytest.mark.parametrize("bad", ["a b", "a\r\nSet-Cookie: x", "", "x" * 65, "é", "a\n"])
-    def test_an_invalid_id_is_replaced_and_counted(self, monitor: Monitor, bad: str) -> None:
+    def test_an_invalid_id_is_replaced_and_counted(self, telemetry: Telemetry, bad: str) -> None:
         """
         An id that could break a header or a log line is replaced by a new one, and the rejection is counted.
         """
@@ -83,7 +83,7 @@ class TestCorrelationContext:
             assert is_valid_correlation_id(correlation_id)
             assert correlation_id != bad
 
-        assert monitor.query.increase("rfs_rejected_total", "1m", {"metric": "correlation_id"}) == 1
+        telemetry.assert_metric("rfs_rejected_total", 1, metric="correlation_id")
 
     async def test_tasks_do_not_mix(self) -> None:
         """

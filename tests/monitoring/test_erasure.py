@@ -45,6 +45,7 @@ from rfs.monitoring.erasure import erase
 from tests.faults.hosts import host
 from tests.faults.processes import eventually, names_in, size
 from tests.monitoring.chunks import SOURCE, by_time, opened, run_of
+from tests.monitoring.led import no_problem
 from tests.monitoring.test_archives import BEGIN, DAY, RANGES, Kept, answers, at, window
 from tests.monitoring.test_sampled import live
 
@@ -164,10 +165,6 @@ class Site:
                 for key, value in zip(keys, at_end.increases(keys, 0, 1 << 33), strict=True)
                 if value is not None
             }
-
-
-def no_problem(code: str, text: str) -> None:
-    raise AssertionError(f"{code}: {text}")
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from rfs.monitoring._totals import Exemplar
 from rfs.monitoring.context import CorrelationContext, activate, current, start_context
 from rfs.monitoring.exporters.prometheus import render_openmetrics
 from rfs.monitoring.monitor import Monitor, use_monitor
+from rfs.testing.virtual_time import VirtualTime
 from rfs.web.fastapi import install
-from tests.monitoring.conftest import ManualClock
 from tests.web.asgi import get
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -49,7 +49,7 @@ def cook() -> Success[int]:
 
 
 class TestWhereATraceIs:
-    def test_operation(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_operation(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         An operation's duration carries the trace and span of its record, and OpenMetrics shows them in the right bucket.
         """
@@ -126,7 +126,7 @@ class TestWhereATraceIs:
 
 
 class TestOnceASecond:
-    def test_operation(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_operation(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         Within a second the first one stays, afterwards the next takes its place.
         """
@@ -143,7 +143,7 @@ class TestOnceASecond:
         assert second.time_seconds - first[0].time_seconds == pytest.approx(1.1)
         assert second.trace_id != first[0].trace_id
 
-    def test_measured_by_hand(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_measured_by_hand(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         The same holds for what is measured by hand.
         """
@@ -156,7 +156,7 @@ class TestOnceASecond:
 
         assert [found.value for found in exemplars(monitor, DURATIONS)] == [3.0]
 
-    async def test_request(self, monitor: Monitor, clock: ManualClock) -> None:
+    async def test_request(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         And for requests.
         """

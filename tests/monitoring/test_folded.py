@@ -30,7 +30,7 @@ from rfs.monitoring._store.local import LocalStore
 from rfs.monitoring._totals import lacking
 from rfs.monitoring.exporters.prometheus import render_text
 from rfs.monitoring.monitor import Monitor
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.virtual_time import VirtualTime
 from tests.monitoring.led import NOTHING
 from tests.monitoring.test_erasure import CALLS, killed_at
 from tests.monitoring.test_windows import sketch
@@ -208,7 +208,7 @@ def seen(query: Query) -> Seen:
 class Service:
     """A service in *path* that a test leads by hand."""
 
-    def __init__(self, path: Path, clock: ManualClock) -> None:
+    def __init__(self, path: Path, clock: VirtualTime) -> None:
         self.path = path
         self.clock = clock
 
@@ -249,7 +249,7 @@ def said(monitor: Monitor) -> list[str]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, Seen]:
     """A service at rest: one process is dead and folded, the one that led is dead, and all is in windows."""
-    service = Service(tmp_path_factory.mktemp("folded"), ManualClock())
+    service = Service(tmp_path_factory.mktemp("folded"), VirtualTime())
     leader = service.process()
     other = service.process()
     measure(other, 5)
@@ -265,14 +265,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, Seen]:
     assert found[:3] == (7.0, 7.0, (7, 14.5))
     assert len(found.exposed) > 4
     assert not list((service.path / "live").glob(f"{process_of(other.capture.process)}*{CELLS_SUFFIX}"))
-    return service.path, service.clock.now_ns, found
+    return service.path, service.clock.time_ns(), found
 
 
 @pytest.fixture
 def service(made: tuple[Path, int, Seen], tmp_path: Path) -> Service:
     path, now_ns, _ = made
     shutil.copytree(path, tmp_path / "copy", copy_function=shutil.copy)
-    return Service(tmp_path / "copy", ManualClock(now_ns / 1e9))
+    return Service(tmp_path / "copy", VirtualTime(now_ns / 1e9))
 
 
 @pytest.fixture
@@ -404,7 +404,7 @@ class TestBothDamaged:
         def note(code: str, text: str) -> None:
             problems.append(f"{code} {text}")
 
-        with open_directory(service.path, on_problem=note, now_seconds=lambda: service.clock.now_ns / 1e9) as query:
+        with open_directory(service.path, on_problem=note, now_seconds=lambda: service.clock.time_ns() / 1e9) as query:
             assert seen(query) == recorded
             assert seen(query) == recorded
         assert [text.partition(":")[0] for text in problems] == [
@@ -584,7 +584,7 @@ class TestBothDamaged:
 REAL = {name: getattr(os, name) for name in CALLS}
 
 
-def fold(path: Path, clock: ManualClock) -> None:
+def fold(path: Path, clock: VirtualTime) -> None:
     """What a new leader does with what it finds in *path*; only what folding calls is a step."""
     watched = {name: getattr(os, name) for name in CALLS}
     for name, call in REAL.items():
@@ -620,7 +620,7 @@ class TestKilledAtEveryStep:
             service.damage(folded_names(1)[which], DAMAGES["tail"])
         states: list[list[str]] = []
         for step in count():
-            one = Service(tmp_path / f"{step}", ManualClock(service.clock.now_ns / 1e9))
+            one = Service(tmp_path / f"{step}", VirtualTime(service.clock.time_ns() / 1e9))
             shutil.copytree(service.path, one.path, copy_function=shutil.copy)
 
             was_killed = killed_at(step, lambda: fold(one.path, one.clock))  # noqa: B023 - it is called here

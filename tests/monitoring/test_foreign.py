@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
@@ -21,8 +21,8 @@ from rfs.monitoring._capture import foreign as cells_of_foreign
 from rfs.monitoring._capture.cells import FOREIGN, LAYOUT, CellsReader, Labels, encode_entry
 from rfs.monitoring._foreign import ForeignMirror, ForeignSums, with_worker
 from rfs.monitoring.monitor import Monitor
+from tests.faults.processes import eventually
 
-T = TypeVar("T")
 FAR_SECONDS = 30.0
 
 PID = str(os.getpid())
@@ -65,14 +65,6 @@ def shown(monitor: Monitor, *, refresh: bool = True) -> dict[tuple[str, Labels],
 
 def own_count(monitor: Monitor, name: str) -> float:
     return sum(value for key, value in monitor.query.totals().counters.items() if key.name == name)
-
-
-def eventually(condition: Callable[[], T]) -> T:
-    deadline = time.monotonic() + FAR_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    return found
 
 
 class Saying:

@@ -10,7 +10,7 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._store import Batch
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.monitor import Monitor
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.virtual_time import VirtualTime
 
 VISITS = SeriesKey("visits_total", ())
 
@@ -53,8 +53,8 @@ class TestForwarding:
         What two processes record arrives once, from the one that leads; and so does what comes after another leads.
         """
         there = Elsewhere()
-        first = Monitor(service_name="shop", directory=tmp_path, forward_to=there, clock=ManualClock())
-        second = Monitor(service_name="shop", directory=tmp_path, forward_to=there, clock=ManualClock())
+        first = Monitor(service_name="shop", directory=tmp_path, forward_to=there, clock=VirtualTime())
+        second = Monitor(service_name="shop", directory=tmp_path, forward_to=there, clock=VirtualTime())
         for process in (first, second):
             process.counter("visits_total").inc(3)
             process.log(20, "came")
@@ -98,7 +98,7 @@ class TestForwarding:
             def append(self, batch: Batch) -> bool:
                 raise StoreError("there", "is of a newer version", "S112")
 
-        monitor = Monitor(service_name="shop", directory=tmp_path, forward_to=Refuses(), clock=ManualClock())
+        monitor = Monitor(service_name="shop", directory=tmp_path, forward_to=Refuses(), clock=VirtualTime())
         monitor.counter("visits_total").inc(2)
 
         lead(monitor)

@@ -24,7 +24,7 @@ from rfs.monitoring._capture.live import LiveDirectory
 from rfs.monitoring._live import LiveReader
 from rfs.monitoring.exporters.prometheus import exposition
 from rfs.monitoring.monitor import Monitor
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.virtual_time import VirtualTime
 
 ROUND_SECONDS = 310.0  # a little more than the time after which a process looks for idle series
 FULL = os.environ.get("RFS_FULL") == "1"
@@ -36,7 +36,7 @@ class Service:
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
-        self.clock = ManualClock()
+        self.clock = VirtualTime()
         self.processes: list[Monitor] = []
 
     def begin(self) -> Monitor:

@@ -18,6 +18,7 @@ from rfs.errors import StoreError
 from rfs.monitoring._capture.segments import HAS_ERROR, Frame
 from rfs.monitoring._store.chunks import OPEN_SUFFIX, SEALED_SUFFIX, ChunkReader, ChunkWriter, Imported, newest
 from rfs.monitoring._store.keys import KEY_BYTES, KEYS_VARIABLE, Key, KeyRing, UndecryptableError
+from rfs.testing.virtual_time import VirtualTime
 from tests.monitoring.chunks import SOURCE, by_time, opened, record, run_of
 from tests.monitoring.test_chunks import levels, records, strangers, texts
 
@@ -56,19 +57,6 @@ def line(identity: str, secret: bytes) -> str:
     return f"{identity} {b64encode(secret).decode()}\n"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
     path = tmp_path / "keys"
@@ -89,21 +77,21 @@ class TestKeyFile:
         assert ring.first.id == "new"
         assert [one and one.id for one in (ring.get("new"), ring.get("old"), ring.get("older"))] == ["new", "old", None]
 
-    def test_a_new_line_counts_within_a_second(self, key_file: Path, clock: Clock) -> None:
+    def test_a_new_line_counts_within_a_second(self, key_file: Path, clock: VirtualTime) -> None:
         """
         A key that is put above the others is used a second later; so is a file that has taken the other one's place.
         """
-        ring = KeyRing(key_file, clock=clock)
+        ring = KeyRing(key_file, clock=clock.monotonic)
         key_file.write_text(line(*NEW) + line(*OLD))
         at_once = ring.first.id
 
-        clock.now += 1
+        clock.advance(1)
         second = ring.first.id
         other = key_file.with_name("other")
         other.touch(0o600)
         other.write_text(line("newest", b"x" * KEY_BYTES))
         other.rename(key_file)
-        clock.now += 1
+        clock.advance(1)
 
         assert (at_once, second, ring.first.id, ring.get("old")) == ("old", "new", "newest", None)
 
@@ -129,14 +117,14 @@ class TestKeyFile:
         ],
     )
     def test_what_is_wrong_is_said(
-        self, key_file: Path, clock: Clock, harm: Callable[[Path], object], code: str, said: str
+        self, key_file: Path, clock: VirtualTime, harm: Callable[[Path], object], code: str, said: str
     ) -> None:
         """
         A ring is not made of a file that is not in order; one that was made goes on with the keys that it had, and tells.
         """
-        ring = KeyRing(key_file, clock=clock)
+        ring = KeyRing(key_file, clock=clock.monotonic)
         harm(key_file)
-        clock.now += 1
+        clock.advance(1)
 
         with pytest.raises(StoreError) as caught:
             KeyRing(key_file)
@@ -148,17 +136,17 @@ class TestKeyFile:
         assert ring.fault[0] == code
         assert ring.fault[1] == f"{caught.value}; the keys that were read before are used"
 
-    def test_in_order_again(self, key_file: Path, clock: Clock) -> None:
+    def test_in_order_again(self, key_file: Path, clock: VirtualTime) -> None:
         """
         When the file has been mended, its keys are used and nothing is wrong any more.
         """
-        ring = KeyRing(key_file, clock=clock)
+        ring = KeyRing(key_file, clock=clock.monotonic)
         key_file.write_text("half a li")
-        clock.now += 1
+        clock.advance(1)
         before = ring.first.id, ring.fault is None
 
         key_file.write_text(line(*NEW))
-        clock.now += 1
+        clock.advance(1)
 
         assert before == ("old", False)
         assert (ring.first.id, ring.fault) == ("new", None)
@@ -363,20 +351,20 @@ class TestKeyIsMissing:
         ]
 
     @pytest.mark.parametrize("seal", [False, True])
-    def test_back_again(self, directory: int, key_file: Path, clock: Clock, seal: bool) -> None:
+    def test_back_again(self, directory: int, key_file: Path, clock: VirtualTime, seal: bool) -> None:
         """
         When the key comes back, so do its records, also those of a chunk that was sealed without it; nothing is damaged.
         """
         old = [record(1, identity="a"), record(2, identity="b")]
         write(directory, (old, KeyRing([OLD])), ([record(3, identity="a")], KeyRing([NEW])), seal=seal)
         key_file.write_text(line(*NEW))
-        ring = KeyRing(key_file, clock=clock)
+        ring = KeyRing(key_file, clock=clock.monotonic)
         reader = ChunkReader(directory, SEALED if seal else OPEN, ring)
         assert [one.frame.time_ns for one in newest([reader], limit=9, correlation_id="a")] == [3]
         assert reader.locked
 
         key_file.write_text(line(*NEW) + line(*OLD))
-        clock.now += 1
+        clock.advance(1)
 
         assert [one.frame.time_ns for one in newest([reader], limit=9, correlation_id="a")] == [3, 1]
         assert reader.damage == []

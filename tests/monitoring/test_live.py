@@ -24,7 +24,7 @@ from rfs.monitoring._leader import LOST
 from rfs.monitoring._live import Lease, LiveReader, Pending
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.monitor import Monitor
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.virtual_time import VirtualTime
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ class TestBooksOfTheDead:
         Records that a dead process had suppressed itself are not counted as lost in a crash.
         """
         # Its clock stands still: however slow the machine is, this is a storm.
-        other = Monitor(service_name="live", directory=tmp_path, clock=ManualClock())
+        other = Monitor(service_name="live", directory=tmp_path, clock=VirtualTime())
         for _ in range(30_000):
             other.log(20, "storm")
         other.capture.close()

@@ -30,15 +30,11 @@ from rfs.monitoring.metrics import (
 )
 from rfs.monitoring.monitor import Monitor
 from rfs.reactive import FluxResult
-from tests.monitoring.conftest import ManualClock
-
-
-def rejected(monitor: Monitor, metric: str) -> float | None:
-    return monitor.query.increase("rfs_rejected_total", "1h", {"metric": metric})
+from rfs.testing.fixtures import Telemetry
 
 
 class TestCollectMetric:
-    def test_the_guides_three_kinds(self, monitor: Monitor) -> None:
+    def test_the_guides_three_kinds(self, telemetry: Telemetry) -> None:
         """
         A counter adds up, a gauge keeps the last value, a histogram has its figures.
         """
@@ -54,7 +50,7 @@ class TestCollectMetric:
         assert summary["gauges"]["active_connections"] == 44
         assert summary["histograms"]["response_time_ms"]["max"] == 250.5
 
-    def test_names_with_dots(self, monitor: Monitor) -> None:
+    def test_names_with_dots(self, telemetry: Telemetry) -> None:
         """
         The guide's dotted names are metric names.
         """
@@ -64,16 +60,16 @@ class TestCollectMetric:
         assert get_metrics_summary()["gauges"]["system.cpu_usage"] == 40
 
     @pytest.mark.parametrize("name", ["", "1a", "a b", None, 7, "x" * 10_000, ["list"]])
-    def test_a_bad_name_raises_nothing(self, monitor: Monitor, name: Any) -> None:
+    def test_a_bad_name_raises_nothing(self, telemetry: Telemetry, name: Any) -> None:
         """
         A bad name is counted as rejected; nothing is raised.
         """
         collect_metric(name, 1)
 
-        assert monitor.query.increase("rfs_rejected_total") == 1
+        telemetry.assert_metric("rfs_rejected_total", 1)
 
     @pytest.mark.parametrize("value", [-1, math.nan, math.inf, True, "1", None, Decimal(1), object()])
-    def test_a_bad_value_is_counted(self, monitor: Monitor, value: Any) -> None:
+    def test_a_bad_value_is_counted(self, telemetry: Telemetry, value: Any) -> None:
         """
         What is no amount is counted as rejected, and the sum stays as it was.
         """
@@ -82,9 +78,9 @@ class TestCollectMetric:
         collect_metric("orders_total", value, MetricType.COUNTER)
 
         assert get_metrics_summary()["counters"]["orders_total"] == 2
-        assert rejected(monitor, "orders_total") == 1
+        telemetry.assert_metric("rfs_rejected_total", 1, metric="orders_total")
 
-    def test_another_type_is_counted(self, monitor: Monitor) -> None:
+    def test_another_type_is_counted(self, telemetry: Telemetry) -> None:
         """
         The first use fixes the type; another type later is rejected.
         """
@@ -94,43 +90,41 @@ class TestCollectMetric:
         collect_metric("orders_total", 2, "nonsense")  # type: ignore[arg-type]
 
         assert get_metrics_summary()["counters"]["orders_total"] == 2
-        assert rejected(monitor, "orders_total") == 2
+        telemetry.assert_metric("rfs_rejected_total", 2, metric="orders_total")
 
-    def test_hostile_labels_raise_nothing(self, monitor: Monitor) -> None:
+    def test_hostile_labels_raise_nothing(self, telemetry: Telemetry) -> None:
         """
         Labels that are no mapping of names are rejected and counted.
         """
         collect_metric("orders_total", 1, MetricType.COUNTER, labels={1: "x"})  # type: ignore[dict-item]
         collect_metric("orders_total", 1, MetricType.COUNTER, labels={"a b": "x"})
 
-        assert rejected(monitor, "orders_total") == 2
+        telemetry.assert_metric("rfs_rejected_total", 2, metric="orders_total")
 
-    def test_metadata_is_recorded_at_debug(self, monitor: Monitor) -> None:
+    def test_metadata_is_recorded_at_debug(self, telemetry: Telemetry) -> None:
         """
         What is too varied for a label becomes a record, if DEBUG is recorded.
         """
         collect_metric("orders_total", 1, MetricType.COUNTER, metadata={"order_id": 7})
-        monitor.level = 10
+        telemetry.monitor.level = 10
         collect_metric("orders_total", 1, MetricType.COUNTER, metadata={"order_id": 8})
 
-        (record,) = monitor.query.records()
+        (record,) = telemetry.assert_records({})
         assert record.context == {"value": 1, "order_id": 8}
 
-    def test_rejections_are_said_once(
-        self, monitor: Monitor, clock: ManualClock, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_rejections_are_said_once(self, telemetry: Telemetry, capsys: pytest.CaptureFixture[str]) -> None:
         """
         On stderr there is one line per fault, with a count; not one per measurement.
         """
         for _ in range(5):
             collect_metric("1a", 1)
 
-        monitor.stop()
+        telemetry.monitor.stop()
 
         assert capsys.readouterr().err == "RFS-E131 metric '1a': rejected (invalid_name) (repeated 5x)\n"
 
     def test_the_label_that_has_too_many_values_is_named(
-        self, monitor: Monitor, capsys: pytest.CaptureFixture[str]
+        self, telemetry: Telemetry, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """
         When a metric overflows, its name and the label with the most values are said once, and counted.
@@ -138,19 +132,17 @@ class TestCollectMetric:
         for number in range(2_005):
             collect_metric("visits_total", 1, MetricType.COUNTER, {"page": f"page {number % 7}", "user": str(number)})
 
-        monitor.stop()
+        telemetry.monitor.stop()
 
         assert capsys.readouterr().err == (
             "RFS-E131 metric 'visits_total': rejected (cardinality_limit); label 'user' has the most values, "
             "further series are one: rfs_overflow (repeated 6x)\n"
         )
-        assert (
-            monitor.counter("rfs_rejected_total").labels(metric="visits_total", reason="cardinality_limit").value == 6
-        )
+        telemetry.assert_metric("rfs_rejected_total", 6, metric="visits_total", reason="cardinality_limit")
 
 
 class TestDeclaring:
-    def test_a_bad_declaration_raises(self, monitor: Monitor) -> None:
+    def test_a_bad_declaration_raises(self, telemetry: Telemetry) -> None:
         """
         Declaring is loud: the error names the metric and the fault.
         """
@@ -164,7 +156,7 @@ class TestDeclaring:
 
 
 class TestResultMetrics:
-    def test_success_and_failure(self, monitor: Monitor) -> None:
+    def test_success_and_failure(self, telemetry: Telemetry) -> None:
         """
         A Result becomes a count, a duration and, if it failed, a count by type and code.
         """
@@ -175,11 +167,11 @@ class TestResultMetrics:
         assert summary["counters"]["result_success_total"] == 1
         assert summary["counters"]["result_failure_total"] == 1
         assert summary["histograms"]["result_duration_ms"]["mean"] == 20
-        by_code = monitor.query.increase_by("result_error_by_type_total", "error_code")
-        assert by_code == {"ValueError": 1}
-        assert monitor.query.increase("result_failure_total", "1h", {"service": "user"}) == 1
+        telemetry.assert_metric("result_error_by_type_total", 1)
+        telemetry.assert_metric("result_error_by_type_total", 1, error_code="ValueError")
+        telemetry.assert_metric("result_failure_total", 1, service="user")
 
-    def test_batches(self, monitor: Monitor) -> None:
+    def test_batches(self, telemetry: Telemetry) -> None:
         """
         A batch becomes items, successes, failures, a rate and a duration; an empty one has no rate.
         """
@@ -193,16 +185,16 @@ class TestResultMetrics:
         assert summary["gauges"]["flux_result_success_rate"] == 0.75
         assert summary["histograms"]["flux_result_duration_ms"]["count"] == 2
 
-    def test_what_is_no_result_raises_nothing(self, monitor: Monitor) -> None:
+    def test_what_is_no_result_raises_nothing(self, telemetry: Telemetry) -> None:
         """
         Wrong arguments are a counted fault, not an exception.
         """
         collect_result_metric("op", Success(1), "long", labels=7)  # type: ignore[arg-type]
         collect_flux_result_metric("op", 7, 1.0)  # type: ignore[arg-type]
 
-        assert monitor.query.increase("telemetry_internal_errors_total") == 2
+        telemetry.assert_metric("telemetry_internal_errors_total", 2)
 
-    def test_both_counters_are_there_before_any_traffic(self, monitor: Monitor) -> None:
+    def test_both_counters_are_there_before_any_traffic(self, telemetry: Telemetry) -> None:
         """
         The guide's SLA example adds them up at any time.
         """
@@ -212,7 +204,7 @@ class TestResultMetrics:
 
 
 class TestDashboardData:
-    def test_shape(self, monitor: Monitor) -> None:
+    def test_shape(self, telemetry: Telemetry) -> None:
         """
         The documented structure, with real values.
         """
@@ -228,7 +220,7 @@ class TestDashboardData:
         assert data["system_status"]["total_metrics"] >= 1
         assert data["system_status"]["timestamp"].endswith("Z")
 
-    def test_starting_and_stopping_twice(self, monitor: Monitor) -> None:
+    def test_starting_and_stopping_twice(self, telemetry: Telemetry) -> None:
         """
         Started it is active; starting and stopping again changes nothing.
         """
@@ -242,7 +234,7 @@ class TestDashboardData:
 
 
 class TestAlerts:
-    def test_fires_and_resolves(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_fires_and_resolves(self, telemetry: Telemetry) -> None:
         """
         A counter is compared by its increase in 5 min: it fires when exceeded and resolves when the window has passed.
         """
@@ -250,24 +242,19 @@ class TestAlerts:
         for _ in range(3):
             collect_result_metric("op", Failure("x"), 1.0)
 
-        monitor.tick()
+        telemetry.advance(1)
         (active,) = get_dashboard_data()["active_alerts"]
         assert (active["rule_name"], active["current_value"], active["threshold"]) == ("high_error_rate", 3.0, 2.0)
-        for _ in range(320):
-            clock.advance(1)
-            monitor.tick()
+        telemetry.advance(320)
 
         assert get_dashboard_data()["active_alerts"] == []
-        alerts = [record for record in monitor.query.records() if record.kind == "alert"]
-        assert [record.context["status"] for record in alerts] == ["resolved", "firing"]
+        telemetry.assert_records({"kind": "alert", "status": "firing"}, {"kind": "alert", "status": "resolved"})
 
     @pytest.mark.parametrize(
         ("aggregation", "value"),
         [(None, 300.0), ("p50", 200.0), ("p99", 300.0), ("mean", 200.0), ("increase", 3.0), ("rate", 0.01)],
     )
-    def test_aggregations_of_a_histogram(
-        self, monitor: Monitor, clock: ManualClock, aggregation: str | None, value: float
-    ) -> None:
+    def test_aggregations_of_a_histogram(self, telemetry: Telemetry, aggregation: str | None, value: float) -> None:
         """
         A histogram is compared by its p95 in 5 min, or as the rule says.
         """
@@ -276,12 +263,12 @@ class TestAlerts:
         for wait in (100.0, 200.0, 300.0):
             collect_metric("wait_ms", wait, MetricType.HISTOGRAM)
 
-        monitor.tick()
+        telemetry.advance(1)
 
-        (active,) = monitor.alerts.active()
+        (active,) = telemetry.monitor.alerts.active()
         assert active["current_value"] == pytest.approx(value, rel=0.01)
 
-    def test_gauges_and_rates(self, monitor: Monitor) -> None:
+    def test_gauges_and_rates(self, telemetry: Telemetry) -> None:
         """
         A gauge is compared by its last value, a counter also per second.
         """
@@ -292,9 +279,9 @@ class TestAlerts:
         collect_metric("circuit_breaker_status", 1.0)
         collect_metric("orders_total", 10, MetricType.COUNTER)
 
-        monitor.tick()
+        telemetry.advance(1)
 
-        assert {alert["rule_name"]: alert["current_value"] for alert in monitor.alerts.active()} == {
+        assert {alert["rule_name"]: alert["current_value"] for alert in telemetry.monitor.alerts.active()} == {
             "status": 1.0,
             "rate": 1.0,
         }
@@ -304,7 +291,7 @@ class TestAlerts:
         [(MetricType.COUNTER, "p95"), (MetricType.GAUGE, "increase"), (MetricType.HISTOGRAM, "last")],
     )
     def test_an_unfit_aggregation_is_an_error_state(
-        self, monitor: Monitor, metric_type: MetricType, aggregation: str
+        self, telemetry: Telemetry, metric_type: MetricType, aggregation: str
     ) -> None:
         """
         A rule that asks a metric for what it hasn't got is in error, never silently fine.
@@ -312,30 +299,30 @@ class TestAlerts:
         collect_metric("m", 1, metric_type)
         create_alert_rule("r", "m", AlertCondition.GREATER_THAN, 0.0, aggregation=aggregation)
 
-        monitor.tick()
+        telemetry.advance(1)
 
-        assert str(monitor.alerts.states()["r"].status) == "error"
+        assert str(telemetry.monitor.alerts.states()["r"].status) == "error"
 
-    def test_a_bad_rule_is_refused(self, monitor: Monitor) -> None:
+    def test_a_bad_rule_is_refused(self, telemetry: Telemetry) -> None:
         """
         A rule with a wrong field is a clear error that names rule and field.
         """
         with pytest.raises(AlertRuleError, match=r"alert rule 'r': threshold"):
             create_alert_rule("r", "m", AlertCondition.GREATER_THAN, math.nan)
 
-    def test_defaults_are_idempotent(self, monitor: Monitor) -> None:
+    def test_defaults_are_idempotent(self, telemetry: Telemetry) -> None:
         """
         The three default rules may be set again, and a healthy service fires none.
         """
         setup_default_alerts()
         setup_default_alerts()
         collect_result_metric("op", Success(1), 10.0)
-        monitor.tick()
+        telemetry.advance(1)
 
-        assert len(monitor.alerts.rules()) == 3
-        assert monitor.alerts.active() == []
+        assert len(telemetry.monitor.alerts.rules()) == 3
+        telemetry.assert_no_alert()
 
-    def test_an_evening_of_expected_failures_is_healthy(self, monitor: Monitor) -> None:
+    def test_an_evening_of_expected_failures_is_healthy(self, telemetry: Telemetry) -> None:
         """
         Failures that belong to normal business are counted and alert nobody; as many unexpected ones do.
         """
@@ -347,19 +334,19 @@ class TestAlerts:
         for _ in range(20):
             collect_result_metric("order", Failure(SoldOutError()), 10.0)
             collect_result_metric("order", Failure(SoldOutError()), 10.0, labels={"store": "a"})
-        monitor.tick()
-        assert monitor.alerts.active() == []
-        assert monitor.query.increase("result_failure_total") == 40
+        telemetry.advance(1)
+        telemetry.assert_no_alert()
+        telemetry.assert_metric("result_failure_total", 40)
 
         for _ in range(11):
             collect_result_metric("order", Failure(ValueError()), 10.0)
-        monitor.tick()
+        telemetry.advance(1)
 
-        assert [alert["rule_name"] for alert in monitor.alerts.active()] == ["high_failure_count"]
+        assert [alert["rule_name"] for alert in telemetry.monitor.alerts.active()] == ["high_failure_count"]
 
 
 class TestAncestorsClasses:
-    def test_join_the_default_monitor(self, monitor: Monitor) -> None:
+    def test_join_the_default_monitor(self, telemetry: Telemetry) -> None:
         """
         The classes have no state of their own: what the functions do, they show.
         """
@@ -367,15 +354,15 @@ class TestAncestorsClasses:
         collector = ResultMetricsCollector.instance()
         manager = ResultAlertManager(collector)
         manager.add_alert_rule("r", "result_success_total", AlertCondition.GREATER_THAN, 0.0)
-        monitor.tick()
+        telemetry.advance(1)
 
-        assert collector.monitor is monitor
+        assert collector.monitor is telemetry.monitor
         assert collector.get_metrics_summary()["counters"]["result_success_total"] == 1
         (rule,) = manager.get_alert_rules()
         assert (rule["name"], rule["threshold"], rule["enabled"]) == ("r", 0.0, True)
         assert [alert["rule_name"] for alert in manager.get_active_alerts()] == ["r"]
 
-    def test_may_have_a_monitor_of_their_own(self, monitor: Monitor) -> None:
+    def test_may_have_a_monitor_of_their_own(self, telemetry: Telemetry) -> None:
         """
         Given a Monitor, they show that one.
         """
@@ -385,7 +372,7 @@ class TestAncestorsClasses:
 
 
 class TestRanges:
-    def test_a_bad_range_is_refused(self, monitor: Monitor) -> None:
+    def test_a_bad_range_is_refused(self, telemetry: Telemetry) -> None:
         """
         A range that is none is a clear error.
         """

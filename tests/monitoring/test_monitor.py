@@ -10,7 +10,6 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,8 @@ from rfs.monitoring._capture.segments import Frame
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.masking import Masker
 from rfs.monitoring.monitor import STOP_SECONDS, Monitor, default_monitor, use_monitor
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.virtual_time import VirtualTime
+from tests.faults.processes import eventually
 
 
 class Collected:
@@ -38,14 +38,6 @@ class Collected:
 
     def close(self, timeout_seconds: float) -> None:
         self.closed += 1
-
-
-def eventually(condition: Any, seconds: float = 10.0) -> None:
-    """Wait until *condition* holds; for what a real thread does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        threading.Event().wait(0.01)
 
 
 class TestLife:
@@ -262,7 +254,7 @@ print(len(made), calls == monitor.counter("handled_total").labels().value, books
 
 class TestDiagnostics:
     def test_said_by_the_tick_not_by_the_caller(
-        self, monitor: Monitor, clock: ManualClock, capsys: pytest.CaptureFixture[str]
+        self, monitor: Monitor, clock: VirtualTime, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """
         A fault is printed by the leader's tick, once in 10 s, with how often it happened since.
@@ -279,7 +271,7 @@ class TestDiagnostics:
         monitor.tick()
         assert capsys.readouterr().err == "RFS-E100 somewhere: ValueError: x (repeated 1x)\n"
 
-    def test_one_line_per_code(self, monitor: Monitor, clock: ManualClock, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_one_line_per_code(self, monitor: Monitor, clock: VirtualTime, capsys: pytest.CaptureFixture[str]) -> None:
         """
         Of several faults of one code, one is printed every 10 s, each in its turn; another code has a line of its own.
         """
@@ -345,7 +337,7 @@ class TestLevels:
 
 
 class TestPipelineState:
-    def test_follows_what_is(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_follows_what_is(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         0 while all is well, 3 in the second in which something was dropped, 1 while a directory cannot be used.
         """
@@ -363,12 +355,10 @@ class TestPipelineState:
 
 
 class TestClockStep:
-    def test_only_a_step_is_one(self, monitor: Monitor, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_a_step_is_one(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         Nothing is known at first; 0 once two looks agree; then the last step, which the clock's slow ways are not.
         """
-        offset = 0.0
-        monkeypatch.setattr(clock, "monotonic", lambda: clock.now_ns / 1e9 - offset)
 
         def step() -> float | None:
             clock.advance(1)
@@ -378,9 +368,9 @@ class TestClockStep:
 
         assert (step(), step()) == (None, 0)
         for _ in range(10):
-            offset += 0.5
+            clock.jump(0.5)
             assert step() == 0
-        offset -= 3600
+        clock.jump(-3600)
         assert step() == pytest.approx(-3600)
         assert step() == pytest.approx(-3600)
 

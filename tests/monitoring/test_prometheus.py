@@ -37,6 +37,7 @@ from rfs.monitoring.exporters.prometheus import (
     render_openmetrics,
     render_text,
 )
+from rfs.testing.virtual_time import VirtualTime
 
 # The library leaves this one without types.
 parse_openmetrics: Any = openmetrics_parser.text_string_to_metric_families
@@ -788,27 +789,27 @@ class TestMirror:
 
         assert mirrored(registry) == []
 
-    def test_a_slow_registry_is_asked_less_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_slow_registry_is_asked_less_often(self, clock: VirtualTime, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         Collecting takes at most a twentieth of the time: after 0.5 s it is due again 10 s after its beginning.
         """
-        now = [100.0]
-        monkeypatch.setattr(_foreign, "monotonic", lambda: now[0])
+        monkeypatch.setattr(_foreign, "monotonic", clock.monotonic)
 
         class Slow:
             def collect(self) -> list[Any]:
-                now[0] += 0.5
+                clock.advance(0.5)
                 return []
 
         mirror = ForeignMirror(lambda *_: None, lambda *_: None)
         slow = Slow()
         mirror.include(slow)
-        assert mirror.due(100.0)
+        began = clock.monotonic()
+        assert mirror.due(began)
 
         mirror.collect()
 
-        assert not mirror.due(109.9)
-        assert mirror.due(110.0)
+        assert not mirror.due(began + 9.9)
+        assert mirror.due(began + 10)
 
 
 class TestNegotiation:

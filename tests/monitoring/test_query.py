@@ -19,7 +19,7 @@ from rfs.monitoring._totals import Totals
 from rfs.monitoring.alerts import AlertCondition, Rule
 from rfs.monitoring.metrics import collect_metric, collect_result_metric, counter, gauge, histogram
 from rfs.monitoring.monitor import Monitor
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.virtual_time import VirtualTime
 
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - what must be refused
 
@@ -63,7 +63,7 @@ class TestTimeRange:
 
 
 class TestSummary:
-    def test_counters_are_increases_in_the_range(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_counters_are_increases_in_the_range(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         A counter shows what was added within the range, over all labels, as an integer where it is whole.
         """
@@ -108,7 +108,7 @@ class TestSummary:
         with pytest.raises(KeyError):
             summary["histograms"]["nobody_declared_this"]
 
-    def test_gauges_show_the_last_write(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_gauges_show_the_last_write(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         Over several label sets the newest value counts; a gauge that was never written is not there.
         """
@@ -159,7 +159,7 @@ class TestSingleMetrics:
         assert query.latest("connections", {"store": "a"}) == 1
         assert query.latest("connections", {"store": "c"}) is None
 
-    def test_points_follow_the_clock(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_points_follow_the_clock(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         Per step its increase, over all series; before anything was collected there is a gap.
         """
@@ -207,7 +207,7 @@ class TestSingleMetrics:
 
 
 class TestOperations:
-    def test_all_fields(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_all_fields(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         Every figure of an operation equals what was scripted; what nobody measures is NaN.
         """
@@ -231,7 +231,7 @@ class TestOperations:
         assert sum(found.hourly_distribution.values()) == 100
         assert math.isnan(found.avg_cpu_usage_percent)
 
-    def test_unknown_and_idle(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_unknown_and_idle(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         An operation nobody ran is unknown; one that did not run within the range has no success rate.
         """
@@ -249,7 +249,7 @@ class TestOperations:
         assert monitor.query.operations("1m") == []
         assert [one.operation_name for one in monitor.query.operations("1h")] == ["pay"]
 
-    def test_hours_are_those_of_the_zone(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_hours_are_those_of_the_zone(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         Requests are counted in the hour of the configured zone.
         """
@@ -379,7 +379,7 @@ def _read_records(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class TestRecords:
-    def test_newest_first_and_by_id_oldest_first(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_newest_first_and_by_id_oldest_first(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         The list of records begins with the newest, the records of one id with the oldest.
         """
@@ -427,7 +427,7 @@ class TestBooks:
         assert books["produced"] == books["delivered"] + sum(v for k, v in books.items() if k.startswith("dropped_"))
         assert len(monitor.query.records(limit=100)) == books["delivered"]
 
-    def test_what_the_store_forgot_is_in_the_books(self, clock: ManualClock) -> None:
+    def test_what_the_store_forgot_is_in_the_books(self, clock: VirtualTime) -> None:
         """
         A full store forgets its oldest records, and says how many; before that it says nothing.
         """

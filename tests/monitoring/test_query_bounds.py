@@ -20,8 +20,8 @@ from rfs.monitoring._store.deadline import check_deadline, deadline, no_deadline
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.alerts import AlertCondition, Rule
 from rfs.monitoring.monitor import Monitor
+from rfs.testing.virtual_time import VirtualTime
 from tests.faults.processes import eventually
-from tests.monitoring.conftest import ManualClock
 
 
 class Asker:
@@ -150,7 +150,7 @@ class SlowStore(MemoryStore):
 
 
 class TestTime:
-    def test_a_question_that_takes_too_long_is_given_up(self, clock: ManualClock) -> None:
+    def test_a_question_that_takes_too_long_is_given_up(self, clock: VirtualTime) -> None:
         """
         When its time is over a question ends with an error that says how long it had; the next one is answered.
         """
@@ -165,7 +165,7 @@ class TestTime:
 
         assert [record.message for record in monitor.query.records()] == ["here"]
 
-    def test_collecting_is_not_given_up(self, clock: ManualClock) -> None:
+    def test_collecting_is_not_given_up(self, clock: VirtualTime) -> None:
         """
         What is collected on behalf of a question that has no time left is in the store all the same.
         """
@@ -254,7 +254,7 @@ class TestRows:
 class TestSteps:
     @pytest.mark.parametrize("step", [0.001, 1, 7, 10, 60, 3_600, 10_000_000])
     @pytest.mark.parametrize("time_range", ["1s", "1h", "1d", "30d"])
-    def test_at_most_two_thousand(self, monitor: Monitor, clock: ManualClock, time_range: str, step: float) -> None:
+    def test_at_most_two_thousand(self, monitor: Monitor, clock: VirtualTime, time_range: str, step: float) -> None:
         """
         However fine the steps: there are at most 2,000, each a whole multiple of what was asked for, and the range is covered.
         """
@@ -266,7 +266,7 @@ class TestSteps:
         assert 1 <= len(found.lines[0].values) == len(found.times) <= MAX_STEPS
         assert (found.step_seconds / max(1, step)).is_integer()
         assert found.start % found.step_seconds == 0
-        assert found.times[-1] <= clock.monotonic() < found.times[-1] + found.step_seconds
+        assert found.times[-1] <= clock.time_ns() / 1e9 < found.times[-1] + found.step_seconds
         assert found.lines[0].values[-1] == 1
 
     @pytest.mark.parametrize(("time_range", "step"), [("1m", 1), ("15m", 5), ("1h", 15), ("1d", 300), ("30d", 10_800)])
@@ -317,14 +317,14 @@ class TestAggregations:
         ):
             assert (found.lines, found.groups, found.times) == ([], 0, [])
 
-    def test_nothing_collected_is_unknown(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_nothing_collected_is_unknown(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         In a range before anything was collected totals are unknown, not 0.
         """
         counter("visits_total").inc()
         histogram("wait_seconds").observe(1)
         monitor.query.books()
-        clock.advance(-7_200)
+        clock.jump(-7_200)
         past = monitor.query.settled()
 
         for name, aggregation in (("visits_total", "rate"), ("wait_seconds", "rate"), ("wait_seconds", "p95")):
@@ -332,11 +332,11 @@ class TestAggregations:
             assert line.total is None
             assert set(line.values) == {None}
 
-    def test_types_from_history(self, clock: ManualClock) -> None:
+    def test_types_from_history(self, clock: VirtualTime) -> None:
         """
         A metric that nobody has declared since the start is known from the store: its type, its sums, its summary.
         """
-        window = Window(int(clock.monotonic()), {SeriesKey("old_total", ()): 3.0}, {SeriesKey("old_level", ()): 2.0})
+        window = Window(clock.time_ns() // 10**9, {SeriesKey("old_total", ()): 3.0}, {SeriesKey("old_level", ()): 2.0})
         store = MemoryStore()
         store.append(Batch("before", 0, [], window))
         query = Monitor(clock=clock, store=store).query

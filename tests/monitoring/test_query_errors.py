@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,8 @@ from rfs.monitoring._spans import build_trace
 from rfs.monitoring.metrics import ResultMetricsCollector
 from rfs.monitoring.monitor import Monitor
 from rfs.reactive import MonoResult
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.result_helpers import assert_mono_result_value, assert_result_error, assert_result_value
+from rfs.testing.virtual_time import VirtualTime
 
 
 class CardError(Exception):
@@ -50,11 +51,11 @@ async def pay(amount: int) -> Result[int, object]:
 
 
 class TestErrorGroups:
-    async def test_step_and_origin(self, monitor: Monitor, clock: ManualClock) -> None:
+    async def test_step_and_origin(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         Failures of an operation are told apart by the step that failed and the line that raised, each with its newest samples.
         """
-        began = datetime.fromtimestamp(clock.monotonic(), UTC)
+        began = clock.now
         for amount in (500, 0, 600, 7):
             with CorrelationContext(f"order-{amount}"):
                 await pay(amount)
@@ -76,7 +77,7 @@ class TestErrorGroups:
         assert (empty.error_code, empty.count) == ("EMPTY", 1)
         assert [(one.step, one.origin, one.records) for one in empty.places] == [("check", None, 1)]
 
-    def test_counts_without_records(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_counts_without_records(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         Failures of which no record was kept are counted, and seen to the step of the windows; nothing is said of their places.
         """
@@ -125,7 +126,7 @@ class TestErrorGroups:
 
 
 class TestTrace:
-    async def test_a_tree_with_durations(self, monitor: Monitor, clock: ManualClock) -> None:
+    async def test_a_tree_with_durations(self, monitor: Monitor, clock: VirtualTime) -> None:
         """
         Operations inside operations are spans inside spans, in the order of their starts, with what was recorded in each.
         """
@@ -229,7 +230,7 @@ class TestCollector:
             .bind_result(lambda metrics: Success(f"{metrics.total_requests}: {metrics.success_rate:.0%}"))
         )
 
-        assert report == Success("2: 50%")
+        assert_result_value(report, "2: 50%")
 
     async def test_read_when_awaited(self, monitor: Monitor) -> None:
         """
@@ -240,9 +241,8 @@ class TestCollector:
         first = await chain
         collect_result_metric("pay", Success(1), 1.0)
 
-        assert first == Failure(first.unwrap_error())
-        assert isinstance(first.unwrap_error(), OperationNotFoundError)
-        assert await chain == Success(1)
+        assert_result_error(first, OperationNotFoundError)
+        await assert_mono_result_value(chain, 1)
 
     async def test_what_cannot_be_read(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
         """
@@ -257,8 +257,7 @@ class TestCollector:
 
         with pytest.raises(TimeRangeError):
             collector.get_operation_metrics("pay", time_range="soon")
-        failure = await collector.get_operation_metrics("pay")
+        failure: Any = await collector.get_operation_metrics("pay")
 
-        assert isinstance(failure, Failure)
-        assert isinstance(failure.error, QueryTimeoutError)
+        assert_result_error(failure, QueryTimeoutError)
         assert not failure.is_defect

@@ -10,11 +10,11 @@ from rfs.errors import QueryTimeoutError
 from rfs.monitoring._store import EVERYTHING
 from rfs.monitoring._store.deadline import deadline
 from rfs.monitoring.monitor import Monitor
+from rfs.testing.virtual_time import VirtualTime
 from tests.faults.processes import eventually
-from tests.monitoring.conftest import ManualClock
 
 
-def begun(directory: Path, clock: ManualClock) -> Monitor:
+def begun(directory: Path, clock: VirtualTime) -> Monitor:
     """A service in *directory*, which leads."""
     monitor = Monitor(service_name="restarted", directory=directory, clock=clock)
     monitor.start()
@@ -23,7 +23,7 @@ def begun(directory: Path, clock: ManualClock) -> Monitor:
 
 
 class TestRestart:
-    def test_summaries_equal_what_was_scripted(self, tmp_path: Path, clock: ManualClock) -> None:
+    def test_summaries_equal_what_was_scripted(self, tmp_path: Path, clock: VirtualTime) -> None:
         """
         Counters begin at zero with each start; summaries hold what they grew by in their range, as integers, the first increments too.
         """
@@ -34,7 +34,7 @@ class TestRestart:
                 amount = 10 * life + number + 1
                 monitor.counter("orders_total").inc(amount, status=f"s{number % 2}")
                 monitor.histogram("size").observe(amount)
-                increments.append((clock.monotonic(), amount))
+                increments.append((clock.elapsed_seconds, amount))
                 clock.advance(7)
                 found = monitor.query.summary(60)
 
@@ -47,7 +47,7 @@ class TestRestart:
         last = begun(tmp_path, clock)  # where nothing is declared any more
         try:
             for minutes in (60, 30, 20, 15, 5):
-                since = clock.monotonic() - 60 * minutes
+                since = clock.elapsed_seconds - 60 * minutes
                 own = [amount for time, amount in increments if time >= since]
                 found = last.query.summary(minutes)
 
@@ -61,7 +61,7 @@ class TestRestart:
 
 
 class TestTime:
-    def test_chunks_are_read_until_the_time_is_over(self, tmp_path: Path, clock: ManualClock) -> None:
+    def test_chunks_are_read_until_the_time_is_over(self, tmp_path: Path, clock: VirtualTime) -> None:
         """
         Looking for records in chunks ends in the midst when its time is over; with time, all are found.
         """

@@ -28,11 +28,11 @@ from rfs.monitoring._store import deadline as deadlines
 from rfs.monitoring._store import records as records_module
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader
 from rfs.monitoring._store.records import RecordReader, RecordWriter
+from rfs.testing.virtual_time import VirtualTime
 from tests.faults.processes import Process as RealProcess
 from tests.faults.processes import eventually, names_in, size
 from tests.faults.programs.record_writer import KEPT, map_segments
 from tests.monitoring.chunks import opened, record
-from tests.monitoring.conftest import ManualClock
 from tests.monitoring.test_windows import in_memory
 
 MIB = 1 << 20
@@ -61,7 +61,7 @@ class Process:
 class Site:
     """A store in *path*, and processes that record."""
 
-    def __init__(self, path: Path, clock: ManualClock, processes: int = 1) -> None:
+    def __init__(self, path: Path, clock: VirtualTime, processes: int = 1) -> None:
         self.path = path
         self.clock = clock
         self.problems: list[tuple[str, str]] = []
@@ -119,7 +119,7 @@ class Seen:
 
 
 @pytest.fixture
-def site(tmp_path: Path, clock: ManualClock) -> Site:
+def site(tmp_path: Path, clock: VirtualTime) -> Site:
     return Site(tmp_path / "store", clock)
 
 
@@ -152,7 +152,7 @@ class TestImport:
         assert not leader.pending()[0]
         assert len(leader.page()) == 75
 
-    def test_every_process_answers_alike(self, tmp_path: Path, clock: ManualClock) -> None:
+    def test_every_process_answers_alike(self, tmp_path: Path, clock: VirtualTime) -> None:
         """
         Whoever is asked, and whenever it began: records of all processes, imported or not, newest first and once.
         """
@@ -187,7 +187,7 @@ class TestPaging:
         """
         Page after page, records of equal time among them, while more are recorded and imported: what was there first comes once.
         """
-        site = Site(tmp_path_factory.mktemp("s"), ManualClock(), processes=2)
+        site = Site(tmp_path_factory.mktemp("s"), VirtualTime(), processes=2)
         leader, other = site.reader(), site.reader()
         rest = iter(list(enumerate(made)))
 
@@ -279,7 +279,7 @@ class Store(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.path = in_memory()
-        self.clock = ManualClock()
+        self.clock = VirtualTime()
         self.site = Site(self.path, self.clock, processes=3)
         self.seen = [self.site.reader() for _ in range(3)]
         self.made: list[bytes] = []

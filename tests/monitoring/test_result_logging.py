@@ -12,16 +12,16 @@ from enum import Enum
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Annotated, Any
+from unittest.mock import ANY
 
 import pytest
+from dirty_equals import IsNumeric
 
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring import debug, error, info, log, warning
-from rfs.monitoring._capture.record import LogRecord
 from rfs.monitoring.context import CorrelationContext, bind, current
 from rfs.monitoring.masking import Sensitive
 from rfs.monitoring.metrics import collect_result_metric
-from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.result_logging import (
     LoggingMonoResult,
     LogLevel,
@@ -37,7 +37,9 @@ from rfs.monitoring.result_logging import (
     query_logs_by_correlation_id,
 )
 from rfs.reactive import FluxResult, MonoResult
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.fixtures import Telemetry
+from rfs.testing.result_helpers import assert_mono_result_value, assert_result_value
+from rfs.testing.virtual_time import VirtualTime
 
 
 class Code(Enum):
@@ -52,61 +54,49 @@ class OrderError(Exception):
         self.expected = expected
 
 
-def records(monitor: Monitor) -> list[LogRecord]:
-    return monitor.query.records(limit=1000)[::-1]
-
-
-def counted(monitor: Monitor, name: str, **labels: str) -> float | None:
-    return monitor.query.increase(name, "1h", labels)
-
-
 class TestOperation:
-    async def test_start_and_end(self, monitor: Monitor, clock: ManualClock) -> None:
+    async def test_start_and_end(self, telemetry: Telemetry, virtual_time: VirtualTime) -> None:
         """
         An operation is two records: its start with the arguments by name, its end with duration and result's type.
         """
 
         @log_result_operation("user_processing")
         async def process(user_id: str, *, retries: int = 0) -> Result[dict[str, int], str]:
-            clock.advance(0.25)
+            virtual_time.advance(0.25)
             return Success({"a": 1, "b": 2})
 
         with CorrelationContext("req_12345"):
-            assert await process("123", retries=2) == Success({"a": 1, "b": 2})
+            await assert_mono_result_value(process("123", retries=2), {"a": 1, "b": 2})
 
-        start, end = records(monitor)
-        line = start.to_dict()
-        assert line["message"] == "Operation started"
-        assert (line["operation"], line["level"], line["correlation_id"]) == ("user_processing", "INFO", "req_12345")
-        assert line["context"] == {"user_id": "123", "retries": 2}
-        assert line["timestamp"].endswith("Z")
-        assert (end.message, end.outcome, end.duration_ms) == ("Operation completed", "ok", 250.0)
+        start, end = telemetry.assert_records(
+            {"operation": "user_processing", "correlation_id": "req_12345", "level": "INFO", "error": None},
+            {"message": "Operation completed", "outcome": "ok", "duration_ms": 250.0, "error": None},
+        )
+        assert start.to_dict()["message"] == "Operation started"
+        assert start.to_dict()["timestamp"].endswith("Z")
+        assert start.context == {"user_id": "123", "retries": 2}
         assert end.context == {"result_type": "dict", "result_size": 2}
-        assert start.error is end.error is None
 
-    def test_measures_by_itself(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_measures_by_itself(self, telemetry: Telemetry, virtual_time: VirtualTime) -> None:
         """
         Successes, failures by code and durations are counted exactly for a scripted workload.
         """
 
         @log_result_operation("order")
         def order(number: int) -> Result[int, OrderError]:
-            clock.advance(0.1)
+            virtual_time.advance(0.1)
             return Success(number) if number % 3 else Failure(OrderError(Code.SOLD_OUT))
 
         for number in range(9):
             order(number)
 
-        assert counted(monitor, "result_success_total", operation="order") == 6
-        assert counted(monitor, "result_failure_total", operation="order") == 3
-        assert counted(monitor, "result_error_by_type_total", operation="order", error_code="SOLD_OUT") == 3
-        durations = monitor.query.distribution("result_duration_ms", "1h", {"operation": "order"})
-        assert durations is not None
-        assert durations.count == 9
-        assert durations.sum == pytest.approx(900)
-        assert monitor.query.latest("operations_active", {"operation": "order"}) == 0
+        telemetry.assert_metric("result_success_total", 6, operation="order")
+        telemetry.assert_metric("result_failure_total", 3, operation="order")
+        telemetry.assert_metric("result_error_by_type_total", 3, operation="order", error_code="SOLD_OUT")
+        telemetry.assert_metric("result_duration_ms", {"count": 9, "sum": pytest.approx(900)}, operation="order")
+        telemetry.assert_metric("operations_active", 0, operation="order")
 
-    def test_is_not_counted_twice(self, monitor: Monitor) -> None:
+    def test_is_not_counted_twice(self, telemetry: Telemetry) -> None:
         """
         A `collect_result_metric` of the same name inside the call takes the place of the decorator's measurement; one of
         another name does not.
@@ -120,11 +110,11 @@ class TestOperation:
             return result
 
         get_user(other=False)
-        assert counted(monitor, "result_success_total") == 1
+        telemetry.assert_metric("result_success_total", 1)
         get_user(other=True)
-        assert counted(monitor, "result_success_total") == 3
+        telemetry.assert_metric("result_success_total", 3)
 
-    def test_a_failure_tells_its_code_and_level(self, monitor: Monitor) -> None:
+    def test_a_failure_tells_its_code_and_level(self, telemetry: Telemetry) -> None:
         """
         A failure is one record at ERROR with type, code and message; an expected one is not at ERROR, but is counted.
         """
@@ -138,19 +128,17 @@ class TestOperation:
         order(OrderError(Code.BROKEN))
         order("free text")
 
-        ends = [record for record in records(monitor) if record.kind == "operation"]
-        assert [(end.level, end.error.code) for end in ends if end.error] == [
-            ("ERROR", "SOLD_OUT"),
-            ("INFO", "SOLD_OUT"),
-            ("INFO", "BROKEN"),
-            ("ERROR", "UNKNOWN"),
-        ]
-        assert ends[0].error is not None
-        assert ends[0].error.message == "order refused: SOLD_OUT"
-        assert not ends[0].error.is_defect
-        assert counted(monitor, "result_failure_total", operation="order") == 4
+        start = {"kind": "operation_start"}
+        refused = {"code": "SOLD_OUT", "message": "order refused: SOLD_OUT", "is_defect": False}
+        telemetry.assert_records(
+            start, {"kind": "operation", "level": "ERROR", "error": refused},
+            start, {"kind": "operation", "level": "INFO", "error": {"code": "SOLD_OUT"}},
+            start, {"kind": "operation", "level": "INFO", "error": {"code": "BROKEN"}},
+            start, {"kind": "operation", "level": "ERROR", "error": {"code": "UNKNOWN"}},
+        )  # fmt: skip
+        telemetry.assert_metric("result_failure_total", 4, operation="order")
 
-    def test_an_exception_goes_on_and_is_a_defect(self, monitor: Monitor) -> None:
+    def test_an_exception_goes_on_and_is_a_defect(self, telemetry: Telemetry) -> None:
         """
         What the function raises is raised on, unchanged, and recorded with its stack trace as a defect.
         """
@@ -164,15 +152,13 @@ class TestOperation:
             divide()
 
         assert caught.value is raised
-        end = records(monitor)[-1]
-        assert end.level == "ERROR"
+        end = telemetry.assert_record(kind="operation", level="ERROR", error={"is_defect": True})
         assert end.error is not None
-        assert end.error.is_defect
         assert end.error.stack_trace is not None
         assert "ZeroDivisionError: by nothing" in end.error.stack_trace
-        assert counted(monitor, "result_failure_total", operation="divide") == 1
+        telemetry.assert_metric("result_failure_total", 1, operation="divide")
 
-    async def test_cancellation_is_neither(self, monitor: Monitor) -> None:
+    async def test_cancellation_is_neither(self, telemetry: Telemetry) -> None:
         """
         A cancelled operation is recorded as cancelled, counted as nothing, and the cancellation goes on.
         """
@@ -187,12 +173,14 @@ class TestOperation:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-        end = records(monitor)[-1]
-        assert (end.message, end.outcome, end.level) == ("Operation cancelled", "cancelled", "INFO")
-        assert counted(monitor, "result_failure_total") == counted(monitor, "result_success_total") == 0
-        assert monitor.query.latest("operations_active") == 0
+        telemetry.assert_records(
+            {"kind": "operation_start"}, {"message": "Operation cancelled", "outcome": "cancelled", "level": "INFO"}
+        )
+        telemetry.assert_metric("result_failure_total", None)
+        telemetry.assert_metric("result_success_total", None)
+        telemetry.assert_metric("operations_active", 0)
 
-    def test_the_defect_in_a_failure_is_marked(self, monitor: Monitor) -> None:
+    def test_the_defect_in_a_failure_is_marked(self, telemetry: Telemetry) -> None:
         """
         A Failure that holds a caught exception is told apart from the domain's failures.
         """
@@ -203,11 +191,9 @@ class TestOperation:
 
         parse()
 
-        end = records(monitor)[-1]
-        assert end.error is not None
-        assert (end.error.type, end.error.is_defect) == ("ValueError", True)
+        telemetry.assert_record(kind="operation", error={"type": ValueError, "is_defect": True})
 
-    def test_nested_operations_are_a_tree(self, monitor: Monitor) -> None:
+    def test_nested_operations_are_a_tree(self, telemetry: Telemetry) -> None:
         """
         An operation inside another is its child span, in the same trace, and plain messages belong to the inner one.
         """
@@ -222,17 +208,18 @@ class TestOperation:
 
         outer()
 
-        by_kind = {(record.kind, record.operation): record for record in records(monitor)}
-        parent, child = by_kind["operation", "outer"], by_kind["operation", "inner"]
-        message = by_kind["log", "inner"]
-        assert child.parent_span_id == parent.span_id == by_kind["operation_start", "outer"].span_id
-        assert parent.parent_span_id == ""
-        assert {record.trace_id for record in by_kind.values()} == {parent.trace_id}
-        assert {record.correlation_id for record in by_kind.values()} == {parent.correlation_id}
-        assert message.span_id == child.span_id
+        parent = telemetry.assert_span(
+            operation="outer",
+            parent_span_id="",
+            children=[{"operation": "inner", "records": [{}, {"kind": "log", "message": "hello"}, {}]}],
+        )
+        (child,) = parent.children
+        found = telemetry.records
+        assert {record.trace_id for record in found} == {parent.trace_id} == {child.trace_id}
+        assert len({record.correlation_id for record in found}) == 1
         assert current() is None
 
-    def test_takes_any_function(self, monitor: Monitor) -> None:
+    def test_takes_any_function(self, telemetry: Telemetry) -> None:
         """
         Methods, extra positional arguments, plain results, None and FluxResults are operations, too.
         """
@@ -255,13 +242,12 @@ class TestOperation:
         batch([Success(1), Failure("x")])
         batch([Failure("x")])
 
-        started = {one.operation: dict(one.context) for one in records(monitor) if one.kind == "operation_start"}
-        assert started["method"] == {"user_id": "7"}
-        assert started["many"] == {"args": [1, 2], "limit": 3}
-        assert counted(monitor, "result_success_total", operation="batch") == 1
-        assert counted(monitor, "result_failure_total", operation="batch") == 1
+        assert telemetry.assert_record(kind="operation_start", operation="method").context == {"user_id": "7"}
+        assert telemetry.assert_record(kind="operation_start", operation="many").context == {"args": [1, 2], "limit": 3}
+        telemetry.assert_metric("result_success_total", 1, operation="batch")
+        telemetry.assert_metric("result_failure_total", 1, operation="batch")
 
-    def test_options(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_options(self, telemetry: Telemetry, virtual_time: VirtualTime) -> None:
         """
         Arguments can be left out, the result included (masked), the logger named, a slow success be a warning.
         """
@@ -270,18 +256,17 @@ class TestOperation:
             "login", include_args=False, include_result=True, logger_name="auth", performance_threshold_ms=100
         )
         def login(password: str) -> Result[dict[str, str], str]:
-            clock.advance(0.2)
+            virtual_time.advance(0.2)
             return Success({"user": "kim", "password": password})
 
         login("hunter2-secret")
 
-        start, end = records(monitor)
+        start, end = telemetry.assert_records({}, {"logger": "auth", "level": "WARNING"})
         assert start.context == {}
-        assert end.logger == "auth"
-        assert end.level == "WARNING"
         assert end.context["result"] == {"user": "kim", "password": "[masked:key]"}
+        telemetry.assert_no_secret("hunter2-secret")
 
-    def test_sensitive_parameters_are_never_shown(self, monitor: Monitor) -> None:
+    def test_sensitive_parameters_are_never_shown(self, telemetry: Telemetry) -> None:
         """
         An argument whose annotation says that it is sensitive is recorded as masked, whatever its name and value.
         """
@@ -293,10 +278,11 @@ class TestOperation:
         visit("Kim", ward="3")
         visit(patient="Kim", ward="3")
 
-        started = [one.context for one in records(monitor) if one.kind == "operation_start"]
-        assert started == [{"patient": "[masked:type]", "ward": "3"}] * 2
+        started = {"kind": "operation_start", "patient": "[masked:type]", "ward": "3"}
+        ended = {"kind": "operation"}
+        telemetry.assert_records(started, ended, started, ended)
 
-    def test_below_the_level_nothing_is_recorded_but_all_is_counted(self, monitor: Monitor) -> None:
+    def test_below_the_level_nothing_is_recorded_but_all_is_counted(self, telemetry: Telemetry) -> None:
         """
         The level is about records; measurements do not depend on it.
         """
@@ -307,8 +293,8 @@ class TestOperation:
 
         quiet()
 
-        assert records(monitor) == []
-        assert counted(monitor, "result_success_total", operation="quiet") == 1
+        telemetry.assert_records()
+        telemetry.assert_metric("result_success_total", 1, operation="quiet")
 
     @pytest.mark.parametrize("bad", ["", None, 7])
     def test_needs_a_name(self, bad: Any) -> None:
@@ -318,19 +304,19 @@ class TestOperation:
         with pytest.raises(ValueError, match="operation_name"):
             log_result_operation(bad)
 
-    def test_codes_are_bounded(self, monitor: Monitor) -> None:
+    def test_codes_are_bounded(self, telemetry: Telemetry) -> None:
         """
         Of one operation a hundred codes become labels; further ones share one, and the sum stays right.
         """
         for number in range(150):
-            monitor.count_error("order", "OrderError", f"CODE_{number}")
+            telemetry.monitor.count_error("order", "OrderError", f"CODE_{number}")
 
-        codes = monitor.query.increase_by("result_error_by_type_total", "error_code")
+        codes = telemetry.monitor.query.increase_by("result_error_by_type_total", "error_code")
 
         assert len(codes) == 101
         assert codes["rfs_overflow"] == 50
 
-    def test_failure_says_where_its_function_is(self, monitor: Monitor) -> None:
+    def test_failure_says_where_its_function_is(self, telemetry: Telemetry) -> None:
         """
         The record of a failure has the dotted path of what was called; that of a success has none.
         """
@@ -342,14 +328,14 @@ class TestOperation:
         order("bibimbap")
         order("")
 
-        ends = [record.context.get("code.function.name") for record in records(monitor) if record.kind == "operation"]
-        assert ends == [None, f"{__name__}.{order.__qualname__}"]
+        telemetry.assert_no_record(outcome="ok", **{"code.function.name": ANY})
+        telemetry.assert_record(outcome="failed", **{"code.function.name": f"{__name__}.{order.__qualname__}"})
 
     @pytest.mark.parametrize(
         ("spec", "path"), [(ModuleSpec("shop.run", None), "shop.run.order"), (None, "serve.order")]
     )
     def test_function_of_a_program_is_where_it_can_be_imported_from(
-        self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch, spec: ModuleSpec | None, path: str
+        self, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, spec: ModuleSpec | None, path: str
     ) -> None:
         """
         In a program that runs as a module or as a script, it is told by the name of that, and not as `__main__`.
@@ -364,13 +350,13 @@ class TestOperation:
         order.__module__, order.__qualname__ = "__main__", "order"
         log_result_operation("order")(order)()
 
-        assert records(monitor)[-1].context["code.function.name"] == path
+        telemetry.assert_record(outcome="failed", **{"code.function.name": path})
 
 
 class TestNeverTheHostsProblem:
     @pytest.mark.parametrize("broken", ["keep", "operation"])
     def test_a_fault_of_ours_changes_nothing(
-        self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch, broken: str
+        self, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, broken: str
     ) -> None:
         """
         With an exception in our own code the decorated function's result is unchanged, and the fault is counted.
@@ -383,14 +369,15 @@ class TestNeverTheHostsProblem:
         def order() -> Result[int, str]:
             return Success(1)
 
-        monkeypatch.setattr(monitor, broken, fail)
+        monkeypatch.setattr(telemetry.monitor, broken, fail)
 
-        assert order() == Success(1)
+        assert_result_value(order(), 1)
         assert current() is None
-        assert (counted(monitor, "telemetry_internal_errors_total") or 0) >= 1
+        telemetry.assert_metric("telemetry_internal_errors_total")
 
+    @pytest.mark.usefixtures("telemetry")
     @pytest.mark.parametrize("broken", ["current", "start_context", "activate", "default_monitor"])
-    def test_not_even_without_a_context(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    def test_not_even_without_a_context(self, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
         """
         Whatever of ours an operation reaches for first may be broken: its result is unchanged.
         """
@@ -404,20 +391,20 @@ class TestNeverTheHostsProblem:
 
         monkeypatch.setattr(f"rfs.monitoring.result_logging.{broken}", fail)
 
-        assert order() == Success(1)
+        assert_result_value(order(), 1)
 
-    def test_a_fault_while_encoding_is_counted(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_fault_while_encoding_is_counted(self, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         A record that could not be made is a counted fault, and nothing is raised.
         """
-        monkeypatch.setattr(monitor.masker, "text", lambda _text: 1 / 0)
+        monkeypatch.setattr(telemetry.monitor.masker, "text", lambda _text: 1 / 0)
 
-        monitor.log(20, "hello")
+        telemetry.monitor.log(20, "hello")
         monkeypatch.undo()
 
-        assert counted(monitor, "telemetry_internal_errors_total", where="log") == 1
+        telemetry.assert_metric("telemetry_internal_errors_total", 1, where="log")
 
-    def test_values_are_taken_at_the_call(self, monitor: Monitor) -> None:
+    def test_values_are_taken_at_the_call(self, telemetry: Telemetry) -> None:
         """
         What is changed after the call does not change the record.
         """
@@ -426,11 +413,11 @@ class TestNeverTheHostsProblem:
         info("ordered", items=items)
         items.append("soju")
 
-        assert records(monitor)[0].context == {"items": ["bibimbap"]}
+        telemetry.assert_records({"message": "ordered", "items": ["bibimbap"]})
 
 
 class TestMessages:
-    def test_levels(self, monitor: Monitor) -> None:
+    def test_levels(self, telemetry: Telemetry) -> None:
         """
         Every verb records at its level; below the Monitor's level nothing is.
         """
@@ -442,18 +429,21 @@ class TestMessages:
         log(LogLevel.ERROR, "e")
         log("warning", "f")
         log(20, "g", number=1)
-        monitor.level = 10
+        telemetry.monitor.level = 10
         debug("yes")
 
-        assert [(one.message, one.level) for one in records(monitor)] == [
-            ("a", "INFO"), ("b", "WARNING"), ("c", "ERROR"), ("d", "CRITICAL"), ("e", "ERROR"), ("f", "WARNING"),
-            ("g", "INFO"), ("yes", "DEBUG"),
-        ]  # fmt: skip
-        failed = records(monitor)[2].error
-        assert failed is not None
-        assert (failed.type, failed.message) == ("ValueError", "x")
+        telemetry.assert_records(
+            {"message": "a", "level": "INFO"},
+            {"message": "b", "level": "WARNING"},
+            {"message": "c", "level": "ERROR", "error": {"type": ValueError, "message": "x"}},
+            {"message": "d", "level": "CRITICAL"},
+            {"message": "e", "level": "ERROR"},
+            {"message": "f", "level": "WARNING"},
+            {"message": "g", "level": "INFO"},
+            {"message": "yes", "level": "DEBUG"},
+        )
 
-    def test_fields_of_the_request_and_of_the_call(self, monitor: Monitor) -> None:
+    def test_fields_of_the_request_and_of_the_call(self, telemetry: Telemetry) -> None:
         """
         What was bound to the request is on every record; the call's own field wins.
         """
@@ -462,7 +452,7 @@ class TestMessages:
             info("ordered", table=2)
             info("plain")
 
-        ordered, plain = query_logs_by_correlation_id("req")
+        ordered, plain = telemetry.assert_records({"correlation_id": "req"}, {"correlation_id": "req"})
         assert ordered.context == {"user_id": "7", "table": 2}
         assert plain.context == {"user_id": "7", "table": 1}
 
@@ -476,7 +466,7 @@ class TestMessages:
 
 
 class TestChains:
-    async def test_each_step_is_a_record(self, monitor: Monitor) -> None:
+    async def test_each_step_is_a_record(self, telemetry: Telemetry) -> None:
         """
         Every named step is one record with message, type and size of its value; performance has the memory in use.
         """
@@ -495,21 +485,23 @@ class TestChains:
                 .to_result()
             )
 
-        assert result == Success([1, 2, 3])
-        found = query_logs_by_correlation_id("req")
-        assert [(one.kind, one.step, one.outcome) for one in found] == [
-            ("step", "initial_processing", "ok"),
-            ("step", "validation", "ok"),
-            ("performance", "total_processing_time", "ok"),
-        ]
-        first, second, performance = found
-        assert first.message == "데이터 초기 처리 완료"
-        assert (first.context["result_type"], first.context["result_size"]) == ("dict", 1)
-        assert (second.context["result_type"], second.context["result_size"]) == ("list", 3)
+        assert_result_value(result, [1, 2, 3])
+        step = {"kind": "step", "outcome": "ok", "correlation_id": "req"}
+        *steps, performance = telemetry.assert_records(
+            {
+                **step,
+                "step": "initial_processing",
+                "message": "데이터 초기 처리 완료",
+                "result_type": "dict",
+                "result_size": 1,
+            },
+            {**step, "step": "validation", "result_type": "list", "result_size": 3},
+            {"kind": "performance", "step": "total_processing_time", "outcome": "ok", "correlation_id": "req"},
+        )
         assert performance.context["memory_usage_mb"] == pytest.approx(memory_usage_mb(), rel=0.5)
-        assert all(one.duration_ms is not None for one in found)
+        assert all(each.duration_ms is not None for each in (*steps, performance))
 
-    async def test_a_failure_is_one_error(self, monitor: Monitor) -> None:
+    async def test_a_failure_is_one_error(self, telemetry: Telemetry) -> None:
         """
         ``log_error`` is one record at ERROR, for a Failure only, with its code.
         """
@@ -519,12 +511,17 @@ class TestChains:
 
         await create_logging_mono(fail, "ordering").log_error("ordering_failed").to_result()
 
-        (found,) = [one for one in records(monitor) if one.kind == "error"]
-        assert (found.level, found.step, found.outcome) == ("ERROR", "ordering_failed", "failed")
-        assert found.error is not None
-        assert found.error.code == "SOLD_OUT"
+        telemetry.assert_records(
+            {
+                "kind": "error",
+                "level": "ERROR",
+                "step": "ordering_failed",
+                "outcome": "failed",
+                "error": {"code": "SOLD_OUT"},
+            }
+        )
 
-    async def test_a_failed_step_does_not_claim_success(self, monitor: Monitor) -> None:
+    async def test_a_failed_step_does_not_claim_success(self, telemetry: Telemetry) -> None:
         """
         What the caller says of a step is said when it went well; a failed or skipped one says that.
         """
@@ -535,12 +532,12 @@ class TestChains:
         chain = create_logging_mono(fail).log_step("store", "주문 저장 완료").log_step("send", "주문 전송 완료")
         await chain.to_result()
 
-        assert [(one.step, one.outcome, one.message) for one in records(monitor)] == [
-            ("store", "failed", "Step failed"),
-            ("send", "skipped", "Step skipped"),
-        ]
+        telemetry.assert_records(
+            {"step": "store", "outcome": "failed", "message": "Step failed"},
+            {"step": "send", "outcome": "skipped", "message": "Step skipped"},
+        )
 
-    async def test_levels_and_details_of_steps(self, monitor: Monitor) -> None:
+    async def test_levels_and_details_of_steps(self, telemetry: Telemetry) -> None:
         """
         A step may bring details or a level; below the Monitor's level it is no record.
         """
@@ -551,8 +548,7 @@ class TestChains:
         chain = MonoResult.from_async_result(ok).name("chain")
         await chain.log_step("detailed", {"table": 7}).log_step("quiet", LogLevel.DEBUG).to_result()
 
-        (found,) = records(monitor)
-        assert (found.step, found.context["table"], found.context["chain"]) == ("detailed", 7, "chain")
+        telemetry.assert_records({"step": "detailed", "table": 7, "chain": "chain"})
 
     def test_is_a_chain_of_its_own_kind(self) -> None:
         """
@@ -568,14 +564,14 @@ class TestChains:
 
 
 class TestEntries:
-    def test_finished_operations_have_the_plans_entry(self, monitor: Monitor, clock: ManualClock) -> None:
+    def test_finished_operations_have_the_plans_entry(self, telemetry: Telemetry, virtual_time: VirtualTime) -> None:
         """
         The record of a finished operation carries a ResultLogEntry with exactly the documented fields; a start has none.
         """
 
         @log_result_operation("order")
         def order(user_id: str) -> Result[int, OrderError]:
-            clock.advance(0.05)
+            virtual_time.advance(0.05)
             return Failure(OrderError(Code.SOLD_OUT))
 
         with CorrelationContext("req"):
@@ -593,19 +589,19 @@ class TestEntries:
 
 class TestStreams:
     @pytest.fixture
-    def stream(self, monitor: Monitor) -> io.StringIO:
+    def stream(self, telemetry: Telemetry) -> io.StringIO:
         text = io.StringIO()
         configure_result_logging(stream=text)
         return text
 
-    def test_one_strict_json_object_per_line(self, monitor: Monitor, stream: io.StringIO) -> None:
+    def test_one_strict_json_object_per_line(self, telemetry: Telemetry, stream: io.StringIO) -> None:
         """
         Whatever is recorded comes out as one JSON object on one line, Korean as it is.
         """
         info("주문 생성\nsecond line", amount=float("nan"), note="\u2028\x00")
         info("plain")
 
-        monitor.stop()
+        telemetry.monitor.stop()
 
         lines = stream.getvalue().splitlines()
         first, second = (json.loads(line, parse_constant=pytest.fail) for line in lines)
@@ -615,7 +611,7 @@ class TestStreams:
         assert second["message"] == "plain"
         assert "주문 생성" in lines[0]
 
-    def test_configuring_again_replaces(self, monitor: Monitor, stream: io.StringIO) -> None:
+    def test_configuring_again_replaces(self, telemetry: Telemetry, stream: io.StringIO) -> None:
         """
         The last call holds: no line is printed twice, and the settings are its own.
         """
@@ -624,14 +620,14 @@ class TestStreams:
 
         info("no")
         error("yes", exception=ValueError("x"))
-        monitor.stop()
+        telemetry.monitor.stop()
 
         assert stream.getvalue() == ""
         (line,) = again.getvalue().splitlines()
         assert "stack_trace" not in json.loads(line)["error"]
-        assert monitor.correlation_header == "X-Request-Trace"
+        assert telemetry.monitor.correlation_header == "X-Request-Trace"
 
-    def test_a_broken_stream_is_counted(self, monitor: Monitor) -> None:
+    def test_a_broken_stream_is_counted(self, telemetry: Telemetry) -> None:
         """
         A stream that was closed costs its lines and nothing else; what was lost is counted.
         """
@@ -640,13 +636,13 @@ class TestStreams:
         text.close()
 
         info("lost here, kept in the store")
-        monitor.stop()
+        telemetry.monitor.stop()
 
-        assert counted(monitor, "rfs_dropped_total", signal="stream") == 1
-        assert counted(monitor, "telemetry_internal_errors_total", where="stream") == 1
-        assert len(records(monitor)) == 1
+        telemetry.assert_metric("rfs_dropped_total", 1, signal="stream")
+        telemetry.assert_metric("telemetry_internal_errors_total", 1, where="stream")
+        telemetry.assert_records({"message": "lost here, kept in the store"})
 
-    def test_a_stream_that_hangs_blocks_nobody(self, monitor: Monitor) -> None:
+    def test_a_stream_that_hangs_blocks_nobody(self, telemetry: Telemetry) -> None:
         """
         While the stream takes nothing, recording and reading go on, and what does not fit is counted.
         """
@@ -663,28 +659,28 @@ class TestStreams:
         for site in range(2):
             for _ in range(12_000):
                 info(f"x{site}")
-            monitor.query.records(limit=1)
+            telemetry.monitor.query.records(limit=1)
         release.set()
 
-        assert (counted(monitor, "rfs_dropped_total", signal="stream") or 0) >= 4_000
+        telemetry.assert_metric("rfs_dropped_total", IsNumeric(ge=4_000), signal="stream")
 
     def test_default_is_the_standard_output_of_the_moment(
-        self, monitor: Monitor, capsys: pytest.CaptureFixture[str]
+        self, telemetry: Telemetry, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """
         Without a stream lines go to standard output; with None nowhere.
         """
         configure_result_logging()
         info("shown")
-        monitor.stop()
+        telemetry.monitor.stop()
         configure_result_logging(stream=None)
         info("not shown")
-        monitor.stop()
+        telemetry.monitor.stop()
 
         assert [json.loads(line)["message"] for line in capsys.readouterr().out.splitlines()] == ["shown"]
 
     @pytest.mark.parametrize("header", ["", "a b", "X:Y", "X\r\nY"])
-    def test_a_bad_header_is_refused(self, monitor: Monitor, header: str) -> None:
+    def test_a_bad_header_is_refused(self, telemetry: Telemetry, header: str) -> None:
         """
         A header name that no HTTP message could carry is an error.
         """
@@ -694,7 +690,7 @@ class TestStreams:
 
 class TestStandardLogging:
     @pytest.fixture
-    def logger(self, monitor: Monitor) -> Iterator[logging.Logger]:
+    def logger(self, telemetry: Telemetry) -> Iterator[logging.Logger]:
         logger = logging.getLogger("shop.orders")
         handler = RfsHandler()
         logger.addHandler(handler)
@@ -702,7 +698,7 @@ class TestStandardLogging:
         yield logger
         logger.removeHandler(handler)
 
-    def test_records_of_other_libraries_join(self, monitor: Monitor, logger: logging.Logger) -> None:
+    def test_records_of_other_libraries_join(self, telemetry: Telemetry, logger: logging.Logger) -> None:
         """
         A record of the standard library has our shape: message, logger, extra as fields, masked, and the correlation id.
         """
@@ -716,7 +712,7 @@ class TestStandardLogging:
         assert found.context["password"] == "[masked:key]"
         assert found.context["function"] == "test_records_of_other_libraries_join"
 
-    def test_exceptions(self, monitor: Monitor, logger: logging.Logger) -> None:
+    def test_exceptions(self, telemetry: Telemetry, logger: logging.Logger) -> None:
         """
         ``logger.exception`` brings type, message and stack trace.
         """
@@ -725,24 +721,27 @@ class TestStandardLogging:
         except ValueError:
             logger.exception("failed")
 
-        found = records(monitor)[0].error
-        assert found is not None
-        assert found.type == "ValueError"
-        assert found.stack_trace is not None
+        found = telemetry.assert_record(message="failed", error={"type": ValueError, "message": "x"})
+        assert found.error is not None
+        assert found.error.stack_trace is not None
 
-    def test_wrong_arguments_raise_nothing(self, monitor: Monitor) -> None:
+    def test_wrong_arguments_raise_nothing(self, telemetry: Telemetry) -> None:
         """
         A format that does not fit its arguments is still a record.
         """
         RfsHandler().handle(logging.makeLogRecord({"msg": "%d items", "args": ("many",), "levelno": 30}))
 
-        assert records(monitor)[0].message == "%d items <unformattable arguments>"
-        assert records(monitor)[0].logger == "<no name>"
-        assert records(monitor)[0].context["formatting_error"] == "TypeError"
+        telemetry.assert_records(
+            {
+                "message": "%d items <unformattable arguments>",
+                "logger": "<no name>",
+                "formatting_error": "TypeError",
+            }
+        )
 
 
 class TestResultLogger:
-    def test_a_life_in_several_calls(self, monitor: Monitor) -> None:
+    def test_a_life_in_several_calls(self, telemetry: Telemetry) -> None:
         """
         The ancestor's logger records start, steps, performance, result, error and end under one id.
         """

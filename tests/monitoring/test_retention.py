@@ -33,9 +33,11 @@ from rfs.monitoring._store.retention import (
 from rfs.monitoring._store.windows import WindowWriter
 from rfs.monitoring._totals import Totals
 from rfs.monitoring.retention import Retention
+from rfs.testing.virtual_time import VirtualTime
 from tests.faults.processes import Process, names_in
 from tests.faults.tools import Tmpfs, tmpfs
 from tests.monitoring.chunks import contents, opened, record, run_of, sealed
+from tests.monitoring.led import no_problem
 
 SECOND = 1_000_000_000
 NOW = 1_800_000_000
@@ -51,11 +53,11 @@ class Kept:
 
     def __init__(self, path: Path, **policy: float) -> None:
         self.path = path
-        self.now = float(NOW)
+        self.clock = VirtualTime(NOW)
         self.chunks = path / CHUNKS
         with opened(self.chunks):
             pass
-        self.retention = RecordRetention(path, Retention(**policy), lambda: self.now)  # type: ignore[arg-type]
+        self.retention = RecordRetention(path, Retention(**policy), lambda: self.clock.now.timestamp())  # type: ignore[arg-type]
 
     def add(self, name: str, second: int, *, bytes_each: int = 0) -> str:
         with opened(self.chunks) as directory:
@@ -170,11 +172,11 @@ class TestC2AheadForAMoment:
         """
         kept.add("a", NOW)
 
-        kept.now += 365 * DAY
+        kept.clock.jump(365 * DAY)
         assert kept.retention.keep().chunks == 0
-        kept.now = NOW + 60
+        kept.clock.jump(60 - 365 * DAY)
         assert kept.retention.keep().chunks == 0
-        kept.now += 365 * DAY
+        kept.clock.jump(365 * DAY)
         kept.retention.keep()
         assert kept.retention.keep().chunks == 1
 
@@ -305,10 +307,6 @@ def disk(tmp_path: Path) -> Iterator[Tmpfs]:
         yield mounted
 
 
-def no_problem(code: str, text: str) -> None:
-    raise AssertionError(f"{code}: {text}")
-
-
 def refused(write: Callable[[int], None]) -> str:
     """Write until the store cannot; say why."""
     for number in range(3_000):
@@ -396,24 +394,24 @@ class TestB2FullDisk:
         assert kept.retention.keep().has_room
         catalogue.close()
 
-    def test_a_store_goes_on(self, disk: Tmpfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_store_goes_on(self, disk: Tmpfs, clock: VirtualTime, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         The leader's store on a full disk: the oldest records make room for the newest, nothing else is lost, and when space returns
         there is a reserve again.
         """
         monkeypatch.setattr(records_module, "SEAL_BYTES", 4 << 20)
-        now, said = [float(NOW)], list[str]()
+        said: list[str] = []
         store = LocalStore(
             disk.path,
             retention=None,
-            now_seconds=lambda: now[0],
-            monotonic=lambda: now[0],
+            now_seconds=lambda: clock.now.timestamp(),
+            monotonic=clock.monotonic,
             on_problem=lambda code, _: said.append(code),
         )
         store.lead(1, is_first=True)
 
         def keep(number: int) -> bool:
-            now[0] += 10
+            clock.advance(10)
             return store.keep([run_of(frames_at(NOW + number, 2, 1 << 20), source=f"{number}.segment")], at_once=True)
 
         def numbers() -> list[int]:
@@ -436,7 +434,7 @@ class TestB2FullDisk:
         assert 0 < left[0] < 30
         assert left == list(range(left[0], 40))
         (disk.path / "filler").unlink()
-        now[0] += 60
+        clock.advance(60)
         store.write(Totals({}, {}, {}, {}, {}, []), is_whole=True)
         assert (store.path / RESERVE).stat().st_size == RESERVE_BYTES
         assert store.at(None, lambda _text: NOTHING_WAITS).statistics()["evicted_records"] == 2 * left[0]
@@ -461,28 +459,27 @@ class TestB2FullDisk:
 
 
 class TestCounted:
-    def test_by_whoever_leads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_by_whoever_leads(self, tmp_path: Path, clock: VirtualTime, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         What went is counted, over all leaders and for every reader; what could not be counted at once is later.
         """
         nothing = Totals({}, {}, {}, {}, {}, [])
-        now = [float(NOW)]
         said: list[str] = []
 
         def opened_store() -> LocalStore:
             return LocalStore(
                 tmp_path,
                 retention=Retention(records_seconds=60),
-                now_seconds=lambda: now[0],
-                monotonic=lambda: now[0],
+                now_seconds=lambda: clock.now.timestamp(),
+                monotonic=clock.monotonic,
                 on_problem=lambda code, _: said.append(code),
             )
 
         def grow_old(store: LocalStore, records: int) -> None:
-            frames = frames_at(int(now[0]), records)
-            assert store.keep([run_of(frames, source=f"{now[0]:.0f}.segment")], at_once=True)
+            frames = frames_at(int(clock.now.timestamp()), records)
+            assert store.keep([run_of(frames, source=f"{clock.elapsed_seconds:.0f}.segment")], at_once=True)
             store.seal()
-            now[0] += 120
+            clock.advance(120)
             store.write(nothing, is_whole=True)
 
         def evicted() -> float:
@@ -507,7 +504,7 @@ class TestCounted:
             full.setattr(store._writing.catalogue, "turn", refuse)
             grow_old(store, 5)
         during = evicted()
-        now[0] += 120
+        clock.advance(120)
         store.write(nothing, is_whole=True)
 
         assert counts == [0, 3]

@@ -17,8 +17,8 @@ from rfs.monitoring._store.local import LocalStore
 from rfs.monitoring._totals import Totals
 from rfs.monitoring.alerts import Aggregation, AlertCondition, Rule
 from rfs.monitoring.monitor import Monitor
+from rfs.testing.virtual_time import VirtualTime
 from tests.faults.processes import size
-from tests.monitoring.conftest import ManualClock
 from tests.monitoring.led import no_problem
 
 NOW = 1_800_000_000
@@ -27,7 +27,7 @@ STORES = [None, "a", "b", "c"]
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: ManualClock) -> Iterator[LocalStore]:
+def store(tmp_path: Path, clock: VirtualTime) -> Iterator[LocalStore]:
     made = LocalStore(
         tmp_path,
         retention=None,
@@ -66,12 +66,12 @@ class TestTotalsJustWritten:
 
         assert increase(store, totals) == 3.0
 
-    def test_while_a_clock_is_set_back(self, store: LocalStore, clock: ManualClock) -> None:
+    def test_while_a_clock_is_set_back(self, store: LocalStore, clock: VirtualTime) -> None:
         """
         Windows stand still until the clock has caught up; what they have counts from the present on all the same.
         """
         for counted, step in ((5.0, 0), (7.0, -20), (9.0, 1)):
-            clock.advance(step)
+            clock.jump(step)
             totals = Totals({}, {ORDERS: counted}, {}, {}, {}, [])
             assert store.write(totals, is_whole=True)
             now = clock.time_ns() / 1e9
@@ -90,7 +90,7 @@ RULES = [
 ]  # fmt: skip
 
 
-def begun(directory: str, clock: ManualClock) -> Monitor:
+def begun(directory: str, clock: VirtualTime) -> Monitor:
     monitor = Monitor(service_name="watched", directory=directory, clock=clock)
     for rule in RULES:
         monitor.alerts.set_rule(rule)
@@ -118,7 +118,7 @@ class TestRules:
 
         Quantiles are so within their error: which of the extremes are known exactly depends on how they were added up.
         """
-        clock = ManualClock(NOW)
+        clock = VirtualTime(NOW)
         with TemporaryDirectory() as folder, ExitStack() as stack:
             leader, worker = begun(folder, clock), begun(folder, clock)
             stack.callback(lambda: leader.stop())

@@ -27,6 +27,7 @@ from rfs.monitoring._store.ranges import WindowReader, WindowsAt
 from rfs.monitoring._store.windows import WindowWriter
 from rfs.monitoring._totals import Totals
 from tests.faults.processes import size
+from tests.monitoring.led import no_problem
 from tests.monitoring.test_windows import in_memory
 
 HOUR = 3_600
@@ -63,10 +64,6 @@ def live(
     sketches: dict[SeriesKey, SketchReading] | None = None,
 ) -> Totals:
     return Totals({}, counters or {}, gauges or {}, sketches or {}, {}, [])
-
-
-def no_problem(code: str, text: str) -> None:
-    raise AssertionError(f"{code}: {text}")
 
 
 class Kept:

@@ -1275,6 +1275,7 @@ class TestOtherProcess:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Without a pause: what is waited for takes microseconds, and hundreds of times."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -27,6 +27,7 @@ from rfs.monitoring._store.ranges import WindowReader
 from rfs.monitoring._store.windows import WindowWriter
 from rfs.monitoring.retention import Retention
 from tests.faults.processes import size
+from tests.monitoring.led import no_problem
 
 NOW = 1_800_000_000 // 86_400 * 86_400
 HOUR, DAY = 3_600, 86_400
@@ -52,10 +53,6 @@ def in_memory() -> Path:
     """A new folder where syncing a file takes no time."""
     place = Path("/dev/shm")
     return Path(tempfile.mkdtemp(prefix=f"rfs-tests-{os.getpid()}-", dir=place if place.is_dir() else None))
-
-
-def no_problem(code: str, text: str) -> None:
-    raise AssertionError(f"{code}: {text}")
 
 
 class Kept:

@@ -22,9 +22,9 @@ from typing import Any
 from rfs.monitoring._store import catalogue
 from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.retention import Retention
+from rfs.testing.virtual_time import VirtualTime
 from tests.faults.processes import reply
 from tests.faults.programs.catalogue import VERSION_2
-from tests.monitoring.conftest import ManualClock
 
 BEGIN = 1_800_000_000 // 86_400 * 86_400 + 30
 STEPS = [1, 1, 20, 40, 20, 3_600, 20, 40, 7_200, 86_400, 30, 40, 3_600, 3 * 86_400, 40, 40]  # seconds between the turns
@@ -45,12 +45,12 @@ def turn_times() -> list[int]:
 
 def tell(folder: Path, first: int, count: int, witness: int) -> None:
     """The story from its *first*-th turn on."""
-    clock = ManualClock(BEGIN)
+    clock = VirtualTime(BEGIN)
     monitor = Monitor(service_name="days", clock=clock, directory=folder, retention=RETENTION)
     leader, made, wait = monitor._leader, monitor.counter("made_total").labels(), monitor.histogram("waits").labels()
     times = turn_times()
     for turn in range(first, min(first + count, len(times))):
-        clock.now_ns = times[turn] * 10**9
+        clock.advance(times[turn] - clock.now.timestamp())
         for number in range(turn * EACH, turn * EACH + EACH):
             made.inc()
             monitor.log(20, "made", fields={"number": number, "pad": "x" * 1_000})
