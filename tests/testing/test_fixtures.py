@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import respx  # noqa: F401 - known before pytester notes which modules there are
-from dirty_equals import IsOneOf
+from dirty_equals import IsInt, IsOneOf, IsStr
 from polyfactory import pytest_plugin  # noqa: F401 - likewise
 
 from rfs.core.result import Failure, Result, Success
@@ -167,6 +167,16 @@ class TestRecords:
 
         assert cooking.operation == failed.operation == "kitchen.cook"
 
+    def test_classes(self, telemetry: Telemetry) -> None:
+        """
+        A class is the name of an error's type; one that is a matcher, written without parentheses, matches.
+        """
+        error("it broke", exception=ValueError("rice"), dish="bibimbap")
+
+        telemetry.assert_record(error={"type": ValueError}, dish=IsStr)
+        telemetry.assert_no_record(error={"type": LookupError})
+        telemetry.assert_no_record(dish=IsInt)
+
     def test_says_what_there_was_instead(self, telemetry: Telemetry) -> None:
         """
         The message names what was asked for, the nearest record and its difference, and all records.
@@ -190,6 +200,21 @@ class TestRecords:
 
         assert text.startswith("the records are not these 2, there are 3:")
         assert "'Operation completed'" in text
+
+    def test_all_of_some(self, telemetry: Telemetry) -> None:
+        """
+        Among the records of one kind, of one id or whatever they have in common, one more or one less is told.
+        """
+        cook("bulgogi")
+        cook("bibimbap").is_failure()
+
+        failed, *_ = telemetry.assert_records({"operation": "kitchen.cook"}, level="ERROR")
+        telemetry.assert_records(level="WARNING")
+        text = message_of(telemetry.assert_records, {"dish": "bulgogi"}, message="Cooking")
+
+        assert failed.outcome == "failed"
+        assert text.startswith("the records with message='Cooking' are not these 1, there are 2:")
+        assert "6 ERROR" in text
 
     def test_unexpected_one_is_marked(self, telemetry: Telemetry) -> None:
         """
@@ -263,6 +288,19 @@ class TestMetrics:
         telemetry.assert_metric("result_duration_ms", {"count": 2, "max": IsOneOf(2.0)})
         telemetry.assert_metric("result_failure_total")
         telemetry.assert_metric("never_measured", None)
+
+    def test_a_counter_that_has_counted_nothing(self, telemetry: Telemetry) -> None:
+        """
+        Declared, and of these labels, it is 0 and not measured; one that nobody has declared is not 0.
+        """
+        telemetry.monitor.counter("refunds_total", labels=("table",)).inc(0, table="7")
+
+        telemetry.assert_metric("refunds_total", 0)
+        telemetry.assert_metric("refunds_total", None, table="7")
+
+        assert "was not measured" in message_of(telemetry.assert_metric, "refunds_total")
+        assert "was not measured" in message_of(telemetry.assert_metric, "refunds_total", 0, table="8")
+        assert "was not measured" in message_of(telemetry.assert_metric, "refund_total", 0)
 
     @pytest.mark.parametrize(
         ("asked", "labels", "says"),
@@ -388,6 +426,16 @@ class TestSecrets:
         """
         info("Paid with 4111 1111 1111 1111", password="open-sesame", order=7)
 
+        telemetry.assert_no_secret("open-sesame")
+
+    def test_nor_is_what_masking_again_would_name_otherwise(self, telemetry: Telemetry) -> None:
+        """
+        A registered secret that was masked as one may stand where a rule would mask whatever it is.
+        """
+        telemetry.monitor.masker.register_secret("open-sesame")
+        info("Called", callback="https://ali:open-sesame@door.example/")
+
+        telemetry.assert_record(callback="https://[masked:secret]@door.example/")
         telemetry.assert_no_secret("open-sesame")
 
     def test_leak_is_named_and_not_repeated(self, telemetry: Telemetry) -> None:

@@ -8,6 +8,7 @@ object whose ``==`` answers, such as those of dirty-equals.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields
@@ -198,18 +199,24 @@ class Telemetry:
         __tracebackhide__ = True
         return cast("LogRecord", _first("record", self.records, expected))
 
-    def assert_records(self, *expected: Mapping[str, object]) -> list[LogRecord]:
-        """Return all records if they are these, in this order and no others, each as for `assert_record`."""
+    def assert_records(self, *expected: Mapping[str, object], **among: object) -> list[LogRecord]:
+        """
+        Return all records, or those that have all of *among*, if they are *expected*, in this order and no others.
+
+        Each is named as for `assert_record`: ``assert_records({"message": "Retrying"}, {"message": "Gave up"}, level="WARNING")``.
+        """
         __tracebackhide__ = True
         records = self.records
-        if not _matches(list(expected), records):
-            shown = [_projection(record, each) for record, each in zip(records, expected, strict=False)]
-            more = [_line(record) for record in records[len(expected) :]]
+        found = [record for record in records if _matches(among, record)]
+        if not _matches(list(expected), found):
+            shown = [_projection(record, each) for record, each in zip(found, expected, strict=False)]
+            more = [_line(record) for record in found[len(expected) :]]
+            which = f"records with {_labels(among)}" if among else "records"
             fail(
-                f"the records are not these {len(expected)}, there are {len(records)}:\n"
+                f"the {which} are not these {len(expected)}, there are {len(found)}:\n"
                 f"{indent(difference([dict(each) for each in expected], shown + more), '  ')}\n{_listed('record', records)}"
             )
-        return records
+        return found
 
     def assert_no_record(self, **unexpected: object) -> None:
         """Fail if a record has all of *unexpected*."""
@@ -235,14 +242,22 @@ class Telemetry:
         Fail unless metric *name*, over all series that have these *labels*, is *expected*.
 
         A counter is the sum since the test began, a gauge what was written last, a histogram a mapping of ``count``, ``sum``,
-        ``min``, ``max``, ``mean``, ``p50``, ``p95`` and ``p99``. ``None`` means that it was not measured.
+        ``min``, ``max``, ``mean``, ``p50``, ``p95`` and ``p99``. ``None`` means that it was not measured; a counter that is there
+        and has counted nothing is 0, too.
         """
         __tracebackhide__ = True
         totals = self.monitor.query.totals()
-        measured = _measured(
-            totals, [key for key in _keys(totals) if key.name == name and _matches(labels, dict(key.labels))]
-        )
-        if _matches(expected, measured) and not (expected is ANY and measured is None):
+
+        def asked_for(keys: Iterable[SeriesKey]) -> list[SeriesKey]:
+            return [key for key in keys if key.name == name and _matches(labels, dict(key.labels))]
+
+        measured = _measured(totals, asked_for(_keys(totals)))
+        is_idle = measured is None and bool(asked_for(totals.counters))
+        if expected is ANY:
+            is_met = measured is not None
+        else:
+            is_met = _matches(expected, measured) or (is_idle and _matches(expected, 0.0))
+        if is_met:
             return
         what = f"metric {name!r}" + (f" with {_labels(labels)}" if labels else "")
         names = sorted({key.name for key in _keys(totals) if not is_own(key.name)})
@@ -380,6 +395,7 @@ _LOSSES: Final = {
     "rejected": "rfs_rejected_total",
     "dropped": "rfs_dropped_total",
 }
+_MASK: Final = re.compile(r"\[masked:[^\]]*\]")
 _RECORD_FIELDS: Final = frozenset(each.name for each in fields(LogRecord)) | {"entry"}
 
 
@@ -394,7 +410,8 @@ def _matches(expected: object, actual: object) -> bool:
     if isinstance(expected, list | tuple) and isinstance(actual, Sequence) and not isinstance(actual, str):
         wanted, there = cast("Sequence[object]", expected), cast("Sequence[object]", actual)
         return len(wanted) == len(there) and all(map(_matches, wanted, there))
-    if isinstance(expected, type) and isinstance(actual, str):
+    # A matcher that is written without its parentheses is a class, too.
+    if isinstance(expected, type) and type(expected).__eq__ is type.__eq__ and isinstance(actual, str):
         return expected.__name__ == actual  # error={"type": ValueError}
     return actual is not _ABSENT and bool(expected == actual)
 
@@ -537,15 +554,16 @@ def metric_lines(totals: Totals, names: Collection[str], *, values: bool = True)
 
 
 def _leaks(masker: Masker, where: str, value: object) -> Iterable[tuple[str, str]]:
-    """Each text in *value* that *masker* would change, with its place and as it would be."""
+    """Each text in *value* in which *masker* would mask something that is not masked yet, with its place and as it would be."""
     if isinstance(value, str):
         masked = masker.text(value)
-        if masked != value and "[masked" in masked:
+        if "[masked" in masked and _MASK.sub("", masked) != _MASK.sub("", value):
             yield where, masked
     elif isinstance(value, Mapping):
         for name, item in cast("Mapping[str, object]", value).items():
             shown = masker.fields({name: item}).get(name)
-            if isinstance(shown, str) and shown != item and shown.startswith("[masked"):
+            is_mask = isinstance(item, str) and _MASK.fullmatch(item) is not None
+            if isinstance(shown, str) and shown.startswith("[masked") and not is_mask:
                 yield f"{where}.{name}", shown  # under such a key whatever it is would be a secret
             else:
                 yield from _leaks(masker, f"{where}.{name}", item)
