@@ -15,7 +15,8 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import PlainTextResponse
 
 from rfs.monitoring.dashboard_api import SECURITY_HEADERS
-from rfs.monitoring.monitor import Monitor
+from rfs.testing.fixtures import Telemetry
+from rfs.testing.virtual_time import VirtualTime
 from rfs.web.fastapi import DashboardAccess, install
 from rfs.web.fastapi._keys import (
     MAX_SESSIONS,
@@ -26,7 +27,6 @@ from rfs.web.fastapi._keys import (
     FileKeys,
 )
 from tests.web.asgi import Answer, get, request, websocket
-from tests.web.conftest import ManualClock
 
 TOKEN = "configured-token-of-this-test"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -38,7 +38,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Path |
     return lambda: tmp_path if request.param == "files" else None
 
 
-def guarded(clock: ManualClock | None = None, **options: Any) -> tuple[FastAPI, DashboardAccess]:
+def guarded(clock: VirtualTime | None = None, **options: Any) -> tuple[FastAPI, DashboardAccess]:
     """An app with a guarded one mounted at ``/monitoring``."""
     router = APIRouter()
 
@@ -196,10 +196,11 @@ class TestOneTimeToken:
 
 
 class TestSession:
-    async def test_idle(self, place: Callable[[], Path | None], clock: ManualClock) -> None:
+    async def test_idle(self, place: Callable[[], Path | None]) -> None:
         """
         A session ends half an hour after its last use; use keeps it open.
         """
+        clock = VirtualTime()
         app, guard = guarded(clock, directory=place)
         cookie = await enter(app, guard)
 
@@ -210,10 +211,11 @@ class TestSession:
 
         assert (await get(app, "/monitoring/data", headers=cookie)).status == 401
 
-    async def test_absolute(self, place: Callable[[], Path | None], clock: ManualClock) -> None:
+    async def test_absolute(self, place: Callable[[], Path | None]) -> None:
         """
         However much it is used, a session ends after twelve hours.
         """
+        clock = VirtualTime()
         app, guard = guarded(clock, directory=place)
         cookie = await enter(app, guard)
 
@@ -260,10 +262,11 @@ class TestWorkers:
         assert opened.status == 200
         assert [(await get(app, start)).status for app in (first, second)] == [401, 401]
 
-    async def test_a_session_is_open_at_every_worker(self, tmp_path: Path, clock: ManualClock) -> None:
+    async def test_a_session_is_open_at_every_worker(self, tmp_path: Path) -> None:
         """
         A session that one worker opened is open at another; use there keeps it open here, and its end here is its end there.
         """
+        clock = VirtualTime()
         (first, maker), (second, _) = (guarded(clock, directory=lambda: tmp_path) for _ in range(2))
         cookie = await enter(first, maker)
 
@@ -402,7 +405,7 @@ class TestWorkers:
         assert (await get(app, "/monitoring/data", headers=cookie)).status == 401
 
     @pytest.mark.parametrize("damage", ["link", "open to others", "a file"])
-    async def test_a_directory_that_is_not_ours(self, tmp_path: Path, monitor: Monitor, damage: str) -> None:
+    async def test_a_directory_that_is_not_ours(self, tmp_path: Path, telemetry: Telemetry, damage: str) -> None:
         """
         A directory that others could put a session into is not used: the fault is counted, and this worker keeps its own keys.
         """
@@ -421,7 +424,7 @@ class TestWorkers:
 
         assert (await get(app, "/monitoring/data", headers=cookie)).status == 200
         assert is_denied(await get(app, "/monitoring/data", headers={"Cookie": "rfs_session=x"}))
-        assert monitor.query.increase("telemetry_internal_errors_total", labels={"where": "web.access"})
+        telemetry.assert_metric("telemetry_internal_errors_total", where="web.access")
         assert not access.is_dir() or list(access.iterdir()) == []
 
 
@@ -473,7 +476,7 @@ class TestHostsOwnAccess:
             assert (await get(app, "/monitoring/data", headers={"X-Role": "operator"})).status == 200
             assert (await get(app, "/monitoring/data", headers={"X-Role": "cook"})).status == 401
 
-    async def test_that_breaks(self, monitor: Monitor) -> None:
+    async def test_that_breaks(self, telemetry: Telemetry) -> None:
         """
         A function that raises denies, and is counted.
         """
@@ -484,7 +487,7 @@ class TestHostsOwnAccess:
         app, _ = guarded(access=access)
 
         assert is_denied(await get(app, "/monitoring/data"))
-        assert monitor.query.increase("telemetry_internal_errors_total", labels={"where": "web.access"}) == 1
+        telemetry.assert_metric("telemetry_internal_errors_total", 1, where="web.access")
 
 
 class TestHostHeader:

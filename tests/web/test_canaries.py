@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring import bind, collect_metric, configure_result_logging, error, info, log_result_operation
 from rfs.monitoring.metrics import AlertCondition, MetricType, create_alert_rule
-from rfs.monitoring.monitor import Monitor, use_monitor
+from rfs.testing.fixtures import Telemetry
 from rfs.web.fastapi import APIError, ErrorCode, handle_result, install
 
 REGISTERED = "kimchi-Jjigae-7391"
@@ -32,16 +32,16 @@ class PaymentError(Exception):
 class Journey:
     """A service into which every kind of secret is put, and everything that comes out of it."""
 
-    def __init__(self) -> None:
-        self.monitor = Monitor(service_name="shop")
-        self.monitor.masker.register_secret(REGISTERED)
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        telemetry.monitor.masker.register_secret(REGISTERED)
         self.stdout = io.StringIO()
         self.outputs: dict[str, str] = {}
 
     def run(self) -> None:
         configure_result_logging(stream=self.stdout)
         app = build_app()
-        install(app, dashboard_token=TOKEN, monitor=self.monitor)
+        install(app, dashboard_token=TOKEN)
         with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
             put_secrets_in(client)
             headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -116,8 +116,8 @@ def put_secrets_in(client: TestClient) -> None:
 
 @pytest.fixture(scope="module")
 def journey() -> Iterator[Journey]:
-    made = Journey()
-    with use_monitor(made.monitor):
+    with Telemetry() as telemetry:
+        made = Journey(telemetry)
         made.run()
         yield made
 
@@ -131,6 +131,13 @@ class TestNoCanaryGetsOut:
         leaks = [place for place, text in journey.outputs.items() if canary in text]
 
         assert leaks == []
+
+    def test_in_what_is_kept(self, journey: Journey) -> None:
+        """
+        Nor is any of them, plain or encoded, in a record, a label or a diagnosis that is kept in memory.
+        """
+        journey.telemetry.assert_record(message="paying with [masked:card]")
+        journey.telemetry.assert_no_secret(*CANARIES)
 
     def test_the_records_are_there_all_the_same(self, journey: Journey) -> None:
         """

@@ -8,7 +8,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
 
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Request, Response, WebSocket
@@ -17,94 +16,87 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.responses import StreamingResponse
 
 from rfs.monitoring.context import bind, current, propagate
-from rfs.monitoring.monitor import Monitor
+from rfs.monitoring.result_logging import info
+from rfs.testing.fixtures import Telemetry
 from rfs.web.fastapi import RequestMiddleware, install
 from tests.web.asgi import get, websocket
 
 CORRELATION_ID = "req-2.F:matrix"
 HEADERS = {"X-Correlation-ID": CORRELATION_ID}
 
-Seen = list[str | None]
+
+def work() -> None:
+    """What is done somewhere for a request."""
+    info("work")
 
 
-def look() -> str | None:
-    context = current()
-    return context.correlation_id if context is not None else None
-
-
-async def alook() -> str | None:
+async def awork() -> None:
     await asyncio.sleep(0)
-    return look()
+    work()
 
 
 # Ways to run work from an async endpoint.
 
 
-async def in_create_task() -> str | None:
-    return await asyncio.create_task(alook())
+async def in_create_task() -> None:
+    await asyncio.create_task(awork())
 
 
-async def in_gather() -> str | None:
-    first, second = await asyncio.gather(alook(), alook())
-    assert first == second
-    return first
+async def in_gather() -> None:
+    await asyncio.gather(awork(), awork())
 
 
-async def in_task_group() -> str | None:
+async def in_task_group() -> None:
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(alook())
-    return task.result()
+        group.create_task(awork())
 
 
-async def in_call_later() -> str | None:
-    seen: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(0, lambda: seen.set_result(look()))
-    return await seen
+async def in_call_later() -> None:
+    done = asyncio.Event()
+
+    def call() -> None:
+        work()
+        done.set()
+
+    asyncio.get_running_loop().call_later(0, call)
+    await done.wait()
 
 
-async def in_to_thread() -> str | None:
-    return await asyncio.to_thread(look)
+async def in_to_thread() -> None:
+    await asyncio.to_thread(work)
 
 
-async def in_run_in_executor() -> str | None:
-    return await asyncio.get_running_loop().run_in_executor(None, propagate(look))
+async def in_run_in_executor() -> None:
+    await asyncio.get_running_loop().run_in_executor(None, propagate(work))
 
 
-async def in_submit() -> str | None:
+async def in_submit() -> None:
     with ThreadPoolExecutor(1) as executor:
-        return executor.submit(propagate(look)).result()
+        executor.submit(propagate(work)).result()
 
 
-async def in_thread() -> str | None:
-    seen: Seen = []
-
-    def work() -> None:
-        seen.append(look())
-
+async def in_thread() -> None:
     thread = threading.Thread(target=propagate(work))
     thread.start()
     thread.join()
-    return seen[0]
 
 
-async def bare_run_in_executor() -> str | None:
-    return await asyncio.get_running_loop().run_in_executor(None, look)
+async def bare_run_in_executor() -> None:
+    await asyncio.get_running_loop().run_in_executor(None, work)
 
 
-async def bare_submit() -> str | None:
+async def bare_submit() -> None:
     with ThreadPoolExecutor(1) as executor:
-        return executor.submit(look).result()
+        executor.submit(work).result()
 
 
-async def bare_thread() -> str | None:
-    seen: Seen = []
-    thread = threading.Thread(target=lambda: seen.append(look()))
+async def bare_thread() -> None:
+    thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    return seen[0]
 
 
-WORK: tuple[Callable[[], Awaitable[str | None]], ...] = (
+WORK: tuple[Callable[[], Awaitable[None]], ...] = (
     in_create_task,
     in_gather,
     in_task_group,
@@ -134,62 +126,49 @@ class Foreign(BaseHTTPMiddleware):
 
 
 @pytest.fixture(params=[(0, 0), (1, 0), (0, 1), (1, 1), (3, 0), (0, 3), (3, 3)], ids=lambda p: f"{p[0]}out-{p[1]}in")
-def matrix(request: pytest.FixtureRequest) -> tuple[FastAPI, Seen]:
+def matrix(request: pytest.FixtureRequest) -> FastAPI:
     """An app with a route per cell, and foreign middleware outside and inside of ours."""
     outside, inside = request.param
-    seen: Seen = []
     app = FastAPI()
-    for work in (*WORK, *DROPPED_BY_CPYTHON):
-
-        def add(work: Callable[[], Awaitable[str | None]]) -> None:
-            async def endpoint() -> None:
-                seen.append(await work())
-
-            app.add_api_route(f"/{work.__name__}", endpoint)
-
-        add(work)
+    for way in (*WORK, *DROPPED_BY_CPYTHON):
+        app.add_api_route(f"/{way.__name__}", way)
 
     @app.get("/background-sync")
     async def background_sync(tasks: BackgroundTasks) -> None:
-        tasks.add_task(lambda: seen.append(look()))
+        tasks.add_task(work)
 
     @app.get("/background-async")
     async def background_async(tasks: BackgroundTasks) -> None:
-        async def work() -> None:
-            seen.append(await alook())
-
-        tasks.add_task(work)
+        tasks.add_task(awork)
 
     @app.get("/endpoint-sync")
     def endpoint_sync() -> None:
-        seen.append(look())
+        work()
 
-    @app.get("/dependency-sync")
-    async def dependency_sync(found: Annotated[Any, Depends(look)]) -> None:
-        seen.append(found)
+    @app.get("/dependency-sync", dependencies=[Depends(work)])
+    async def dependency_sync() -> None: ...
 
-    @app.get("/dependency-async")
-    async def dependency_async(found: Annotated[Any, Depends(alook)]) -> None:
-        seen.append(found)
+    @app.get("/dependency-async", dependencies=[Depends(awork)])
+    async def dependency_async() -> None: ...
 
     @app.get("/streaming")
     async def streaming() -> StreamingResponse:
         async def lines() -> AsyncIterator[str]:
             yield "a line\n"
-            seen.append(await alook())
+            await awork()
 
         return StreamingResponse(lines())
 
     @app.get("/sse", response_class=EventSourceResponse)
     async def sse() -> AsyncIterator[dict[str, int]]:
         yield {"order": 1}
-        seen.append(await alook())
+        await awork()
 
     @app.websocket("/websocket")
     async def socket(connection: WebSocket) -> None:
         await connection.accept()
         await connection.receive_text()
-        seen.append(look())
+        work()
         await connection.close()
 
     for _ in range(inside):
@@ -197,51 +176,44 @@ def matrix(request: pytest.FixtureRequest) -> tuple[FastAPI, Seen]:
     app.add_middleware(RequestMiddleware)
     for _ in range(outside):
         app.add_middleware(Foreign)
-    return app, seen
+    return app
 
 
 class TestPropagation:
     @pytest.mark.parametrize("cell", [*(work.__name__ for work in WORK), *REQUESTS])
-    async def test_work_knows_its_request(self, matrix: tuple[FastAPI, Seen], cell: str) -> None:
+    async def test_work_knows_its_request(self, matrix: FastAPI, telemetry: Telemetry, cell: str) -> None:
         """
-        The id of the request is seen wherever its work runs, through foreign middleware on either side.
+        What is logged has the id of the request wherever its work runs, through foreign middleware on either side.
         """
-        app, seen = matrix
-
-        answer = await get(app, f"/{cell}", headers=HEADERS)
+        answer = await get(matrix, f"/{cell}", headers=HEADERS)
 
         assert answer.raised is None
-        assert seen == [CORRELATION_ID]
+        times = 2 if cell == "in_gather" else 1
+        telemetry.assert_records(*[{"correlation_id": CORRELATION_ID}] * times, message="work")
 
-    async def test_websocket(self, matrix: tuple[FastAPI, Seen]) -> None:
+    async def test_websocket(self, matrix: FastAPI, telemetry: Telemetry) -> None:
         """
-        A WebSocket's handler sees the id of its handshake, and the handshake's answer carries it.
+        A WebSocket's handler has the id of its handshake, and the handshake's answer carries it.
         """
-        app, seen = matrix
+        answer = await websocket(matrix, "/websocket", ["hello"], HEADERS)
 
-        answer = await websocket(app, "/websocket", ["hello"], HEADERS)
-
-        assert seen == [CORRELATION_ID]
+        telemetry.assert_records({"correlation_id": CORRELATION_ID}, message="work")
         assert answer.headers["x-correlation-id"] == CORRELATION_ID
 
     @pytest.mark.parametrize("cell", [work.__name__ for work in DROPPED_BY_CPYTHON])
-    async def test_what_cpython_drops(self, matrix: tuple[FastAPI, Seen], cell: str) -> None:
+    async def test_what_cpython_drops(self, matrix: FastAPI, telemetry: Telemetry, cell: str) -> None:
         """
         Bare threads and executors start without a context: here `propagate` is needed (and works, see above).
         """
-        app, seen = matrix
+        await get(matrix, f"/{cell}", headers=HEADERS)
 
-        await get(app, f"/{cell}", headers=HEADERS)
+        telemetry.assert_records({"correlation_id": ""}, message="work")
 
-        assert seen == [None]
-
-    async def test_nothing_is_left_behind(self, matrix: tuple[FastAPI, Seen]) -> None:
+    async def test_nothing_is_left_behind(self, matrix: FastAPI) -> None:
         """
         After a request its context is gone.
         """
-        app, _ = matrix
-
-        await get(app, "/endpoint-sync", headers=HEADERS)
+        await get(matrix, "/endpoint-sync", headers=HEADERS)
 
         assert current() is None
 
@@ -249,7 +221,7 @@ class TestPropagation:
 class TestBoundFields:
     @pytest.mark.parametrize("kind", ["sync", "async"])
     @pytest.mark.parametrize("foreign", [0, 1, 3])
-    async def test_on_the_access_line(self, monitor: Monitor, kind: str, foreign: int) -> None:
+    async def test_on_the_access_line(self, telemetry: Telemetry, kind: str, foreign: int) -> None:
         """
         A field bound in an endpoint, sync or async, is on the line that tells that the request is completed.
         """
@@ -269,11 +241,13 @@ class TestBoundFields:
 
         await get(app, f"/{kind}", headers=HEADERS)
 
-        completed = monitor.query.records_by_correlation_id(CORRELATION_ID)[-1]
-        assert completed.message == "Request completed"
-        assert completed.context["table"] == "A7"
+        telemetry.assert_records(
+            {"message": "Request started"},
+            {"message": "Request completed", "table": "A7"},
+            correlation_id=CORRELATION_ID,
+        )
 
-    async def test_requests_are_apart(self, monitor: Monitor) -> None:
+    async def test_requests_are_apart(self, telemetry: Telemetry) -> None:
         """
         A hundred requests in flight at once see, bind and record only what is theirs.
         """
@@ -286,14 +260,14 @@ class TestBoundFields:
                 await asyncio.sleep(0)
             bind(number=number)
             await asyncio.sleep(0)
-            return look()
+            context = current()
+            return context.correlation_id if context is not None else None
 
         answers = await asyncio.gather(
             *(get(app, f"/{number}", headers={"X-Correlation-ID": f"id-{number}"}) for number in range(100))
         )
 
         assert [answer.json() for answer in answers] == [f"id-{number}" for number in range(100)]
-        completed = [record for record in monitor.query.records(limit=1000) if record.message == "Request completed"]
-        assert {(record.correlation_id, record.context["number"]) for record in completed} == {
-            (f"id-{number}", str(number)) for number in range(100)
-        }
+        for number in range(100):
+            own = {"message": "Request completed", "correlation_id": f"id-{number}"}
+            telemetry.assert_records({"number": str(number)}, **own)

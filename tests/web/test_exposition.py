@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse
 
 from rfs.monitoring.exporters.prometheus import OPENMETRICS, TEXT
 from rfs.monitoring.monitor import Monitor
+from rfs.testing.fixtures import Telemetry
 from rfs.web.fastapi import exposition as routes
 from rfs.web.fastapi import install
 from tests.web.asgi import Answer, get, request
@@ -177,7 +178,7 @@ class TestMounting:
         """
         assert is_exposition(await get(service(dashboard_path="/ops"), "/ops/prometheus", headers=SCRAPER))
 
-    async def test_the_hosts_route_wins(self, monitor: Monitor) -> None:
+    async def test_the_hosts_route_wins(self, telemetry: Telemetry) -> None:
         """
         A host that answers there itself, declared before or after, keeps its answer, its guard and its measurements.
         """
@@ -189,7 +190,8 @@ class TestMounting:
 
         assert (await get(app, PATHS[0])).json() == "mine: prometheus"
         assert is_exposition(await get(app, PATHS[1], headers=SCRAPER))
-        assert monitor.query.label_values("http_requests_total", "route") == ["/metrics/{kind}"]
+        telemetry.assert_metric("http_requests_total", 1)
+        telemetry.assert_metric("http_requests_total", 1, route="/metrics/{kind}")
 
     async def test_a_mounted_app_wins(self) -> None:
         """
@@ -210,12 +212,12 @@ class TestMounting:
 
 
 class TestFormats:
-    async def test_text(self, monitor: Monitor) -> None:
+    async def test_text(self, telemetry: Telemetry) -> None:
         """
         A plain request gets the text format, with what has been measured a moment ago.
         """
         app = service()
-        monitor.counter("orders_total").inc(3)
+        telemetry.monitor.counter("orders_total").inc(3)
 
         answer = await get(app, PATHS[0], headers=SCRAPER)
 
@@ -223,12 +225,12 @@ class TestFormats:
         assert answer.headers["cache-control"] == "no-store"
         assert [s.value for f in parse_text(answer.text) for s in f.samples if s.name == "orders_total"] == [3.0]
 
-    async def test_openmetrics(self, monitor: Monitor) -> None:
+    async def test_openmetrics(self, telemetry: Telemetry) -> None:
         """
         Who asks for OpenMetrics gets it.
         """
         app = service()
-        monitor.histogram("wait_seconds").observe(0.5)
+        telemetry.monitor.histogram("wait_seconds").observe(0.5)
         parse: Any = openmetrics_parser.text_string_to_metric_families
 
         answer = await get(app, PATHS[0], headers={**SCRAPER, "Accept": "application/openmetrics-text;version=1.0.0"})
@@ -262,7 +264,7 @@ class TestFormats:
 class TestNotObserved:
     @pytest.mark.usefixtures("without_the_library")
     @AT_BOTH
-    async def test_scrapes_leave_no_trace(self, path: str, monitor: Monitor) -> None:
+    async def test_scrapes_leave_no_trace(self, path: str, telemetry: Telemetry) -> None:
         """
         Being scraped is neither measured nor recorded; a request of the host beside it is.
         """
@@ -271,11 +273,11 @@ class TestNotObserved:
 
         assert is_denied(await get(app, path))
         assert (await get(app, path, headers=SCRAPER)).body == before.body
-        assert monitor.query.records() == []
+        telemetry.assert_records()
 
         await get(app, "/orders")
         assert (await get(app, path, headers=SCRAPER)).body != before.body
-        assert len(monitor.query.records()) > 0
+        telemetry.assert_span(kind="request", operation="GET /orders")
 
 
 class Renderer:
@@ -366,14 +368,14 @@ class TestSharing:
 
 
 class TestD17:
-    async def test_an_attempt_at_very_many_series(self, monitor: Monitor) -> None:
+    async def test_an_attempt_at_very_many_series(self, telemetry: Telemetry) -> None:
         """
         Label values without end cost a scrape 5 MB at most, and the sums in it are right (FAULTS.md D17).
         """
         app = service()
         for number in range(6_000):
-            monitor.counter("bomb_total").inc(1, user=str(number))
-            monitor.histogram("bomb_seconds").observe(0.001 * 1.01 ** (number % 1_000), user=str(number))
+            telemetry.monitor.counter("bomb_total").inc(1, user=str(number))
+            telemetry.monitor.histogram("bomb_seconds").observe(0.001 * 1.01 ** (number % 1_000), user=str(number))
 
         answer = await get(app, PATHS[0], headers=SCRAPER)
 
@@ -385,7 +387,7 @@ class TestD17:
 
 
 class TestFaults:
-    async def test_our_own_fault(self, monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_our_own_fault(self, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         A fault while rendering is a 503 and is counted; the next scrape starts anew.
         """

@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from rfs.monitoring.monitor import Monitor
+from rfs.testing.fixtures import Telemetry
 from rfs.web.fastapi import install
 from rfs.web.fastapi.health import health_router
 from tests.web.asgi import get
@@ -182,11 +183,11 @@ class TestHealth:
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert answer.json() == {"status": "not_ready", "checks": {"database": "error", "disk": "ok"}}
 
-    async def test_details_for_those_who_may_see_them(self, monitor: Monitor) -> None:
+    async def test_details_for_those_who_may_see_them(self, telemetry: Telemetry) -> None:
         """
         Who may see the dashboard is told why, with secrets masked.
         """
-        monitor.masker.register_secret("hunter2-hunter2")
+        telemetry.monitor.masker.register_secret("hunter2-hunter2")
 
         answer = await get(app_with(database=broken), "/health/ready", headers={"Authorization": f"Bearer {TOKEN}"})
 
@@ -235,7 +236,7 @@ class TestHealth:
         assert answer.json()["checks"]["c9"] == "error: no answer within 0.05 s"
         assert begun_when_one_ended == [10] * 10
 
-    async def test_a_change_is_recorded_once(self, monitor: Monitor) -> None:
+    async def test_a_change_is_recorded_once(self, telemetry: Telemetry) -> None:
         """
         A check that begins to fail is one record, and one when it passes again, however often it is asked.
         """
@@ -251,15 +252,11 @@ class TestHealth:
         for _ in range(3):
             await get(app, "/health/ready")
 
-        changes = [
-            (record.level, record.message, record.context["check"])
-            for record in reversed(monitor.query.records())
-            if "check" in record.context
-        ]
-        assert changes == [
-            ("ERROR", "Readiness check fails", "database"),
-            ("INFO", "Readiness check passes again", "database"),
-        ]
+        telemetry.assert_records(
+            {"level": "ERROR", "message": "Readiness check fails"},
+            {"level": "INFO", "message": "Readiness check passes again"},
+            check="database",
+        )
 
     async def test_telemetry_that_is_broken(self) -> None:
         """
@@ -279,7 +276,7 @@ class TestHealth:
 
         assert (answer.status, answer.json()["checks"]) == (503, {"database": "error: [masked:error]"})
 
-    async def test_not_observed(self, monitor: Monitor) -> None:
+    async def test_not_observed(self, telemetry: Telemetry) -> None:
         """
         Probes are neither measured nor, while all is well, recorded.
         """
@@ -287,8 +284,8 @@ class TestHealth:
         for path in ("/health", "/health/live", "/health/ready"):
             await get(app, path)
 
-        assert monitor.query.records() == []
-        assert monitor.query.increase("http_requests_total") in {None, 0}
+        telemetry.assert_records()
+        telemetry.assert_metric("http_requests_total", None)
 
     async def test_the_hosts_routes_win(self) -> None:
         """

@@ -7,20 +7,23 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from dirty_equals import IsOneOf
 from fastapi import FastAPI, Request, Response
 from starlette.responses import PlainTextResponse
 
 from rfs.monitoring.dashboard_api import Indicator
-from rfs.monitoring.monitor import Monitor
+from rfs.testing.fixtures import Telemetry
 from rfs.web.fastapi import APIError, install
 from tests.web.asgi import get, request, running
 
 HEADERS = {"X-Correlation-ID": "req-1"}
+STARTED = {"message": "Request started", "correlation_id": "req-1"}
+COMPLETED = {"message": "Request completed", "correlation_id": "req-1"}
 
 
 class TestInstall:
     @pytest.mark.parametrize("when", ["before", "after"])
-    async def test_before_or_after_routes(self, monitor: Monitor, when: str) -> None:
+    async def test_before_or_after_routes(self, telemetry: Telemetry, when: str) -> None:
         """
         It does not matter whether routes come before or after it.
         """
@@ -34,9 +37,9 @@ class TestInstall:
         answer = await get(app, "/a", headers=HEADERS)
 
         assert (answer.json(), answer.headers["x-request-id"]) == ("a", "req-1")
-        assert len(monitor.query.records_by_correlation_id("req-1")) == 2
+        telemetry.assert_records(STARTED, COMPLETED)
 
-    async def test_twice(self, monitor: Monitor) -> None:
+    async def test_twice(self, telemetry: Telemetry) -> None:
         """
         The second call changes nothing and returns what the first did, even when the app has started.
         """
@@ -49,7 +52,7 @@ class TestInstall:
         third = install(app)
 
         assert first is second is third
-        assert len(monitor.query.records_by_correlation_id("req-1")) == 2
+        telemetry.assert_records(STARTED, COMPLETED)
         assert [getattr(route, "path", "") for route in app.routes].count("/monitoring") == 1
 
     async def test_too_late(self) -> None:
@@ -81,28 +84,28 @@ class TestInstall:
         assert (installation.dashboard_path, installation.dashboard_start_path) == ("", "")
         assert (await get(app, "/monitoring/")).status == 404
 
-    def test_service_name(self, monitor: Monitor) -> None:
+    def test_service_name(self, telemetry: Telemetry) -> None:
         """
         The name is the Monitor's; without one its own stays.
         """
         install(FastAPI(), dashboard=False)
-        assert monitor.service_name == "test"
+        assert telemetry.monitor.service_name == "test"
 
         install(FastAPI(), dashboard=False, service_name="table-order")
-        assert monitor.service_name == "table-order"
+        assert telemetry.monitor.service_name == "table-order"
 
-    async def test_a_monitor_of_its_own(self, monitor: Monitor) -> None:
+    async def test_a_monitor_of_its_own(self, telemetry: Telemetry) -> None:
         """
         An app may have its own Monitor; the default one then sees nothing.
         """
-        own, app = Monitor(), FastAPI()
-        install(app, monitor=own)
+        own, app = Telemetry(), FastAPI()
+        install(app, monitor=own.monitor)
         app.add_api_route("/a", lambda: "a")
 
         await get(app, "/a", headers=HEADERS)
 
-        assert len(own.query.records_by_correlation_id("req-1")) == 2
-        assert monitor.query.records_by_correlation_id("req-1") == []
+        own.assert_records(STARTED, COMPLETED)
+        telemetry.assert_records()
 
     async def test_indicators(self) -> None:
         """
@@ -116,7 +119,7 @@ class TestInstall:
 
         assert [shown["key"] for shown in overview.json()["indicators"]] == ["orders"]
 
-    async def test_the_dashboard_does_not_observe_itself(self, monitor: Monitor) -> None:
+    async def test_the_dashboard_does_not_observe_itself(self, telemetry: Telemetry) -> None:
         """
         Looking at the dashboard leaves no record and no measurement.
         """
@@ -127,8 +130,8 @@ class TestInstall:
             await get(app, path, headers={"Authorization": f"Bearer {'t' * 20}"})
         await get(app, "/monitoring/")
 
-        assert monitor.query.records() == []
-        assert monitor.query.increase("http_requests_total") in {None, 0}
+        telemetry.assert_records()
+        telemetry.assert_metric("http_requests_total", None)
 
 
 class TestTheHostWins:
@@ -148,7 +151,7 @@ class TestTheHostWins:
 
     @pytest.mark.parametrize("when", ["before", "after"])
     @pytest.mark.parametrize("key", [Exception, 500])
-    async def test_its_handler_of_all_exceptions(self, monitor: Monitor, key: Any, when: str) -> None:
+    async def test_its_handler_of_all_exceptions(self, telemetry: Telemetry, key: Any, when: str) -> None:
         """
         A host with its own handler for whatever goes wrong keeps it; the exception is recorded all the same.
         """
@@ -171,8 +174,8 @@ class TestTheHostWins:
 
         assert (answer.text, answer.raised) == ("ours is nicer", None)
         assert answer.headers["x-request-id"] == "req-1"
-        faults = [line for line in monitor.query.records_by_correlation_id("req-1") if line.error is not None]
-        assert [fault.message for fault in faults] == ["Unhandled exception"]
+        fault = {"message": "Unhandled exception", "error": {"type": RuntimeError}}
+        telemetry.assert_records(fault, correlation_id="req-1", error=~IsOneOf(None))
 
     async def test_its_handler_of_our_errors(self) -> None:
         """
@@ -240,10 +243,11 @@ class TestTheHostWins:
 
 
 class TestLifespan:
-    async def test_the_monitor_runs_with_the_app(self, monitor: Monitor) -> None:
+    async def test_the_monitor_runs_with_the_app(self, telemetry: Telemetry) -> None:
         """
         The Monitor starts before the host's start-up and stops after its shutdown; the host's state is handed on.
         """
+        monitor = telemetry.monitor
         seen: list[tuple[str, bool]] = []
 
         @asynccontextmanager
@@ -262,20 +266,20 @@ class TestLifespan:
         assert seen == [("startup", True), ("shutdown", True)]
         assert not monitor.running
 
-    async def test_one_that_already_ran(self, monitor: Monitor) -> None:
+    async def test_one_that_already_ran(self, telemetry: Telemetry) -> None:
         """
         Who started the Monitor stops it: one that already ran goes on.
         """
-        monitor.start()
+        telemetry.monitor.start()
         app = FastAPI()
         install(app)
 
         async with running(app):
             pass
 
-        assert monitor.running
+        assert telemetry.monitor.running
 
-    async def test_again(self, monitor: Monitor) -> None:
+    async def test_again(self, telemetry: Telemetry) -> None:
         """
         An app may start, stop and start again.
         """
@@ -284,8 +288,8 @@ class TestLifespan:
 
         for _ in range(2):
             async with running(app):
-                assert monitor.running
-            assert not monitor.running
+                assert telemetry.monitor.running
+            assert not telemetry.monitor.running
 
 
 class TestNativeTelemetry:
@@ -319,7 +323,7 @@ class TestNativeTelemetry:
 
         assert spans
 
-    async def test_one_server_span(self, app: FastAPI, spans: list[str], monitor: Monitor) -> None:
+    async def test_one_server_span(self, app: FastAPI, spans: list[str], telemetry: Telemetry) -> None:
         """
         Installed, there is one server span per request, and it is ours.
         """
@@ -328,9 +332,9 @@ class TestNativeTelemetry:
         await get(app, "/a", headers=HEADERS)
 
         assert spans == []
-        assert {record.span_id for record in monitor.query.records_by_correlation_id("req-1")} != {""}
+        telemetry.assert_span(kind="request", operation="GET /a", outcome="ok")
 
-    async def test_somebody_elses_is_adopted(self, app: FastAPI, monitor: Monitor) -> None:
+    async def test_somebody_elses_is_adopted(self, app: FastAPI, telemetry: Telemetry) -> None:
         """
         Where OpenTelemetry's own instrumentation is around the app, the request joins its span.
         """
@@ -342,7 +346,8 @@ class TestNativeTelemetry:
         with trace.use_span(parent):
             await get(app, "/a", headers=HEADERS)
 
-        assert {record.trace_id for record in monitor.query.records_by_correlation_id("req-1")} == {f"{7:032x}"}
+        trace_id = f"{7:032x}"
+        telemetry.assert_records(STARTED | {"trace_id": trace_id}, COMPLETED | {"trace_id": trace_id})
 
 
 class TestRequestBodies:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
+from dirty_equals import IsOneOf
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
@@ -14,9 +15,9 @@ from starlette.responses import PlainTextResponse
 from rfs.core.result import Failure, Result, Success
 from rfs.errors import AlertRuleError, MetricDefinitionError, TimeRangeError
 from rfs.monitoring.context import CorrelationContext
-from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.result_logging import log_result_operation
 from rfs.reactive import FluxResult, MonoResult
+from rfs.testing.fixtures import Telemetry
 from rfs.web.fastapi import (
     APIError,
     FastAPIFluxResult,
@@ -199,7 +200,7 @@ class TestHandleResult:
 
     @pytest.mark.parametrize("user_id", ["text", "bug", "raise", "no-result"])
     @pytest.mark.parametrize("endpoint", ENDPOINTS)
-    async def test_tells_no_internals(self, monitor: Monitor, endpoint: Callable[..., Any], user_id: str) -> None:
+    async def test_tells_no_internals(self, telemetry: Telemetry, endpoint: Callable[..., Any], user_id: str) -> None:
         """
         What nobody declared is a 500 that tells only the correlation id; under that id the records tell the rest.
         """
@@ -209,9 +210,8 @@ class TestHandleResult:
         assert (answer.status, body["code"]) == (500, "INTERNAL_SERVER_ERROR")
         assert body["details"] == {"correlation_id": answer.headers["x-correlation-id"]}
         assert "secret" not in answer.text
-        records = monitor.query.records_by_correlation_id(answer.headers["x-correlation-id"])
-        faults = [record for record in records if record.level == "ERROR" and record.error is not None]
-        assert faults
+        told_under = answer.headers["x-correlation-id"]
+        telemetry.assert_record(level="ERROR", error=~IsOneOf(None), correlation_id=told_under)
         assert answer.raised is None
 
     @pytest.mark.parametrize("endpoint", ENDPOINTS)
@@ -346,7 +346,7 @@ class TestHandleResult:
         assert (bare.status, bare.json()["detail"]["code"]) == (409, "CONFLICT")
         assert [(answer.status, answer.json()["code"]) for answer in answers] == [(409, "CONFLICT")] * 2
 
-    async def test_details_that_json_cannot_carry(self, monitor: Monitor) -> None:
+    async def test_details_that_json_cannot_carry(self, telemetry: Telemetry) -> None:
         """
         They are left out; the rest is answered, and the fault is counted.
         """
@@ -360,7 +360,7 @@ class TestHandleResult:
         answer = await get(app, "/")
 
         assert (answer.status, answer.json()["details"]) == (400, {})
-        assert monitor.query.increase("telemetry_internal_errors_total", labels={"where": "web.error_details"}) == 1
+        telemetry.assert_metric("telemetry_internal_errors_total", 1, where="web.error_details")
 
     async def test_without_any_middleware(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Generator, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -18,16 +17,15 @@ from rfs.core.result import Failure, Result, Success
 from rfs.monitoring import context, masking, monitor, result_logging, traces
 from rfs.monitoring._capture import cells, instruments, record, segments, sketch
 from rfs.reactive import MonoResult
+from rfs.testing.virtual_time import VirtualTime
 from rfs.web.fastapi import (
     APIError,
     ExceptionToResultMiddleware,
     FastAPIResult,
     PerformanceMetricsMiddleware,
     RequestLoggingMiddleware,
-    errors,
     handle_result,
     install,
-    response_helpers,
 )
 from tests.web.asgi import Message, request, websocket
 
@@ -185,17 +183,10 @@ def inject(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[No
 
 
 @pytest.fixture(autouse=True)
-def standing_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times in bodies and headers do not move."""
-
-    class Frozen(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Frozen:
-            return cls(2026, 11, 21, tzinfo=UTC)
-
-    monkeypatch.setattr(errors, "datetime", Frozen)
-    clock: Callable[[], float] = lambda: 0.0  # noqa: E731
-    monkeypatch.setattr(response_helpers, "perf_counter", clock)
+def standing_still() -> Generator[None]:
+    """Times in bodies and headers do not move, however long it takes."""
+    with VirtualTime(patience=600) as clock, clock.hold("the time stands still"):
+        yield
 
 
 class TestByteIdentical:
