@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -10,18 +11,18 @@ from fastapi import FastAPI
 
 from rfs.monitoring.dashboard_api import create_router
 from rfs.monitoring.monitor import Monitor, use_monitor
+from rfs.testing.virtual_time import VirtualTime
 from tests.dashboard.workload import INDICATORS, work
-from tests.monitoring.conftest import ManualClock
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    """A clock that stands still until the test moves it."""
-    return ManualClock()
+def clock() -> VirtualTime:
+    """Stands still until the test moves it."""
+    return VirtualTime(datetime(2027, 1, 15, 8, tzinfo=UTC))
 
 
 @pytest.fixture
-def monitor(clock: ManualClock) -> Iterator[Monitor]:
+def monitor(clock: VirtualTime) -> Iterator[Monitor]:
     """The default Monitor of this test; it is not started, so nothing happens that the test does not do."""
     made = Monitor(service_name="table order", clock=clock)
     with use_monitor(made):
@@ -30,7 +31,7 @@ def monitor(clock: ManualClock) -> Iterator[Monitor]:
 
 
 @pytest.fixture
-def busy(monitor: Monitor, clock: ManualClock) -> Monitor:
+def busy(monitor: Monitor, clock: VirtualTime) -> Monitor:
     """The Monitor after the evening's work."""
     work(monitor, clock)
     return monitor

@@ -18,7 +18,7 @@ from rfs.monitoring import dashboard_api
 from rfs.monitoring.alerts import Alert, AlertCondition, Rule
 from rfs.monitoring.dashboard_api import SECURITY_HEADERS, Indicator
 from rfs.monitoring.monitor import Monitor, use_monitor
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.virtual_time import VirtualTime
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -95,7 +95,7 @@ class TestDocumentedRoutes:
         assert body["counters"]["result_failure_total"] == 3
         assert body["histograms"]["result_duration_ms"]["count"] == 15
 
-    async def test_unknown_is_null(self, client: httpx.AsyncClient, busy: Monitor, clock: ManualClock) -> None:
+    async def test_unknown_is_null(self, client: httpx.AsyncClient, busy: Monitor, clock: VirtualTime) -> None:
         """
         An operation that did not run within the range has no rate and no p95: null, not NaN and not 0.
         """
@@ -351,7 +351,7 @@ class TestOverview:
         assert (route["failed"], route["error_ratio"]) == (1, 0.05)
         assert body["routes_known"] == 1
 
-    async def test_range_is_left(self, client: httpx.AsyncClient, busy: Monitor, clock: ManualClock) -> None:
+    async def test_range_is_left(self, client: httpx.AsyncClient, busy: Monitor, clock: VirtualTime) -> None:
         """
         What is older than the range is not in it; the rate is the last minute's.
         """

@@ -6,7 +6,7 @@ from rfs.core.result import Failure, Result, Success
 from rfs.monitoring.dashboard_api import Indicator
 from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.result_logging import CorrelationContext, log_result_operation
-from tests.monitoring.conftest import ManualClock
+from rfs.testing.virtual_time import VirtualTime
 
 
 class OrderError(Exception):
@@ -37,7 +37,7 @@ INDICATORS = (
 )
 
 
-def work(monitor: Monitor, clock: ManualClock) -> None:
+def work(monitor: Monitor, clock: VirtualTime) -> None:
     """
     Ten orders of 10 ms, of which two are sold out and one times out; five looks at the menu of 2 ms; twenty requests.
 

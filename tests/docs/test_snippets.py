@@ -19,6 +19,7 @@ from app.run import RunSettings
 from rfs.monitoring.metrics import collect_flux_result_metric
 from rfs.monitoring.monitor import Monitor, use_monitor
 from rfs.reactive.flux_result import FluxResult
+from rfs.testing.fixtures import Telemetry
 from rfs.web.fastapi import install
 from tests.docs.snippets import ROOT, Snippet, pages, snippets
 
@@ -141,19 +142,18 @@ class TestSettingsPage:
 
 
 class TestMetricsPage:
-    def test_every_metric_that_exists_by_itself_is_described(self) -> None:
+    def test_every_metric_that_exists_by_itself_is_described(self, telemetry: Telemetry) -> None:
         """
         Whatever RFS measures unasked is in the reference.
         """
         page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
         app = FastAPI()
+        install(app)
 
-        with use_monitor(Monitor()) as monitor:
-            install(app)
-            with TestClient(app) as client:
-                client.get("/nowhere")
-            collect_flux_result_metric("batch", FluxResult.from_values([1]), 1.0)
+        with TestClient(app) as client:
+            client.get("/nowhere")
+        collect_flux_result_metric("batch", FluxResult.from_values([1]), 1.0)
 
-        names = {metric.name for metric in monitor.registry.metrics()}
+        names = {metric.name for metric in telemetry.monitor.registry.metrics()}
         assert len(names) > 15
         assert sorted(name for name in names if f"`{name}`" not in page) == []

@@ -21,7 +21,6 @@ from pydantic import BaseModel
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring.dashboard_api import create_router
 from rfs.monitoring.metrics import OperationMetrics, ResultMetricsCollector
-from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.result_logging import (
     CorrelationContext,
     ResultLogEntry,
@@ -31,6 +30,7 @@ from rfs.monitoring.result_logging import (
 )
 from rfs.reactive.flux_result import FluxResult
 from rfs.reactive.mono_result import MonoResult
+from rfs.testing.fixtures import Telemetry
 from rfs.testing.result_helpers import (
     ResultServiceMocker,
     assert_flux_result_stats,
@@ -90,7 +90,7 @@ async def get_user(user_id: str) -> Result[UserResponse, APIError]:
 
 class TestTargetPattern:
     @pytest.mark.asyncio
-    async def test_get_user_success(self, monitor: Monitor) -> None:
+    async def test_get_user_success(self, telemetry: Telemetry) -> None:
         """
         The mock answers instead of the service, the Result is of the asked type, and the call is remembered.
         """
@@ -102,7 +102,7 @@ class TestTargetPattern:
             assert_result_success(result, UserResponse)
             assert result.unwrap().user_id == "123"
             mock_svc.assert_called_once_with("123")
-        assert monitor.query.increase("result_success_total", "1h", {"operation": "user_retrieval"}) == 1
+        telemetry.assert_metric("result_success_total", 1, operation="user_retrieval")
 
     @pytest.mark.asyncio
     async def test_get_user_not_found(self) -> None:
@@ -402,7 +402,7 @@ class TestDashboardApi:
 
         assert body == [IsPartialDict(operation="user_retrieval", error_code="NOT_FOUND", count=1)]
 
-    def test_alert_thresholds(self, monitor: Monitor) -> None:
+    def test_alert_thresholds(self, telemetry: Telemetry) -> None:
         """
         A threshold that is posted is a rule, and the answer is a text.
         """
@@ -412,4 +412,4 @@ class TestDashboardApi:
             answer = client.post("/monitoring/alerts/configure", json={**rule, "threshold": 5}).json()
 
         assert answer == "alert rule 'lost users' created"
-        assert [(each.name, each.threshold) for each in monitor.alerts.rules()] == [("lost users", 5.0)]
+        assert [(each.name, each.threshold) for each in telemetry.monitor.alerts.rules()] == [("lost users", 5.0)]

@@ -31,7 +31,6 @@ from rfs.monitoring.metrics import (
     start_monitoring,
     stop_monitoring,
 )
-from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.result_logging import (
     CorrelationContext,
     LogLevel,
@@ -44,7 +43,7 @@ from rfs.monitoring.result_logging import (
 )
 from rfs.reactive.flux_result import FluxResult
 from rfs.reactive.mono_result import MonoResult
-from tests.spec.conftest import Calls
+from rfs.testing.fixtures import Telemetry
 
 JsonLines = Callable[[], list[dict[str, Any]]]
 
@@ -127,7 +126,7 @@ class TestAutomaticOperationLogging:
 
 
 class TestStepLogging:
-    async def test_each_step_is_recorded(self, monitor: Monitor) -> None:
+    async def test_each_step_is_recorded(self) -> None:
         """
         Each step leaves a record with its name, message, duration and the form of its value.
         """
@@ -157,12 +156,12 @@ class TestStepLogging:
         assert records["initial_processing"].context["result_size"] == 2
         assert records["transformation"].context["result_size"] == 20
 
-    async def test_a_failure_is_recorded_once(self, monitor: Monitor) -> None:
+    async def test_a_failure_is_recorded_once(self) -> None:
         """
         `log_error` leaves one ERROR record that says what went wrong; steps that never ran are not claimed to have.
         """
         with CorrelationContext("failed"):
-            await (
+            result = await (
                 create_logging_mono(lambda: succeed(1))
                 .log_step("first", "done")
                 .bind_async_result(fail)
@@ -171,6 +170,7 @@ class TestStepLogging:
                 .to_result()
             )
 
+        assert result == Failure("CARD_DECLINED")
         errors = [record for record in query_logs_by_correlation_id("failed") if record.level == "ERROR"]
         assert [record.step for record in errors] == ["processing_failed"]
         assert errors[0].error is not None
@@ -317,17 +317,18 @@ class TestBatchMetrics:
 
 
 class TestAlertRules:
-    def test_callbacks_are_called(self, calls: Calls) -> None:
+    def test_callbacks_are_called(self, telemetry: Telemetry) -> None:
         """
         More than 50 failures fire the custom rule, and its lambda is given the alert.
         """
+        calls: list[Any] = []
         setup_default_alerts()
         create_alert_rule(
             name="high_error_rate",
             metric_name="result_failure_total",
             condition=AlertCondition.GREATER_THAN,
             threshold=50.0,
-            callback=lambda alert: calls(alert),
+            callback=lambda alert: calls.append(alert),
         )
         create_alert_rule(
             name="slow_api_response",
@@ -341,9 +342,12 @@ class TestAlertRules:
         for _ in range(51):
             collect_result_metric("checkout", Failure("DOWN"), 1.0)
 
-        calls.wait_for(1)
-        assert calls[0]["rule_name"] == "high_error_rate"
-        assert calls[0]["current_value"] == 51.0
+        telemetry.advance(1)
+        (call,) = calls
+        assert call["rule_name"] == "high_error_rate"
+        assert call["current_value"] == 51.0
+        telemetry.assert_alert("high_error_rate", current_value=51.0, threshold=50.0)
+        telemetry.assert_no_alert(rule_name="slow_api_response")
 
     def test_default_rules_are_listed(self) -> None:
         """
@@ -357,10 +361,11 @@ class TestAlertRules:
 
 
 class TestAlertCallback:
-    def test_async_handler_gets_the_documented_keys(self, calls: Calls) -> None:
+    def test_async_handler_gets_the_documented_keys(self, telemetry: Telemetry) -> None:
         """
         An async handler is awaited, with one object that reads like the documented dict.
         """
+        calls: list[dict[str, Any]] = []
 
         async def custom_alert_handler(alert_data: Any) -> None:
             info = {
@@ -370,7 +375,7 @@ class TestAlertCallback:
                 "timestamp": alert_data["timestamp"],
             }
             await asyncio.sleep(0)
-            calls(info)
+            calls.append(info)
 
         create_alert_rule(
             name="critical_system_failure",
@@ -384,10 +389,10 @@ class TestAlertCallback:
         for _ in range(101):
             collect_result_metric("checkout", Failure("DOWN"), 1.0)
 
-        calls.wait_for(1)
-        timestamp = calls[0].pop("timestamp")
-        assert calls[0] == {"metric": "result_failure_total", "current_value": 101.0, "threshold": 100.0}
-        assert timestamp is not None
+        telemetry.advance(1)
+        (call,) = calls
+        assert call.pop("timestamp") is not None
+        assert call == {"metric": "result_failure_total", "current_value": 101.0, "threshold": 100.0}
 
 
 class TestMetricsSummary:
@@ -494,7 +499,7 @@ class TestFastApiEndpoints:
 
 
 class TestServiceMetrics:
-    async def test_a_method_can_be_observed(self, monitor: Monitor) -> None:
+    async def test_a_method_can_be_observed(self) -> None:
         """
         A decorated method that also measures itself is counted once, not twice.
         """
@@ -614,10 +619,11 @@ class TestLayeredMonitoring:
 
 
 class TestSlaMonitoring:
-    async def test_violation_is_reported(self, calls: Calls) -> None:
+    async def test_violation_is_reported(self) -> None:
         """
         The documented check works on a fresh service, and reports once failures exceed the target.
         """
+        calls: list[list[str]] = []
 
         @log_result_operation("sla_check")
         async def check_sla_compliance() -> Result[dict[str, bool], str]:
@@ -627,7 +633,7 @@ class TestSlaMonitoring:
             error_rate = failures / total * 100 if total > 0 else 0
             violations = [f"Error rate {error_rate:.2f}% exceeds target 0.1%"] if error_rate > 0.1 else []
             if violations:
-                calls(violations)
+                calls.append(violations)
             return Success({"sla_compliant": len(violations) == 0})
 
         fresh = await check_sla_compliance()
@@ -641,10 +647,11 @@ class TestSlaMonitoring:
 
 
 class TestIncidentResponse:
-    async def test_a_rule_made_during_an_incident_fires(self, calls: Calls) -> None:
+    async def test_a_rule_made_during_an_incident_fires(self, telemetry: Telemetry) -> None:
         """
         A rule created while the service runs watches from then on; EQUAL compares a gauge's last value.
         """
+        calls: list[Any] = []
         start_monitoring()
 
         @log_result_operation("circuit_breaker_check")
@@ -659,14 +666,14 @@ class TestIncidentResponse:
                     metric_name="circuit_breaker_status",
                     condition=AlertCondition.EQUAL,
                     threshold=1.0,
-                    callback=lambda alert: calls(alert),
+                    callback=lambda alert: calls.append(alert),
                 )
 
         collect_result_metric("checkout", Failure("DOWN"), 1.0)
         await circuit_breaker_monitoring()
 
-        calls.wait_for(1)
-        assert calls[0]["metric_name"] == "circuit_breaker_status"
+        telemetry.advance(1)
+        assert [call["metric_name"] for call in calls] == ["circuit_breaker_status"]
 
 
 class TestLogAnalysis:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dirty_equals import Contains, IsNumber, IsStr
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -27,8 +28,7 @@ from app.core.metrics import ApplicationMetrics
 from app.main import create_app
 from app.middleware.error_handler import ErrorHandlerMiddleware
 from app.middleware.logging_middleware import RequestLoggingMiddleware
-from rfs.monitoring.monitor import Monitor
-from rfs.monitoring.result_logging import LogRecord, query_logs_by_correlation_id
+from rfs.testing.fixtures import Telemetry
 
 SECRET_KEY = "k" * 40
 DATABASE_URL = "postgresql+asyncpg://user:password@localhost:5432/tableorder"
@@ -118,7 +118,7 @@ class TestStructuredLogging:
 
 
 class TestRequestLoggingMiddleware:
-    def test_two_lines_and_a_header(self) -> None:
+    def test_two_lines_and_a_header(self, telemetry: Telemetry) -> None:
         """
         A request leaves a line when it starts and one when it is done, under the id that the response carries.
         """
@@ -131,20 +131,11 @@ class TestRequestLoggingMiddleware:
 
         response = TestClient(app).get("/tables/7")
 
-        started, completed = lines_of(response.headers["X-Request-ID"])
-        assert started.message.startswith("Request started")
-        assert started.context["method"] == "GET"
-        assert started.context["path"] == "/tables/7"
-        assert "client_ip" in started.context
-        assert completed.message.startswith("Request completed")
-        assert completed.context["status_code"] == 200
-        assert completed.duration_ms is not None
-        assert completed.duration_ms >= 0
-
-
-def lines_of(request_id: str) -> list[LogRecord]:
-    """What was recorded of one request."""
-    return query_logs_by_correlation_id(request_id)
+        telemetry.assert_records(
+            {"message": "Request started", "method": "GET", "path": "/tables/7", "client_ip": IsStr},
+            {"message": "Request completed", "status_code": 200, "duration_ms": IsNumber(ge=0)},
+            correlation_id=response.headers["X-Request-ID"],
+        )
 
 
 class TestHealthChecks:
@@ -195,7 +186,7 @@ class TestHealthChecks:
 
 
 class TestApplicationMetrics:
-    def test_records_requests(self, monitor: Monitor) -> None:
+    def test_records_requests(self) -> None:
         """
         A recorded request is in the total, and under its endpoint and status.
         """
@@ -211,7 +202,7 @@ class TestApplicationMetrics:
         assert figures.response_times is not None
         assert figures.response_times.mean == pytest.approx(0.010, rel=0.01)
 
-    def test_other_figures_start_at_nothing(self, monitor: Monitor) -> None:
+    def test_other_figures_start_at_nothing(self) -> None:
         """
         Streams and orders are counted from 0.
         """
@@ -387,7 +378,7 @@ class TestEnvironmentFiles:
 
 
 class TestErrorHandlerMiddleware:
-    def test_client_is_told_nothing_internal(self) -> None:
+    def test_client_is_told_nothing_internal(self, telemetry: Telemetry) -> None:
         """
         An unhandled exception is the documented 500, and the record has what the client must not see.
         """
@@ -406,10 +397,11 @@ class TestErrorHandlerMiddleware:
         assert body["detail"] == "내부 서버 오류가 발생했습니다"
         assert body["error_code"] == "INTERNAL_ERROR"
         assert "printer" not in response.text
-        record = next(r for r in lines_of(response.headers["X-Request-ID"]) if r.level == "ERROR" and r.error)
-        assert record.message.startswith("Unhandled exception")
-        assert record.context["path"] == "/orders"
-        assert record.context["method"] == "GET"
-        assert record.error is not None
-        assert "printer is on fire" in record.error.message
-        assert "LookupError" in (record.error.stack_trace or "")
+        telemetry.assert_record(
+            correlation_id=response.headers["X-Request-ID"],
+            level="ERROR",
+            message="Unhandled exception",
+            path="/orders",
+            method="GET",
+            error={"message": Contains("printer is on fire"), "stack_trace": Contains("LookupError")},
+        )
