@@ -11,8 +11,10 @@ import pytest
 import pytest_asyncio
 
 from app.core.config import Settings
+from app.core.dependencies import Service
 from app.embedded_postgres import EmbeddedPostgres
-from rfs.monitoring.monitor import Monitor, use_monitor
+from app.main import build_service
+from rfs.testing.fixtures import Telemetry
 from tests.service.harness import Running, make_settings, running
 
 _names = count(1)
@@ -26,13 +28,11 @@ def postgres() -> Generator[EmbeddedPostgres]:
 
 
 @pytest.fixture(autouse=True)
-def monitor() -> Generator[Monitor]:
-    """Everything that a test records goes to a Monitor of its own, and the root logger is left as it was."""
+def telemetry(telemetry: Telemetry) -> Generator[Telemetry]:
+    """Every test has it, asked for or not, and leaves the root logger as it was."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    with use_monitor(Monitor(service_name="tests")) as fresh:
-        yield fresh
-        fresh.stop()
+    yield telemetry
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -54,7 +54,7 @@ def filled(postgres: EmbeddedPostgres) -> str:
         async with running(make_settings(postgres.url("filled"))):
             pass
 
-    with use_monitor(Monitor(service_name="tests")):
+    with Telemetry():
         asyncio.run(fill())
     return "filled"
 
@@ -77,6 +77,14 @@ def settings(database_url: str) -> Callable[..., Settings]:
         return make_settings(database_url, **overrides)
 
     return make
+
+
+@pytest_asyncio.fixture
+async def service(settings: Callable[..., Settings]) -> AsyncGenerator[Service]:
+    """The parts of a service, without its HTTP side, on the test's database."""
+    made = build_service(settings())
+    yield made
+    await made.database.close()
 
 
 @pytest_asyncio.fixture

@@ -21,6 +21,7 @@ from app.main import create_app
 PASSWORD = "correct horse battery"
 SECRET_KEY = "a-secret-key-of-the-tests-0123456789abcdef"
 API = "/api/v1"
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"  # for services whose database is mocked
 FAR_SECONDS = 20.0
 
 
@@ -104,7 +105,7 @@ class Running:
 
 
 class Stream:
-    """The blocks of a server-sent event stream."""
+    """The blocks of a server-sent event stream, and, iterated over, its order events."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
@@ -124,12 +125,16 @@ class Stream:
                     return fields
         return None
 
-    async def event(self) -> dict[str, Any]:
-        """The data of the next order event, heartbeats passed over, its id under ``id``."""
+    def __aiter__(self) -> Stream:
+        """Order events, heartbeats passed over, until the stream ends."""
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        """The data of the next one, its id under ``id``."""
         while (block := await self.next()) is not None:
             if block.get("event") == "order":
                 return {**json.loads(block["data"]), "id": int(block["id"])}
-        raise AssertionError("the stream ended")
+        raise StopAsyncIteration
 
     async def end(self) -> None:
         """Wait until the service ends the stream."""

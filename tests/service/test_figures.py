@@ -25,12 +25,12 @@ from app.main import INDICATORS
 from app.middleware.error_handler import ErrorHandlerMiddleware
 from app.middleware.logging_middleware import RequestLoggingMiddleware
 from app.models.tables import OrderStatus
-from rfs.monitoring.monitor import Monitor, default_monitor
+from rfs.testing.fixtures import Telemetry
 from tests.service.harness import API, Running, running
 
 
 class TestApplicationMetrics:
-    def test_what_is_recorded_is_read_back(self) -> None:
+    def test_what_is_recorded_is_read_back(self, telemetry: Telemetry) -> None:
         """
         The document's figures, from one source: requests by endpoint and status, times, streams, orders.
         """
@@ -54,8 +54,11 @@ class TestApplicationMetrics:
         assert metrics.total_sse_events_sent == 5
         assert metrics.orders_created == 1
         assert metrics.orders_by_status == {"created": 1, "accepted": 1}
+        telemetry.assert_metric("http_requests_total", 1, method="_OTHER", route="/orders", status="404")
+        telemetry.assert_metric("http_request_duration_seconds", {"count": 3, "max": 0.03})
+        telemetry.assert_health()
 
-    def test_before_anything_happened(self) -> None:
+    def test_before_anything_happened(self, telemetry: Telemetry) -> None:
         """
         Counts are 0; a time that nobody measured is unknown, not 0.
         """
@@ -65,18 +68,18 @@ class TestApplicationMetrics:
         assert (metrics.total_requests, metrics.orders_created, metrics.active_sse_connections) == (0, 0, 0)
         assert metrics.response_times is None
         assert calculate_percentile(metrics.response_times, 95) is None
-        assert default_monitor().query.increase("orders_created_total") == 0
+        telemetry.assert_metric("orders_created_total", 0)
 
-    def test_may_have_a_monitor_of_its_own(self) -> None:
+    def test_may_have_a_monitor_of_its_own(self, telemetry: Telemetry) -> None:
         """
         With a Monitor handed in, the default one stays untouched.
         """
-        own = Monitor(service_name="own")
+        own = Telemetry()
 
-        ApplicationMetrics(own).order_entered(OrderStatus.CREATED)
+        ApplicationMetrics(own.monitor).order_entered(OrderStatus.CREATED)
 
-        assert own.query.increase("orders_created_total") == 1
-        assert default_monitor().query.increase("orders_created_total") is None
+        own.assert_metric("orders_created_total", 1)
+        telemetry.assert_metric("orders_created_total", None)
 
 
 @pytest.mark.postgres
@@ -127,7 +130,7 @@ class TestIndicators:
         """
         async with running_service.stream() as stream:
             await running_service.place()
-            await stream.event()
+            await anext(stream)
 
             overview = (await running_service.call("GET", "/monitoring/api/overview", store=None, user="admin")).json()
 
@@ -159,11 +162,11 @@ class TestDependencies:
 
 @pytest.mark.postgres
 class TestApplication:
-    async def test_watches_itself_from_the_start(self, running_service: Running) -> None:
+    async def test_watches_itself_from_the_start(self, running_service: Running, telemetry: Telemetry) -> None:
         """
         The default alert rules are there when the service is.
         """
-        assert len(default_monitor().alerts.rules()) >= 3
+        assert len(telemetry.monitor.alerts.rules()) >= 3
 
     async def test_is_open_to_the_configured_origins(self, settings: Callable[..., Settings]) -> None:
         """
@@ -211,11 +214,11 @@ class TestLogging:
         assert (line["message"], line["store_id"]) == ("주문 생성", "hanok")
         assert line["timestamp"].endswith("+00:00")
 
-    def test_an_exception_and_a_secret(self) -> None:
+    def test_an_exception_and_a_secret(self, telemetry: Telemetry) -> None:
         """
         The stack is in the line, what must not be known is not.
         """
-        default_monitor().masker.register_secret("canary-71c2")
+        telemetry.monitor.masker.register_secret("canary-71c2")
         try:
             raise ValueError("password=canary-71c2")
         except ValueError as error:
@@ -239,7 +242,7 @@ class TestLogging:
         (line,) = capsys.readouterr().out.splitlines()
         assert json.loads(line)["message"] == "one line"
 
-    def test_recorded_messages_are_kept_under_their_id(self) -> None:
+    def test_recorded_messages_are_kept_under_their_id(self, telemetry: Telemetry) -> None:
         """
         In the service, what any logger says is a record of RFS.
         """
@@ -247,8 +250,7 @@ class TestLogging:
 
         logging.getLogger("shop").warning("stock is low", extra={"store_id": "hanok"})
 
-        (record,) = default_monitor().query.records(min_level=30)
-        assert (record.message, record.logger, record.context["store_id"]) == ("stock is low", "shop", "hanok")
+        telemetry.assert_records({"level": "WARNING", "message": "stock is low", "logger": "shop", "store_id": "hanok"})
         assert logging.getLogger("sqlalchemy.engine").level == logging.WARNING
 
     def test_a_level_that_is_none(self) -> None:
@@ -260,7 +262,7 @@ class TestLogging:
 
 
 class TestMiddleware:
-    def test_the_documents_classes_do_what_it_says(self) -> None:
+    def test_the_documents_classes_do_what_it_says(self, telemetry: Telemetry) -> None:
         """
         Mounted by hand: every answer has a request id, and an unhandled exception is told by the document's body alone.
         """
@@ -283,5 +285,5 @@ class TestMiddleware:
         assert bad.json()["detail"] == "내부 서버 오류가 발생했습니다"
         assert bad.json()["error_code"] == "INTERNAL_ERROR"
         assert "internal detail" not in bad.text
-        messages = [record.message for record in default_monitor().query.records(limit=100)]
-        assert {"Request started", "Request completed"} <= set(messages)
+        telemetry.assert_span(kind="request", operation="GET /fine", outcome="ok")
+        telemetry.assert_record(message="Unhandled exception", error={"type": RuntimeError, "is_defect": True})

@@ -5,10 +5,11 @@ from itertools import pairwise, product
 from uuid import uuid4
 
 import pytest
+from dirty_equals import IsOneOf
 
 from app.models.tables import OrderStatus
 from app.services.orders import TRANSITIONS
-from rfs.monitoring.monitor import default_monitor
+from rfs.testing.fixtures import Telemetry
 from tests.service.harness import API, Running
 
 pytestmark = pytest.mark.postgres
@@ -51,7 +52,13 @@ class TestPlacing:
         ],
     )
     async def test_what_guests_cause_is_a_typed_code(
-        self, running_service: Running, table: int, line: tuple[int, int], status: int, code: str
+        self,
+        running_service: Running,
+        telemetry: Telemetry,
+        table: int,
+        line: tuple[int, int],
+        status: int,
+        code: str,
     ) -> None:
         """
         Sold out, unknown item and unknown table each have a code, change nothing, and wake nobody.
@@ -60,9 +67,9 @@ class TestPlacing:
 
         assert (reply.status_code, reply.json()["code"]) == (status, code)
         assert await stock(running_service, 2) == 400
-        query = default_monitor().query
-        assert query.increase_by("result_error_by_type_total", "error_code", "1h") == {code: 1}
-        assert not query.records(min_level=40)
+        telemetry.assert_metric("result_error_by_type_total", 1)
+        telemetry.assert_metric("result_error_by_type_total", 1, operation="orders.place", error_code=code)
+        telemetry.assert_no_record(level=IsOneOf("ERROR", "CRITICAL"))
 
     async def test_sold_out_says_how_many_are_left(self, running_service: Running) -> None:
         """
@@ -231,16 +238,26 @@ class TestReading:
 
 
 class TestRecords:
-    async def test_one_id_leads_from_the_request_to_its_steps(self, running_service: Running) -> None:
+    async def test_one_id_leads_from_the_request_to_its_steps(
+        self, running_service: Running, telemetry: Telemetry
+    ) -> None:
         """
         Under the id of the answer are the request, the operation and its steps, with the store.
         """
         reply = await running_service.call("POST", ORDERS, json=body())
 
-        records = default_monitor().query.records_by_correlation_id(reply.headers["X-Correlation-ID"])
-
-        told = [(record.operation, record.step or record.message) for record in records]
-        assert ("orders.place", "Operation started") in told
-        assert ("orders.place", "placed") in told
-        assert ("orders.place", "Operation completed") in told
-        assert {record.context.get("store_id") for record in records if record.operation == "orders.place"} == {"hanok"}
+        telemetry.assert_records(
+            {"message": "Operation started"},
+            {"message": "주문 저장 완료", "step": "placed"},
+            {"message": "Operation completed"},
+            operation="orders.place",
+            correlation_id=reply.headers["X-Correlation-ID"],
+            store_id="hanok",
+        )
+        telemetry.assert_span(
+            kind="request",
+            operation=f"POST {API}/stores/{{store_id}}/orders",
+            outcome="ok",
+            records=[{"message": "Request started"}, {"message": "Request completed", "status_code": 200}],
+            children=[{"operation": "orders.place", "outcome": "ok"}],
+        )

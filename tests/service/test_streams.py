@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import pytest
+from dirty_equals import IsPartialDict
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
@@ -15,10 +13,19 @@ from sqlalchemy import text
 from app.api.v1.streams import EventStream, parse_last_event_id, render
 from app.core.config import Settings
 from app.core.metrics import ApplicationMetrics
+from app.core.security import Principal
+from app.main import build_service
 from app.models.schemas import EventView
-from app.models.tables import OrderStatus
-from rfs.monitoring.monitor import default_monitor
-from tests.service.harness import API, Running, eventually, running, until
+from app.models.tables import Role
+from app.services.feed import Feed, Subscription
+from rfs.testing.fixtures import Telemetry
+from rfs.testing.generators import TestDataFactory, texts
+from rfs.testing.result_helpers import assert_mono_result_success
+from rfs.testing.steps import StepVerifier
+from rfs.testing.virtual_time import VirtualTime
+from tests.service.harness import API, NOWHERE, Running, eventually, make_settings, running, until
+
+data = TestDataFactory(seed=7)
 
 
 async def listeners(service: Running) -> int:
@@ -38,11 +45,17 @@ class TestEvents:
             order = await running_service.place(table=4)
             for status in ("accepted", "cooking", "served"):
                 await running_service.move(order, status)
-            seen = [await stream.event() for _ in range(4)]
 
-        assert [event["status"] for event in seen] == ["created", "accepted", "cooking", "served"]
-        assert [event["id"] for event in seen] == [1, 2, 3, 4]
-        assert {(event["order_id"], event["table_number"]) for event in seen} == {(order["id"], 4)}
+            ours = {"order_id": order["id"], "table_number": 4}
+            await (
+                StepVerifier(stream)
+                .expect_value(IsPartialDict(ours | {"id": 1, "status": "created"}))
+                .expect_value(IsPartialDict(ours | {"id": 2, "status": "accepted"}))
+                .expect_value(IsPartialDict(ours | {"id": 3, "status": "cooking"}))
+                .expect_value(IsPartialDict(ours | {"id": 4, "status": "served"}))
+                .then_cancel()
+                .verify_complete()
+            )
 
     async def test_other_stores_events_do_not(self, running_service: Running) -> None:
         """
@@ -52,7 +65,7 @@ class TestEvents:
             await running_service.place("pocha")
             ours = await running_service.place("hanok")
 
-            assert (await stream.event())["order_id"] == ours["id"]
+            assert (await anext(stream))["order_id"] == ours["id"]
 
     async def test_all_workers_serve_one_store(self, settings: Callable[..., Settings]) -> None:
         """
@@ -60,13 +73,11 @@ class TestEvents:
         """
         async with running(settings(SSE_POLL_SECONDS=5)) as one, running(settings(SSE_POLL_SECONDS=5)) as other:
             await eventually(lambda: listeners(one), 2)
-            async with other.stream() as stream:
-                started = time.monotonic()
+            async with other.stream() as stream, asyncio.timeout(4):  # the next look is after 5 s
                 order = await one.place()
-                event = await stream.event()
+                event = await anext(stream)
 
         assert event["order_id"] == order["id"]
-        assert time.monotonic() - started < 4, "it came by looking, not by the notification"
 
     async def test_a_lost_notification_makes_it_late_and_not_lost(
         self, settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
@@ -79,7 +90,7 @@ class TestEvents:
             async with service.stream() as stream:
                 order = await service.place()
 
-                assert (await stream.event())["order_id"] == order["id"]
+                assert (await anext(stream))["order_id"] == order["id"]
 
     async def test_heartbeats_keep_a_quiet_stream_open(self, settings: Callable[..., Settings]) -> None:
         """
@@ -104,7 +115,7 @@ class TestResuming:
         for left_after in range(7):
             async with running_service.stream(last_event_id=str(left_after)) as stream:
                 orders.append(await running_service.place())
-                seen = [(await stream.event())["order_id"] for _ in orders[left_after:]]
+                seen = [(await anext(stream))["order_id"] for _ in orders[left_after:]]
             assert seen == [order["id"] for order in orders[left_after:]]
 
     async def test_reaches_back_beyond_what_memory_holds(
@@ -117,7 +128,7 @@ class TestResuming:
         orders = [await running_service.place() for _ in range(10)]
 
         async with running_service.stream(last_event_id="0") as stream:
-            seen = [(await stream.event())["order_id"] for _ in range(10)]
+            seen = [(await anext(stream))["order_id"] for _ in range(10)]
 
         assert seen == [order["id"] for order in orders]
 
@@ -131,7 +142,7 @@ class TestResuming:
         async with running_service.stream(last_event_id=last.encode("ascii", "ignore").decode() or "x") as stream:
             assert stream.greeting == {"id": "1", "event": "reset", "data": "{}"}
             order = await running_service.place()
-            assert (await stream.event())["order_id"] == order["id"]
+            assert (await anext(stream))["order_id"] == order["id"]
 
     async def test_many_clients_that_come_and_go(self, running_service: Running) -> None:
         """
@@ -143,7 +154,7 @@ class TestResuming:
             seen: list[int] = []
             while len(seen) < wanted:
                 async with running_service.stream(last_event_id=str(len(seen))) as stream:
-                    seen.extend([(await stream.event())["id"] for _ in range(min(7, wanted - len(seen)))])
+                    seen.extend([(await anext(stream))["id"] for _ in range(min(7, wanted - len(seen)))])
             return seen
 
         async def guests() -> None:
@@ -199,7 +210,7 @@ class TestLimits:
 
 @pytest.mark.postgres
 class TestCounting:
-    async def test_sent_is_what_clients_got(self, running_service: Running) -> None:
+    async def test_sent_is_what_clients_got(self, running_service: Running, telemetry: Telemetry) -> None:
         """
         Two clients and three events make six sent and none failed.
         """
@@ -208,16 +219,15 @@ class TestCounting:
                 await running_service.place()
             for stream in (one, two):
                 for _ in range(3):
-                    await stream.event()
+                    await anext(stream)
 
-        query = default_monitor().query
+        await until(lambda: running_service.service.feed.stream_count == 0)
 
-        async def counts() -> list[float | None]:
-            return [query.increase(f"sse_events{part}_total", "1h") for part in ("", "_sent", "_failed")]
+        telemetry.assert_metric("sse_events_total", 6)
+        telemetry.assert_metric("sse_events_sent_total", 6)
+        telemetry.assert_metric("sse_events_failed_total", 0)
 
-        await eventually(counts, [6, 6, 0])
-
-    async def test_streams_are_no_slow_requests(self, running_service: Running) -> None:
+    async def test_streams_are_no_slow_requests(self, running_service: Running, telemetry: Telemetry) -> None:
         """
         How long a stream stays open is not a response time.
         """
@@ -225,65 +235,44 @@ class TestCounting:
             pass
         await until(lambda: running_service.service.feed.stream_count == 0)
 
-        times = default_monitor().query.distribution(
-            "http_request_duration_seconds", "1h", {"route": f"{API}/stores/{{store_id}}/stream"}
-        )
-
-        assert times is None or times.count == 0
-
-
-def event(sequence: int) -> EventView:
-    return EventView(
-        sequence=sequence,
-        order_id=uuid4(),
-        table_number=1,
-        status=OrderStatus.CREATED,
-        total_won=1,
-        occurred_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
-
-
-class FakeSubscription:
-    """Hands out what it was given, then waits to be ended."""
-
-    def __init__(self, *batches: list[EventView]) -> None:
-        self.batches = list(batches)
-        self.cursor, self.reset, self.closed = 0, False, False
-        self.ended: Any = None
-        self._over = asyncio.Event()
-
-    async def next(self, _: float) -> list[EventView] | None:
-        if self.batches and self.ended is None:
-            return self.batches.pop(0)
-        await self._over.wait()
-        return None
-
-    def advance(self, events: list[EventView]) -> None:
-        self.cursor = events[-1].sequence
-
-    def end(self, reason: Any) -> None:
-        self.ended = self.ended or reason
-        self._over.set()
-
-    def close(self) -> None:
-        self.closed = True
+        telemetry.assert_metric("http_request_duration_seconds", None, route=f"{API}/stores/{{store_id}}/stream")
 
 
 class TestDelivery:
-    @pytest.mark.parametrize("fault", [OSError("gone"), None], ids=["broken", "stuck"])
-    async def test_what_a_client_does_not_take_has_failed(self, fault: Exception | None) -> None:
+    @pytest.fixture
+    def feed(self, result_mocker_factory: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Feed:
+        """The feed of a store with two events, without a database."""
+        service = build_service(make_settings(NOWHERE))
+        result_mocker_factory(service.database, "run").return_success(2)  # asked for the number of the last event
+
+        async def read(_: str, cursor: int) -> list[EventView]:
+            return [data.build(EventView, sequence=number) for number in (1, 2)][cursor:]
+
+        monkeypatch.setattr(service.feed, "read", read)
+        return service.feed
+
+    async def opened(self, feed: Feed, last_event_id: int) -> tuple[Subscription, EventStream]:
+        """A stream as the endpoint opens it, for a client that has seen so much."""
+        metrics = ApplicationMetrics()
+        metrics.declare()
+        kitchen = data.build(Principal, store_id="hanok", role=Role.KITCHEN)
+        subscription = await assert_mono_result_success(feed.subscribe(kitchen, "hanok", last_event_id), Subscription)
+        return subscription, EventStream(subscription, metrics, heartbeat_seconds=30, send_timeout_seconds=10)
+
+    @pytest.mark.parametrize(("fault", "seconds"), [(OSError("gone"), 0), (None, 10)], ids=["broken", "stuck"])
+    async def test_what_a_client_does_not_take_has_failed(
+        self, feed: Feed, telemetry: Telemetry, virtual_time: VirtualTime, fault: Exception | None, seconds: int
+    ) -> None:
         """
         A connection that breaks or does not drain costs its events, counted as failed, and its stream, which is closed.
         """
-        metrics = ApplicationMetrics()
-        metrics.declare()
-        subscription: Any = FakeSubscription([event(1), event(2)])
-        stream = EventStream(subscription, metrics, heartbeat_seconds=1, send_timeout_seconds=0.02)
-        sent: list[Any] = []
+        subscription, stream = await self.opened(feed, 0)
+        messages = 0
 
-        async def send(message: Any) -> None:
-            sent.append(message)
-            if len(sent) == 3:
+        async def send(_: object) -> None:
+            nonlocal messages
+            messages += 1
+            if messages == 3:  # after the beginning and the greeting
                 if fault is not None:
                     raise fault
                 await asyncio.Event().wait()
@@ -291,19 +280,20 @@ class TestDelivery:
         async def receive() -> Any:
             await asyncio.Event().wait()
 
+        began = virtual_time.now
         await stream({"type": "http"}, receive, send)
 
-        query = default_monitor().query
-        assert [query.increase(f"sse_events{part}_total") for part in ("", "_sent", "_failed")] == [2, 0, 2]
-        assert subscription.closed
-        assert subscription.cursor == 0
+        assert (virtual_time.now - began).total_seconds() == seconds
+        telemetry.assert_metric("sse_events_total", 2)
+        telemetry.assert_metric("sse_events_sent_total", 0)
+        telemetry.assert_metric("sse_events_failed_total", 2)
+        assert (feed.stream_count, subscription.cursor) == (0, 0)
 
-    async def test_a_client_that_leaves_ends_it(self) -> None:
+    async def test_a_client_that_leaves_ends_it(self, feed: Feed, telemetry: Telemetry) -> None:
         """
         When the server says that the client is gone, nothing more is written.
         """
-        subscription: Any = FakeSubscription()
-        stream = EventStream(subscription, ApplicationMetrics(), heartbeat_seconds=1, send_timeout_seconds=1)
+        _, stream = await self.opened(feed, 2)
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
@@ -312,10 +302,11 @@ class TestDelivery:
         async def receive() -> Any:
             return {"type": "http.disconnect"}
 
+        telemetry.assert_metric("sse_connections", 1)
         await stream({"type": "http"}, receive, send)
 
         assert sent == ["http.response.start", "http.response.body"]
-        assert subscription.closed
+        telemetry.assert_metric("sse_connections", 0)
 
 
 class TestForm:
@@ -326,7 +317,7 @@ class TestForm:
         """
         assert parse_last_event_id(str(number)) == number
 
-    @given(st.text(max_size=64))
+    @given(texts())
     def test_any_text_is_a_number_or_none_of_ours(self, sent: str) -> None:
         """
         Whatever a client sends is a number that can be, or -1.
@@ -343,7 +334,7 @@ class TestForm:
         """
         Id, kind, data on one line, and the empty line that ends it.
         """
-        block = render([event(7)]).decode()
+        block = render([data.build(EventView, sequence=7)]).decode()
 
         assert block.startswith("id: 7\nevent: order\ndata: {")
         assert block.endswith("}\n\n")

@@ -16,7 +16,7 @@ import pytest
 import app.traffic as traffic_package
 from app.traffic.client import Client
 from app.traffic.evening import LOGIN, ORDERS, STATUS, STREAM, Evening
-from rfs.monitoring.monitor import default_monitor
+from rfs.testing.fixtures import Telemetry
 from tests.service.harness import FAR_SECONDS, PASSWORD, Running, eventually, until
 
 HOME = Path(traffic_package.__file__).parents[2]
@@ -24,7 +24,7 @@ HOME = Path(traffic_package.__file__).parents[2]
 
 @pytest.mark.postgres
 class TestEvening:
-    async def test_the_page_shows_exactly_what_was_sent(self, running_service: Running) -> None:
+    async def test_the_page_shows_exactly_what_was_sent(self, running_service: Running, telemetry: Telemetry) -> None:
         """
         When the evening has drained, the page's figures are the generator's own counts: requests by method, route and
         status, orders by status, failures by code, and events of the streams.
@@ -34,7 +34,7 @@ class TestEvening:
         assert tally.unanswered == 0
         assert len(tally.failures) >= 2, "an evening without refusals proves nothing"
 
-        page = Page(running_service)
+        page = Page(running_service, telemetry)
         await eventually(page.requests, dict(tally.requests))
         assert await page.counter("orders_total", "status") == dict(tally.orders)
         assert await page.total("orders_created_total") == tally.orders["created"]
@@ -42,6 +42,7 @@ class TestEvening:
         assert await page.total("sse_events_sent_total") == tally.events["order"] == tally.orders.total()
         assert await page.total("sse_events_failed_total") == 0
         assert (tally.events_missed, tally.events_repeated) == (0, 0)
+        telemetry.assert_health()
 
     async def test_behaves_like_a_restaurant(self, running_service: Running) -> None:
         """
@@ -91,8 +92,7 @@ class TestEvening:
             # Few guests: how many come before the third is served is what then has to be drained.
             evening = Evening(client, password=PASSWORD, rate=8, seed=2, pace=0.005)
             dining = asyncio.create_task(evening.run())
-            while evening.tally.orders["served"] < 3:
-                await asyncio.sleep(0.01)
+            await until(lambda: evening.tally.orders["served"] >= 3)
             evening.close_doors()
             tally = await asyncio.wait_for(dining, FAR_SECONDS)
 
@@ -106,8 +106,7 @@ class TestEvening:
         async with Client(running_service.address) as client:
             evening = Evening(client, password=PASSWORD, rate=25, seed=2, pace=0.01)
             dining = asyncio.create_task(evening.run())
-            while evening.tally.orders["accepted"] < 3:
-                await asyncio.sleep(0.01)
+            await until(lambda: evening.tally.orders["accepted"] >= 3)
             dining.cancel()
             await asyncio.gather(dining, return_exceptions=True)
 
@@ -128,9 +127,9 @@ class TestEvening:
 class Page:
     """The figures as the page's API and the read path behind it tell them."""
 
-    def __init__(self, service: Running) -> None:
+    def __init__(self, service: Running, telemetry: Telemetry) -> None:
         self._service = service
-        self._query = default_monitor().query
+        self._query = telemetry.monitor.query
 
     async def overview(self) -> dict[str, Any]:
         reply = await self._service.call("GET", "/monitoring/api/overview?time_range=1h", store=None, user="admin")
@@ -221,9 +220,7 @@ class TestProgram:
             sys.executable, "-m", "app.traffic", *arguments, cwd=HOME, stdout=subprocess.PIPE, env=_environment()
         )
         metrics = running_service.service.metrics
-        async with asyncio.timeout(FAR_SECONDS):
-            while metrics.orders_created < 3:
-                await asyncio.sleep(0.02)
+        await until(lambda: metrics.orders_created >= 3)
         program.send_signal(signal.SIGTERM)
         output, _ = await asyncio.wait_for(program.communicate(), 5)
 
