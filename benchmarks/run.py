@@ -41,6 +41,7 @@ from benchmarks.storing import SUBJECTS as KEEPERS
 from benchmarks.visibility import GOAL_SECONDS, RATE
 from benchmarks.zoo import LIBRARIES, Outcome, visit
 from benchmarks.zoo import table as zoo_table
+from rfs.testing.performance import REFERENCE_SECONDS, reference_workload
 
 OURS = "rfs"
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
@@ -806,6 +807,16 @@ def machine() -> str:
     )
 
 
+def speed() -> float:
+    """Return the seconds of CPU that a bit of everyday Python takes now: a machine may be half as quick as an hour ago."""
+    seconds = []
+    for _ in range(500):
+        began = time.process_time()
+        reference_workload()
+        seconds.append(time.process_time() - began)
+    return median(seconds)
+
+
 def revision() -> str:
     """Return the commit that was measured."""
     if shutil.which("git") is None:
@@ -911,6 +922,7 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     peers = available(quick)
     environments = [OURS, *peers]
+    speeds = [speed()]
 
     measured = measure_loops([name for name in environments if has_loops(name)], effort)
     seconds, mib, started = measure_imports(environments, effort)
@@ -925,6 +937,7 @@ def main(arguments: list[str]) -> int:
     say("days in virtual time")
     passing = measure_once("passing", str(effort.passing_rounds))
     outcomes = visit_zoo(environments)
+    speeds.append(speed())
 
     lines = [loop_line(goal, measured[goal.loop]) for goal in GOALS]
     lines += [*http_lines(rates, costs), leading_line(*leading), import_line(seconds, mib), visibility_line(visible)]
@@ -933,7 +946,9 @@ def main(arguments: list[str]) -> int:
     collected = median(measured["record_collected"][OURS])
     first = ", ".join(f"{name} {median(values) * 1e3:.0f} ms" for name, values in started.items())
     ours = stored[-1].finished[OURS]
+    before, after = (shown_us(each) for each in speeds)
     notes = [
+        f"`reference_workload`, which takes {shown_us(REFERENCE_SECONDS)} µs where the goals were set, took {before} before this, {after} after.",
         f"Beside the records RFS wrote {ours['windows']:,.0f} windows of 1,000 series: {ours['windows_cpu']:.1f} s of CPU.",
         f"One record, and moving it into the store a moment later, in another thread: {shown_us(collected)} µs.",
         f"Imported, set up, and the first thing measured and recorded: {first}.",

@@ -63,6 +63,9 @@ class HostileNumber:
 
     __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __index__ = __float__
 
+    def __repr__(self) -> str:
+        return "HostileNumber()"  # the same in every process: it names tests
+
 
 NOT_FOR_COUNTERS: list[Any] = [
     -1, -0.5, float("nan"), float("inf"), float("-inf"), True, "1", None, 10**400, Decimal(1), 1j, [1], HostileNumber(),
