@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from enum import Enum
 from typing import Any
-from unittest.mock import ANY, Mock, create_autospec
+from unittest.mock import ANY, Mock
 
 import pytest
 
 from rfs.core.result import Failure, Result, Success
 from rfs.errors import StepTimeoutError
-from rfs.reactive import MonoResult, StepEvent, StepObserver, _observer, set_step_observer, step_observer
+from rfs.reactive import MonoResult, StepEvent, _observer, set_step_observer, step_observer
 from rfs.testing.fixtures import Telemetry
 from rfs.testing.result_helpers import (
     ResultServiceMocker,
@@ -23,6 +22,7 @@ from rfs.testing.result_helpers import (
     assert_mono_result_value,
 )
 from rfs.testing.virtual_time import VirtualTime
+from tests.reactive.conftest import told
 
 
 class Level(Enum):
@@ -39,15 +39,6 @@ async def one_second(value: Any = 1) -> Result[Any, str]:
 async def sold_out(_: object = None) -> Result[Any, str]:
     await asyncio.sleep(1)
     return Failure("sold out")
-
-
-@pytest.fixture
-def observer(virtual_time: VirtualTime) -> Iterator[Mock]:
-    """In the recorder's place: for what an event says and a record does not."""
-    made = create_autospec(StepObserver, instance=True)
-    previous = set_step_observer(made, monotonic_clock=virtual_time.monotonic, utc_clock_ns=virtual_time.time_ns)
-    yield made
-    set_step_observer(previous)
 
 
 @pytest.mark.usefixtures("virtual_time")
@@ -107,7 +98,7 @@ class TestOutcomes:
 
         await mono
 
-        assert [call.args[0] for call in observer.step.call_args_list] == [
+        assert told(observer) == [
             StepEvent(
                 kind="step",
                 chain="order",
@@ -173,7 +164,7 @@ class TestOutcomes:
         """
         await MonoResult(one_second).log_step("x", given)
 
-        ((event,), _) = observer.step.call_args
+        (event,) = told(observer)
         assert (event.message, event.details, event.level) == (message, details, level)
 
     def test_unknown_level_is_refused(self) -> None:
@@ -317,7 +308,7 @@ class TestObserver:
         await mono
 
         assert asked == [20, 10, 40, 30]
-        assert [call.args[0].step for call in observer.step.call_args_list] == ["c"]
+        assert [event.step for event in told(observer)] == ["c"]
         observer.internal_error.assert_not_called()
 
     async def test_broken_gate_changes_nothing(self, observer: Mock) -> None:
