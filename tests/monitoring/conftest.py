@@ -41,19 +41,3 @@ def telemetry(telemetry: Telemetry) -> Telemetry:
     """What is recorded of a Failure is the matter here, not who looks at it."""
     telemetry.allow_unhandled_failures()
     return telemetry
-
-
-class ManualClock:
-    """A clock that stands still until it is moved; wall clock and monotonic clock move together."""
-
-    def __init__(self, start_seconds: float = 1_800_000_000.0) -> None:
-        self.now_ns = int(start_seconds * 1e9)
-
-    def time_ns(self) -> int:
-        return self.now_ns
-
-    def monotonic(self) -> float:
-        return self.now_ns / 1e9
-
-    def advance(self, seconds: float) -> None:
-        self.now_ns += round(seconds * 1e9)
