@@ -72,12 +72,23 @@ def run(suite: str) -> list[tuple[str, str, float, str]]:
         return rows
 
 
+def shown(rows: list[tuple[str, str, float, str]]) -> list[str]:
+    """Return *rows* as those of a table; of a test's many cases those that passed and have nothing to tell are one."""
+    alike: dict[tuple[str, str, str], list[float]] = {}
+    for name, verdict, seconds, what in rows:
+        test = name if what or verdict != "passed" else name.partition("[")[0]
+        alike.setdefault((test, verdict, what), []).append(seconds)
+    return [
+        f"| `{test}`{f' ({len(each)} cases)' if len(each) > 1 else ''} | {verdict} | {sum(each):.0f} | {what} |"
+        for (test, verdict, what), each in alike.items()
+    ]
+
+
 def run_suite(suite: str) -> tuple[bool, str]:
     """Return whether all of *suite* passed, and its section."""
     load, began = os.getloadavg()[0], f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     rows = run(suite)
-    lines = ["| test | | seconds | |", "|---|---|---|---|"]
-    lines += [f"| `{name}` | {verdict} | {seconds:.0f} | {what} |" for name, verdict, seconds, what in rows]
+    lines = ["| test | | seconds | |", "|---|---|---|---|", *shown(rows)]
     told = f"`RFS_FULL=1 pytest {suite}`, {began}, load average {load:.2f} at the start, RFS at {revision()}."
     return bool(rows) and all(verdict == "passed" for _, verdict, _, _ in rows), told + "\n\n" + "\n".join(lines)
 
