@@ -547,7 +547,10 @@ class TestLoop:
         """
 
         async def polite() -> None:
-            with telemetry.no_blocked_loop(0.5):
+            until = time.clock_gettime(time.CLOCK_MONOTONIC) + 0.1
+            with telemetry.no_blocked_loop(0.2):
+                while time.clock_gettime(time.CLOCK_MONOTONIC) < until:  # meanwhile the loop is asked whether it turns
+                    await asyncio.sleep(0)
                 await asyncio.sleep(3600)
 
         async def rude() -> None:
@@ -555,7 +558,7 @@ class TestLoop:
                 await asyncio.sleep(0)
                 threading.Event().wait(0.3)
 
-        virtual_time.VirtualTime().run(polite())
+        virtual_time.VirtualTime(grace=2, patience=5).run(polite())
 
         assert "threading.Event().wait(0.3)" in message_of(virtual_time.VirtualTime().run, rude())
 

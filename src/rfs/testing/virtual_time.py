@@ -497,12 +497,12 @@ class VirtualTime:
             loop = _running_loop()
             if loop is None or getattr(loop, "_selector", None) is not selector:
                 return real(selector, timeout)
-            own = getattr(loop, "_ssock", None)
+            own = cast("socket.socket", getattr(loop, "_ssock")).fileno()  # noqa: B009 - what the stubs do not show
             found: list[Any] = []
 
             def look(seconds: float | None) -> bool:
                 found[:] = real(selector, seconds)
-                if any(key.fileobj is not own for key, _ in found):
+                if any(key.fd != own for key, _ in found):
                     self._socket_at = _real_monotonic()
                 return bool(found)
 
