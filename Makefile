@@ -1,6 +1,6 @@
 # What a person types. Each target prepares .venv for itself (scripts/prepare) and needs no network the second time.
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench bench-full faults-full lint docs lock clean
+.PHONY: help install run test bench bench-full faults-full mutants lint docs lock clean
 
 PYTHON := .venv/bin/python
 BY_ITSELF := slow or browser or postgres or fault or interop or clickhouse
@@ -37,6 +37,10 @@ bench-full: ## Everything that is measured, at its whole size
 	@$(PYTHON) -m benchmarks.run --full
 	@$(MAKE) faults-full
 
+mutants: ## Put small changes of the code to the tests and write benchmarks/MUTANTS.md; takes hours
+	@scripts/prepare dev
+	@$(PYTHON) scripts/mutants.py
+
 lint: ## Check style, types and the direction of imports
 	@scripts/prepare dev
 	$(PYTHON) -m ruff check .
@@ -57,5 +61,5 @@ lock: ## Renew requirements/*.lock from pyproject.toml, and those of the benchma
 	@$(PYTHON) -m benchmarks.environments
 
 clean: ## Remove what the other targets made
-	rm -rf .venv .venv-* examples/table_order/.state site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* examples/table_order/.state site mutants htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -62,7 +62,10 @@ class Watch:
 
     def begin(self, config: pytest.Config) -> None:
         """Watch from now on."""
+        before = self._stderr
         self._stderr = os.fdopen(os.dup(config.stash[fault_handler_stderr_fd_key]), "w")  # what pytest does not capture
+        if before not in {sys.__stderr__, sys.stderr}:
+            before.close()  # a run before this one, in the same process: mutmut lists the tests and then runs them
         threading.Thread(target=self._run, name="tests-watch", daemon=True).start()
 
     @contextmanager

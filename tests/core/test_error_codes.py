@@ -21,6 +21,10 @@ class Number(IntEnum):
     NOT_FOUND = 404
 
 
+class Lower(StrEnum):
+    DECLINED = "payment.declined"
+
+
 class Prose(Enum):
     UNKNOWN_TABLE = "there is no such table"
 
@@ -42,6 +46,7 @@ class TestErrorCode:
         ("error", "code"),
         [
             (Code.SOLD_OUT, "SOLD_OUT"),
+            (Lower.DECLINED, "payment.declined"),
             (Number.NOT_FOUND, "NOT_FOUND"),
             (Prose.UNKNOWN_TABLE, "UNKNOWN_TABLE"),
             (DomainError(Code.SOLD_OUT), "SOLD_OUT"),

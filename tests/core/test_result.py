@@ -542,3 +542,21 @@ class TestRefusals:
             result.value = 2
         with pytest.raises(AttributeError, match=r"^Success cannot be changed: tried to delete 'value'$"):
             del result.value
+
+
+class TestErrorsComeThrough:
+    def test_error_is_found(self) -> None:
+        """
+        get_error gives a Failure's own error.
+        """
+        error = ["x"]
+
+        assert get_error(Failure(error)) is error
+
+    def test_translated_error_of_a_defect(self) -> None:
+        """
+        Of a defect, too, map_error keeps what the function made.
+        """
+        failed: Any = Success(1).map(divide_by_zero)
+
+        assert failed.map_error(lambda error: [error]).error == [failed.error]
