@@ -134,7 +134,7 @@ class TestTargetPattern:
 
         async def steps(correlation_id: str) -> list[tuple[str, str]]:
             async with CorrelationContext(correlation_id):
-                await get_user("123")
+                (await get_user("123")).is_failure()
             logged = query_logs_by_correlation_id(correlation_id)
             assert {record.operation for record in logged} == {"user_retrieval"}
             return [(record.step, record.outcome) for record in logged if record.step]
@@ -186,8 +186,8 @@ def retrievals() -> None:
     """Three users that were found, and one that was not."""
     with mock_result_service("user_service", "get_user_async") as mock_svc:
         mock_svc.return_sequence([*[Success(sample_user)] * 3, Failure(APIError.not_found("사용자", "123"))])
-        for _ in range(4):
-            asyncio.run(get_user("123"))
+        found = [asyncio.run(get_user("123")).is_success() for _ in range(4)]
+    assert found == [True, True, True, False]
 
 
 class TestMonitoringPattern:
@@ -246,7 +246,7 @@ class TestSchemas:
             mock_svc.return_error(APIError.not_found("사용자", "123"))
             async with CorrelationContext("req-1"):
                 bind(user_id="7")
-                await get_user("123")
+                (await get_user("123")).is_failure()
 
         entry = query_logs_by_correlation_id("req-1")[-1].entry
 
