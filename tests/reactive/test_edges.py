@@ -297,6 +297,28 @@ class TestCause:
             assert isinstance(error, StepTimeoutError)
             assert isinstance(error.__cause__, TimeoutError)
 
+    async def test_late_answer_of_a_limited_step_names_it(self) -> None:
+        """
+        A step that answers after its own limit is named in the error.
+        """
+
+        async def stubborn() -> Result[int, str]:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return Success(1)
+
+        error: Any = (await MonoResult(stubborn, name="slow", timeout_seconds=0)).get_error()
+
+        assert (error.step, error.__cause__) == ("slow", None)
+
+
+class TestHash:
+    def test_results_decide(self) -> None:
+        """
+        Collections that differ are no burden to one another in a set.
+        """
+        assert len({hash(FluxResult.from_values([n])) for n in range(3)}) == 3
+
 
 @pytest.mark.usefixtures("virtual_time")
 class TestCacheAtTheSameMoment:
