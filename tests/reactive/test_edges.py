@@ -180,6 +180,8 @@ class TestShownOptions:
         assert str(one.zip(one, one).steps[-1]) == "zip(others=2)"
         assert str(one.first_success(one).steps[-1]) == "first_success(others=1)"
         assert str(one.cache().steps[-1]) == "cache()"
+        assert [step.name for step in one.zip(one).steps] == ["fails", "zip"]
+        assert [step.name for step in one.first_success(one).steps] == ["fails", "first_success"]
 
     def test_every_operator_is_named_by_its_method(self) -> None:
         """
