@@ -20,9 +20,11 @@ run: ## Start the reference service with its traffic; Ctrl-C stops it (TRAFFIC=0
 test: ## Run all tests with branch coverage
 	@scripts/prepare test
 	@echo "rfs: first the tests that do not mind what else the machine does, as many at once as it has processors"
-	@$(PYTHON) -m pytest -n logical --dist loadfile -m "not ($(BY_ITSELF))" --durations=10 --cov --cov-report= --cov-fail-under=0
-	@echo "rfs: then those that start programs or measure the machine, one at a time"
-	@$(PYTHON) -m pytest -m "$(BY_ITSELF)" --durations=10 --cov --cov-append --cov-report=term
+	@status=0; \
+	$(PYTHON) -m pytest -n logical --dist loadfile -m "not ($(BY_ITSELF))" --durations=10 --cov --cov-report= --cov-fail-under=0 || status=1; \
+	echo "rfs: then those that start programs or measure the machine, one at a time"; \
+	$(PYTHON) -m pytest -m "$(BY_ITSELF)" --durations=10 --cov --cov-append --cov-report=term || status=1; \
+	exit $$status
 
 bench: ## Measure RFS beside its peers and write benchmarks/RESULTS.md
 	@scripts/prepare run

@@ -642,7 +642,8 @@ def cook(dish):
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
     """Run pytest with the plugin in a folder that has a module `kitchen`."""
-    monkeypatch.delenv("CI", raising=False)
+    for name in ("CI", "PYTEST_XDIST_WORKER"):  # of the run that this one is in
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.syspath_prepend(pytester.path)
     pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makepyfile(kitchen=COOKING)

@@ -623,7 +623,9 @@ def _is_measured(run: _Run, name: str, operation: str) -> bool:
         case MetricType.COUNTER:
             return bool(query.increase(name, run.time_range, labels))
         case MetricType.GAUGE:
-            return query.latest(name, labels) is not None
+            # Not `latest`: the processes that have set it may have ended since.
+            points = query.points(name, run.time_range, 3_600, labels)
+            return any(point.value is not None for point in points)
         case _:
             distribution = query.distribution(name, run.time_range, labels)
             return distribution is not None and distribution.count > 0
