@@ -3,7 +3,7 @@
 .PHONY: help install run test bench bench-full faults-full mutants lint docs lock clean
 
 PYTHON := .venv/bin/python
-BY_ITSELF := slow or browser or postgres or fault or interop or clickhouse
+BY_ITSELF := browser or postgres or fault or interop
 UV_COMPILE = $(PYTHON) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--extra all --generate-hashes --no-header --no-annotate
 
@@ -19,7 +19,7 @@ run: ## Start the reference service with its traffic; Ctrl-C stops it (TRAFFIC=0
 
 test: ## Run all tests with branch coverage
 	@scripts/prepare test
-	@echo "rfs: first the tests that do not mind what else the machine does, as many at once as it has processors"
+	@echo "rfs: first the tests that mind no neighbour, as many at once as there are processors"
 	@status=0; \
 	$(PYTHON) -m pytest -n logical --dist loadfile -m "not ($(BY_ITSELF))" --durations=10 --cov --cov-report= --cov-fail-under=0 || status=1; \
 	echo "rfs: then those that start programs or measure the machine, one at a time"; \

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import sqlite3
+import sys
 import time
+import traceback
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -1080,6 +1083,7 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
         assert code in {0, -signal.SIGKILL}
         return code != 0
     try:
+        gc.disable()  # it would copy all that the tests before have left
         taken = count()
 
         def watched(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -1095,6 +1099,8 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
         work()
         os._exit(0)
     except BaseException:  # noqa: BLE001 - the child must not go on with the tests
+        traceback.print_exc()
+        sys.stderr.flush()
         os._exit(1)
 
 

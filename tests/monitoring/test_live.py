@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from mmap import mmap
 from pathlib import Path
 from threading import Event, Thread
+from traceback import walk_stack
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from rfs.monitoring._live import Lease, LiveReader, Pending
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.monitor import Monitor
 from rfs.testing.virtual_time import VirtualTime
+from tests.faults.processes import eventually
 
 
 @pytest.fixture
@@ -112,6 +115,42 @@ class TestWithoutDescriptors:
         assert total(watcher) == 3
         assert [record.message for record in watcher.query.records()] == ["kept"]
         assert watcher._leader.live.living() == 2
+
+
+class TestDirectoryThatComesBack:
+    def test_while_somebody_asks(self, tmp_path: Path) -> None:
+        """
+        The directory can be used again just as somebody begins to ask: what was recorded without it is found, then and later.
+        """
+        folder = tmp_path / "rfs"
+        folder.write_text("in the way")
+        monitor = Monitor(service_name="live", directory=folder)
+        monitor.log(20, "recorded in memory")
+        leader, found = monitor._leader, list[str]()
+        assert monitor.capture.state.mode == "memory"
+
+        def ask() -> None:
+            found.extend(record.message for record in monitor.query.records())
+
+        asking = Thread(target=ask)
+        with leader._lock:
+            asking.start()
+            eventually(lambda: is_inside(asking, "collect"))
+            folder.unlink()
+            monitor.capture.mend()
+        asking.join()
+        monitor.beat()
+
+        assert monitor.capture.state.mode == "directory"
+        assert found == ["recorded in memory"]
+        assert [record.message for record in monitor.query.records()] == ["recorded in memory"]
+        monitor.stop()
+
+
+def is_inside(thread: Thread, function: str) -> bool:
+    """Whether *thread* is in a call of *function* right now."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and any(each.f_code.co_name == function for each, _ in walk_stack(frame))
 
 
 class TestForgotten:

@@ -206,8 +206,8 @@ class Leader:
             self._finish()
 
     def _finish(self) -> None:
-        local = self._find_store()
         with self._lock:
+            local = self._find_store()
             if local is None:
                 self._remember()
             else:
@@ -221,8 +221,8 @@ class Leader:
 
     def collect(self) -> Moment:
         """What there is to answer from now, everything included that has been recorded so far."""
-        local = self._find_store()
         with self._lock:
+            local = self._find_store()  # in here: who has found none must not take into memory what the store has by then
             if local is None:
                 return Moment(self._remember(), self._memory)
             self.still_since = None
@@ -493,8 +493,8 @@ class Leader:
 
     def _hurry(self) -> None:
         """Between two ticks: sinks wait, or this process' segment is filling up."""
-        local = self._find_store()
         with self._lock:
+            local = self._find_store()
             if local is None:
                 self._move_records()
                 return
