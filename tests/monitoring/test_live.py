@@ -127,7 +127,7 @@ class TestDirectoryThatComesBack:
         monitor = Monitor(service_name="live", directory=folder)
         monitor.log(20, "recorded in memory")
         leader, found = monitor._leader, list[str]()
-        assert monitor.capture.state.mode == "memory"
+        before = monitor.capture.state.mode
 
         def ask() -> None:
             found.extend(record.message for record in monitor.query.records())
@@ -141,7 +141,7 @@ class TestDirectoryThatComesBack:
         asking.join()
         monitor.beat()
 
-        assert monitor.capture.state.mode == "directory"
+        assert (before, monitor.capture.state.mode) == ("memory", "directory")
         assert found == ["recorded in memory"]
         assert [record.message for record in monitor.query.records()] == ["recorded in memory"]
         monitor.stop()

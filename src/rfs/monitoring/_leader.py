@@ -222,7 +222,9 @@ class Leader:
     def collect(self) -> Moment:
         """What there is to answer from now, everything included that has been recorded so far."""
         with self._lock:
-            local = self._find_store()  # in here: who has found none must not take into memory what the store has by then
+            local = (
+                self._find_store()
+            )  # in here: who has found none must not take into memory what the store has by then
             if local is None:
                 return Moment(self._remember(), self._memory)
             self.still_since = None
