@@ -11,6 +11,7 @@ environment of chdb, too.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import re
 import subprocess
@@ -87,8 +88,13 @@ def is_ready(peer: str) -> bool:
 
 def prepare(peer: str) -> str:
     """Make the environment of *peer* if it is not there, and return "", or what pip said when it could not."""
-    if is_ready(peer):
-        return ""
+    ENVIRONMENTS.mkdir(exist_ok=True)
+    with (ENVIRONMENTS / f"{peer}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # two processes of the tests may ask at once: the second finds it made
+        return "" if is_ready(peer) else _make(peer)
+
+
+def _make(peer: str) -> str:
     say(f"making the environment of {peer} ...")
     home = ENVIRONMENTS / peer
     subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", home], check=True)
