@@ -37,7 +37,7 @@ def _in_place(mutants: Mutants, *_: object, **__: object) -> Callable[[FunctionT
     return noted
 
 
-mutmuts_own.wrap_in_trampoline = _in_place
+mutmuts_own.wrap_in_trampoline = _in_place  # type: ignore[assignment] # it stands in on purpose
 
 
 def pytest_configure(config: pytest.Config) -> None:
