@@ -22,7 +22,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import zip_longest
 from math import ceil, isfinite
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from anyio import CapacityLimiter, move_on_after, to_thread
@@ -411,10 +411,6 @@ def _known(value: float | None) -> float | None:
     return None if value is None or not isfinite(value) else value
 
 
-def _matching(known: Mapping[str, float], pattern: str) -> float:
-    return sum(value for label, value in known.items() if label.startswith(pattern.removesuffix("*")))
-
-
 def _rate(increase: float | None) -> float | None:
     return None if increase is None else increase / _RATE_SECONDS
 
@@ -487,26 +483,43 @@ def _latency(seen: Distribution | None, to_ms: float) -> Latency:
     )
 
 
-def _requests(moment: _Moment, window: str) -> Requests:
-    query, step = moment.query, _step(window)
-    total = query.increase("http_requests_total", window)
-    by_status = query.increase_by("http_requests_total", "status", window) if total is not None else {}
-    failed = None if total is None else _matching(by_status, "5*")
-    refused = None if total is None else _matching(by_status, "4*")
-    by_status_lines = _lines(query, "http_requests_total", window, ("status",))
+class _Http(NamedTuple):
+    """What the HTTP requests of a window came to, by method, route and status; asked for once and added up for each view."""
+
+    counts: Mapping[Group, float]
+    recent: Mapping[Group, float]
+    lines: Mapping[Group, Points]
+
+
+def _http(query: MonitorQuery, window: str) -> _Http:
+    metric, by = "http_requests_total", ("method", "route", "status")
+    counts, recent = query.increases(metric, by, window), query.increases(metric, by, _RATE_WINDOW)
+    return _Http(counts, recent, _lines(query, metric, window, by))
+
+
+def _requests(moment: _Moment, window: str, http: _Http) -> Requests:
+    query = moment.query
+    is_known = query.metric_type("http_requests_total") is not None
+    total = sum(http.counts.values()) if is_known else None
+    by_class = {number: _of_class(http.counts, number) if is_known else None for number in "45"}
     return Requests(
         total=total,
-        failed=failed,
-        error_ratio=_divide(failed, total),
-        client_errors=refused,
-        client_error_ratio=_divide(refused, total),
-        per_second=_rate(query.increase("http_requests_total", _RATE_WINDOW)),
+        failed=by_class["5"],
+        error_ratio=_divide(by_class["5"], total),
+        client_errors=by_class["4"],
+        client_error_ratio=_divide(by_class["4"], total),
+        per_second=_rate(sum(http.recent.values())) if is_known else None,
         active=query.latest("http_requests_active"),
         streams=query.latest("http_streams_active"),
-        points=_points(query, "http_requests_total", window, step, {}),
-        failed_points=_sum_points(line for (status,), line in by_status_lines.items() if status.startswith("5")),
+        points=_sum_points(http.lines.values()),
+        failed_points=_sum_points(line for (*_, status), line in http.lines.items() if status.startswith("5")),
         **_latency(moment.distribution("http_request_duration_seconds", window, {}), 1000),
     )
+
+
+def _of_class(counts: Mapping[Group, float], number: str) -> float:
+    """The requests whose status begins with *number*."""
+    return sum(count for (*_, status), count in counts.items() if status.startswith(number))
 
 
 # Rows are asked for together, and always of all series: others would read the same windows again.
@@ -518,27 +531,34 @@ def _lines(query: MonitorQuery, metric: str, window: str, by: Sequence[str]) -> 
     return {tuple(line.labels.values()): line.values for line in found.lines}
 
 
-def _routes(query: MonitorQuery, window: str) -> tuple[list[RouteRow], int]:
-    metric, by = "http_requests_total", ("method", "route")
-    counts, recent = query.increases(metric, by, window), query.increases(metric, by, _RATE_WINDOW)
+def _routes(query: MonitorQuery, window: str, http: _Http) -> tuple[list[RouteRow], int]:
+    counts: dict[Group, float] = {}
+    recent: dict[Group, float] = {}
     failures: dict[Group, float] = {}
-    for (method, route, status), count in query.increases(metric, (*by, "status"), window).items():
-        if status.startswith("5"):
-            failures[method, route] = failures.get((method, route), 0) + count
+    lines: dict[Group, list[Points]] = {}
+    for (*route, status), count in http.counts.items():
+        group = tuple(route)
+        counts[group] = counts.get(group, 0) + count
+        failures[group] = failures.get(group, 0) + (count if status.startswith("5") else 0)
+    for (*route, _), count in http.recent.items():
+        group = tuple(route)
+        recent[group] = recent.get(group, 0) + count
+    for (*route, _), line in http.lines.items():
+        lines.setdefault(tuple(route), []).append(line)
     busiest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown = busiest[:_MOST_ROWS]
+    by = ("method", "route")
     took = query.distributions("http_request_duration_seconds", by, window, [group for group, _ in shown])
-    lines = _lines(query, metric, window, by)
     rows = [
         RouteRow(
             method=group[0],
             route=group[1],
             total=total,
-            failed=failures.get(group, 0),
-            error_ratio=_divide(failures.get(group, 0), total),
+            failed=failures[group],
+            error_ratio=_divide(failures[group], total),
             per_second=_rate(recent.get(group, 0)),
             active=None,
-            points=lines[group] if rank < _MOST_TRENDS else [],
+            points=_sum_points(lines[group]) if rank < _MOST_TRENDS else [],
             failed_points=[],
             **_latency(took.get(group), 1000),
         )
@@ -902,7 +922,8 @@ class _Dashboard:
             query = moment.query
             seconds = parse_time_range(time_range).seconds
             operations, operations_known, together = _operations(moment, time_range)
-            routes, routes_known = _routes(moment.query, time_range)
+            http = _http(query, time_range)
+            routes, routes_known = _routes(query, time_range, http)
             return Overview(
                 service=monitor.service_name,
                 timestamp=_now(monitor),
@@ -910,7 +931,7 @@ class _Dashboard:
                 range_seconds=seconds,
                 step_seconds=_step(time_range),
                 health=_health(monitor),
-                requests=_requests(moment, time_range),
+                requests=_requests(moment, time_range, http),
                 operations_total=together,
                 operations=operations,
                 operations_known=operations_known,

@@ -132,7 +132,9 @@ def compact(part: Measured) -> Measured:
 
 def sketch_of(parts: Sequence[Measured]) -> Sketch:
     """The sketch of all *parts* together; what `beyond` found missing is taken from the others."""
-    counts = {rank: count for rank, count in _counts(parts).items() if count > 0}  # `beyond` has taken back the others
+    counts = _counts(parts)
+    if counts and min(counts.values()) <= 0:  # `beyond` has taken them back
+        counts = {rank: count for rank, count in counts.items() if count > 0}
     total = Sketch(count=sum(counts.values()), zero=counts.pop(0, 0))
     ranks = sorted(counts)  # so that who looks for quantiles has little to sort
     above = bisect_left(ranks, 0)
@@ -185,8 +187,11 @@ def count_of(reading: SketchReading) -> int:
 
 
 def _counts(parts: Sequence[Measured]) -> dict[int, int]:
-    largest = max(range(len(parts)), key=lambda index: len(parts[index].ranks), default=0)
-    counts = dict(zip(parts[largest].ranks, parts[largest].counts, strict=True)) if parts else {}
+    if not parts:
+        return {}
+    lengths = [len(part.ranks) for part in parts]
+    largest = lengths.index(max(lengths))
+    counts = dict(zip(parts[largest].ranks, parts[largest].counts, strict=True))
     known = counts.get
     for index, part in enumerate(parts):
         if index != largest:

@@ -471,6 +471,7 @@ class _View:
                 for slot, value in self._value_sums(width, group, frozenset(slots), begin, until).items():
                     sums[base + slot] += value
         within, is_all = self._within(first, last)
+        journaled: dict[int, float] | None = None  # added up once somebody needs it
         found: list[float | None] = []
         for key, number in zip(keys, numbers, strict=True):
             live = cast("float | None", self.live(key, COUNTER, number))
@@ -482,8 +483,9 @@ class _View:
             if live is not None and isinstance(before, float):
                 value += _less(live, before)
             else:
-                for row in within:
-                    value += row.counters.get(number, 0.0)
+                if journaled is None:
+                    journaled = _journaled(within, sums)
+                value += journaled.get(number, 0.0)
                 if first <= self.second < last:
                     value += self.head(number, live)
             found.append(max(0.0, value))
@@ -884,6 +886,16 @@ def _lifetime(name: str, labels: str, kind: int, total: Total) -> Lifetime:
     return Lifetime(SeriesKey(name, decode_labels(labels)), kind, total.second, cast("float", amount))
 
 
+def _journaled(rows: Iterable[Journaled], wanted: Mapping[int, object]) -> dict[int, float]:
+    """What *rows* of the journal have of each *wanted* counter that moved in them."""
+    sums: dict[int, float] = {}
+    for row in rows:
+        for number in wanted.keys() & row.counters.keys():
+            sums[number] = sums.get(number, 0.0) + row.counters[number]
+        breathe()
+    return sums
+
+
 def _less(live: float, sampled: float) -> float:
     head = live - sampled
     return 0.0 if is_residue(head, live) else head
@@ -1001,11 +1013,10 @@ def _points(view: _View, wanted: Sequence[_Wanted], steps: _Steps) -> list[list[
     for row in view.journal:
         if start <= row.second < end:
             index = steps.index(row.second)
-            for number, of_series in sums.items():
-                if number in row.counters:
-                    of_series[index] += row.counters[number]
-                elif number in row.sketches:
-                    of_series[index] += sum(row.sketches[number].counts)
+            for number in sums.keys() & row.counters.keys():
+                sums[number][index] += row.counters[number]
+            for number in sums.keys() & row.sketches.keys():
+                sums[number][index] += sum(row.sketches[number].counts)
             for number in found.keys() & row.gauges.keys():
                 found[number].append((row.second, row.gauges[number]))
             breathe()
