@@ -36,6 +36,7 @@ SUITES = {
     "tests/monitoring/test_chunks.py": "chunks cut and their writer killed, 200 times as a real process; 1,000 series of lives of a leader",
     "tests/monitoring/test_idle_series.py": "a hundred new label sets a minute for three days",
     "tests/monitoring/test_accuracy.py": "1,000,000 values of each shape; 16 threads × 100,000 additions, twice",
+    "tests/testing/test_performance.py::TestReruns": "an assertion of performance in 100 processes: unchanged code, and a fifth slower",
 }
 SUITE_SECONDS = 3_600
 
