@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -229,3 +229,12 @@ def pytest_unconfigure() -> None:
         sys.stderr.write(f"tests: threads left behind: {', '.join(waiting)}\n")
         sys.stderr.flush()
         os._exit(_status[-1])
+
+
+@pytest.fixture
+def switching_often() -> Iterator[None]:
+    """Threads are switched a thousand times as often as usual, so that what is not atomic shows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -25,15 +24,6 @@ def monitor(clock: VirtualTime) -> Iterator[Monitor]:
     with use_monitor(made):
         yield made
     made.stop()
-
-
-@pytest.fixture
-def switching_often() -> Iterator[None]:
-    """Threads are switched a thousand times as often as usual, so that what is not atomic shows."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture

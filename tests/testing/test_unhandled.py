@@ -405,17 +405,6 @@ class TestWatch:
         assert watch.message() == ""
 
 
-@pytest.fixture
-def switching_often() -> Any:
-    """Threads are switched a thousand times as often as usual."""
-    import sys
-
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
 class Kitchen:
     def cook(self, dish: str) -> Result[int, str]:
         return Success(len(dish))

@@ -120,8 +120,6 @@ class VirtualTime:
     ...     time.sleep(3600)
     ...     clock.now.isoformat()
     '2026-01-01T01:00:00+00:00'
-
-    .. versionadded:: 0.2
     """
 
     def __init__(self, start: datetime | float = _START, *, grace: float = 0.05, patience: float = 30.0) -> None:
