@@ -107,12 +107,13 @@ def set_step_observer(
 
 def step_observer() -> StepObserver:
     """Return the observer; the first call loads ``rfs.monitoring.result_logging``, which sets itself."""
+    global unreported  # noqa: PLW0603 - see unreported
     if _observer is None:
         try:
             import_module(RECORDER)
-        except Exception as error:  # noqa: BLE001 - whatever is broken there, the chain goes on
+        except Exception:  # noqa: BLE001 - whatever is broken there, the chain goes on
             set_step_observer(_Silent())
-            report("reactive.load_observer", error)
+            unreported += 1
     return _observer or _Silent()
 
 

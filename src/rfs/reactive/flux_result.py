@@ -75,7 +75,7 @@ class FluxResult(Generic[T_co, E_co]):
     async def from_async_results(cls, sources: Iterable[Callable[[], Awaitable[Result[U, F]]]]) -> FluxResult[U, F]:
         """Call all *sources* at the same time and collect their Results in order."""
         sources = list(sources)
-        results = ordered(sources, _call, max_concurrent=max(1, len(sources)))
+        results = ordered(sources, _call, max_concurrent=len(sources))
         return cast("type[FluxResult[U, F]]", cls)([result async for result in results])
 
     @classmethod
