@@ -47,6 +47,7 @@ async def fails(_: object = None) -> Result[Any, str]:
     return Failure("sold out")
 
 
+@pytest.mark.usefixtures("virtual_time")
 class TestRetryByDefault:
     async def test_without_a_pause_nobody_sleeps(self) -> None:
         """
@@ -182,6 +183,19 @@ class TestShownOptions:
         assert str(one.cache().steps[-1]) == "cache()"
         assert [step.name for step in one.zip(one).steps] == ["fails", "zip"]
         assert [step.name for step in one.first_success(one).steps] == ["fails", "first_success"]
+        assert [step.name for step in one.cache().steps] == ["fails", "cache"]
+
+    def test_logged_step_shows_its_threshold(self) -> None:
+        """
+        An entry says from when on it is made, if it is not always.
+        """
+        chain: MonoResult[Any, Any] = MonoResult(fails).log_step("paid").log_performance("all").log_performance(100)
+
+        assert [str(step) for step in chain.steps[1:]] == [
+            "log_step(paid)",
+            "log_performance(all)",
+            "log_performance(performance, threshold_ms=100)",
+        ]
 
     def test_every_operator_is_named_by_its_method(self) -> None:
         """
@@ -201,11 +215,19 @@ class TestShownOptions:
 
     def test_empty_name_is_none(self) -> None:
         """
-        A step that is named "" keeps its function's name, and a chain that is named "" has no name.
+        A step that is named "" keeps its function's name, or has none as a lambda; a chain that is named "" has no name.
         """
         chain: MonoResult[Any, Any] = MonoResult(fails, name="").bind_result(Success, "").name("")
+        of_lambdas: MonoResult[Any, Any] = (
+            MonoResult.from_async_result(lambda: fails(), "")
+            .map(lambda value: value, "")
+            .bind_result(lambda value: Success(value), "")
+            .bind_async_result(lambda value: fails(value), "")
+        )
 
         assert repr(chain) == "MonoResult(from_async_result(fails) → bind_result(Success))"
+        assert repr(of_lambdas) == "MonoResult(from_async_result() → map() → bind_result() → bind_async_result())"
+        assert repr(MonoResult(lambda: fails(), "")) == "MonoResult(from_async_result())"
 
 
 class TestEntryByDefault:
@@ -224,6 +246,14 @@ class TestEntryByDefault:
         ]
         assert [each.level for each in events] == [None, None, None]
 
+    async def test_threshold_makes_it_a_warning(self, observer: Mock) -> None:
+        """
+        What took longer than it should is worth a WARNING.
+        """
+        await MonoResult(fails).log_performance(0)
+
+        assert [(each.level, each.details) for each in told(observer)] == [(30, {"threshold_ms": 0})]
+
     async def test_first_retry_is_told(self, observer: Mock) -> None:
         """
         What needed a second attempt says so, beside its own details, which are not changed.
@@ -241,6 +271,21 @@ class TestEntryByDefault:
         assert paid.details == {"table": 7, "attempts": 2}
         assert performance.details == {"attempts": 2, "threshold_ms": 0}
         assert details == {"table": 7}
+
+
+class TestChainName:
+    async def test_stays_whatever_is_added(self, observer: Mock) -> None:
+        """
+        A chain keeps its name through all that is added behind it, until it is given another.
+        """
+        chain: MonoResult[Any, Any] = MonoResult(fails).name("order").log_step("one").map(str).log_step("two")
+
+        await chain
+        await chain.name("bill")
+
+        assert [each.chain for each in told(observer)] == ["order", "order", "bill", "bill"]
+        assert repr(chain).startswith("MonoResult('order': ")
+        assert repr(chain.name("bill")).startswith("MonoResult('bill': ")
 
 
 class TestEntryTimes:
@@ -284,6 +329,7 @@ class TestAround:
         assert [step.name for step in _chain.shown(steps)] == ["counted", "retry"]
 
 
+@pytest.mark.usefixtures("virtual_time")
 class TestCause:
     async def test_timeout_is_caused_by_the_limit(self) -> None:
         """
@@ -291,7 +337,7 @@ class TestCause:
         """
 
         async def wait() -> Result[int, str]:
-            await asyncio.Event().wait()
+            await asyncio.sleep(60)
             return Success(1)
 
         for mono in (MonoResult(wait).timeout(0), MonoResult(wait, timeout_seconds=0)):
@@ -306,7 +352,7 @@ class TestCause:
 
         async def stubborn() -> Result[int, str]:
             with suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
+                await asyncio.sleep(60)
             return Success(1)
 
         error: Any = (await MonoResult(stubborn, name="slow", timeout_seconds=0)).get_error()

@@ -7,6 +7,7 @@ import gc
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from random import Random
 from typing import Any
@@ -67,6 +68,20 @@ class Probe:
         finally:
             self.running -= 1
         return Failure(f"bad {n}") if n in self.bad else Success(n)
+
+
+class Threads(ThreadPoolExecutor):
+    """An event loop's threads, enough for all; knows how many calls were under way at once."""
+
+    def __init__(self) -> None:
+        super().__init__(20)
+        self.calls: list[Future[Any]] = []
+        self.most = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.calls.append(super().submit(fn, *args, **kwargs))
+        self.most = max(self.most, sum(not call.done() for call in self.calls))
+        return self.calls[-1]
 
 
 class TestCollection:
@@ -173,6 +188,28 @@ class TestParallel:
         flux = await MIXED.parallel_map(meet, max_concurrency=2)
 
         assert values_of(flux) == [10, None, 20, None, None]
+
+    @pytest.mark.parametrize(("bound", "most"), [({}, 10), ({"max_concurrency": 2}, 2)])
+    async def test_parallel_map_has_so_many_in_threads(self, bound: dict[str, int], most: int) -> None:
+        """
+        Of the plain calls, too, no more than the bound are under way at once: ten, where none is given.
+        """
+        go = threading.Event()
+
+        def wait(n: int) -> int:
+            go.wait(30)
+            return n
+
+        with Threads() as threads:
+            asyncio.get_running_loop().set_default_executor(threads)
+            mapping = asyncio.ensure_future(FluxResult.from_values(range(20)).parallel_map(wait, **bound))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            go.set()
+            flux = await mapping
+
+        assert flux == FluxResult.from_values(range(20))
+        assert threads.most == most
 
     async def test_bounds_must_be_positive(self) -> None:
         """

@@ -7,6 +7,7 @@ import gc
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -370,6 +371,28 @@ class TestTap:
         assert await MonoResult.from_result(result).tap(divide_by_zero) is result
         telemetry.assert_metric("telemetry_internal_errors_total", 1, where="reactive.tap")
         telemetry.assert_health(internal_errors=1)
+
+    async def test_who_records_is_told_the_very_error(self, observer: Mock) -> None:
+        """
+        What a tap raises is handed on as it is, with the word for where it was.
+        """
+        broken = ValueError("x")
+
+        def raises(_: object) -> None:
+            raise broken
+
+        await assert_mono_result_value(MonoResult.from_value(1).tap(raises), 1)
+
+        observer.internal_error.assert_called_once_with("reactive.tap", broken)
+
+    async def test_side_that_nobody_looks_at_is_no_error(self, observer: Mock) -> None:
+        """
+        A tap with a function for one side has nothing to do on the other, and nothing goes wrong there.
+        """
+        await assert_mono_result_value(MonoResult.from_value(1).tap(on_error=never).do_on_error(never).tap(), 1)
+        await assert_mono_result_error(MonoResult.from_error("x").tap(never).do_on_success(never).tap(), "x")
+
+        observer.internal_error.assert_not_called()
 
     async def test_observer_can_never_alter_the_result(self) -> None:
         """

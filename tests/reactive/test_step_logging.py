@@ -7,7 +7,7 @@ import subprocess
 import sys
 from enum import Enum
 from typing import Any
-from unittest.mock import ANY, Mock
+from unittest.mock import Mock
 
 import pytest
 
@@ -266,6 +266,24 @@ class TestInsideOfOperators:
         after = {"step": "after", "outcome": "ok", "chain": "order"}
         telemetry.assert_records({"step": "work", "outcome": "ok", "chain": "order"}, after, after)
 
+    async def test_zip_and_race_go_on_with_the_chain_they_are_called_on(self, telemetry: Telemetry) -> None:
+        """
+        What is told before a zip or a race has the name of the chain around it, and what is behind measures from there; the
+        others keep their own.
+        """
+        first = MonoResult(one_second).log_step("first")
+        drinks = MonoResult(sold_out).log_step("drinks").name("drinks").recover(len)
+
+        await first.zip(drinks).log_step("behind").name("order")
+        await first.first_success(drinks).log_step("behind").name("order")
+
+        once = [
+            {"step": "first", "chain": "order", "duration_ms": 1000},
+            {"step": "drinks", "chain": "drinks", "duration_ms": 1000},
+            {"step": "behind", "chain": "order", "duration_ms": 0},
+        ]
+        telemetry.assert_records(*once, *once)
+
     async def test_timeout_is_told_behind_it(self, telemetry: Telemetry) -> None:
         """
         A step that the limit cut short tells nothing; the entry behind the limit tells the timeout.
@@ -319,7 +337,9 @@ class TestObserver:
 
         await assert_mono_result_value(MonoResult(one_second).log_step("a"), 1)
 
-        observer.internal_error.assert_called_once_with("reactive.observer", ANY)
+        (where, error), _ = observer.internal_error.call_args
+        assert (where, type(error)) == ("reactive.observer", ZeroDivisionError)
+        assert observer.internal_error.call_count == 1
 
     def test_chain_that_logs_nothing_never_touches_it(self) -> None:
         """
@@ -367,11 +387,13 @@ class TestObserver:
         A module that is loaded already, and was taken out again, leaves a silent observer.
         """
         monkeypatch.setattr(_observer, "RECORDER", "json")
-        previous = set_step_observer(None)
+        previous, before = set_step_observer(None), _observer.unreported
         try:
             step_observer().step(StepEvent("step", "", "x", 0, "ok", "", None, 0.0, 1, None, False, None, 0))
         finally:
-            set_step_observer(previous)
+            assert set_step_observer(previous) is None
+
+        assert _observer.unreported == before
 
     def test_setting_gives_back_the_previous_one(self, observer: Mock) -> None:
         """

@@ -107,6 +107,18 @@ class TestTimeout:
         assert virtual_time.elapsed_seconds == 12.25
         await assert_mono_result_value(start.bind_async_result(Work(1), name="quick", timeout_seconds=2), "done")
 
+    async def test_first_step_can_have_its_own(self, virtual_time: VirtualTime) -> None:
+        """
+        Whichever way a chain begins with an async function, that step can be given a limit, with a name or without.
+        """
+        for mono in (
+            MonoResult(Work(10), timeout_seconds=2),
+            MonoResult.from_async_result(Work(10), timeout_seconds=2),
+            MonoResult.from_async_result(Work(10), "find", 2),
+        ):
+            assert isinstance(await assert_mono_result_timeout(mono, 2), StepTimeoutError)
+        assert virtual_time.elapsed_seconds == 3 * 2.25
+
     async def test_late_answer_is_too_late(self) -> None:
         """
         A step that makes an answer of its own cancellation has timed out all the same.
