@@ -278,12 +278,14 @@ class TestChainName:
         """
         A chain keeps its name through all that is added behind it, until it is given another.
         """
-        chain: MonoResult[Any, Any] = MonoResult(fails).name("order").log_step("one").map(str).log_step("two")
+        chain: MonoResult[Any, Any] = (
+            MonoResult(fails).name("order").log_step("one").map(str).log_step("two").retry(0).log_step("three")
+        )
 
         await chain
         await chain.name("bill")
 
-        assert [each.chain for each in told(observer)] == ["order", "order", "bill", "bill"]
+        assert [each.chain for each in told(observer)] == ["order"] * 3 + ["bill"] * 3
         assert repr(chain).startswith("MonoResult('order': ")
         assert repr(chain.name("bill")).startswith("MonoResult('bill': ")
 

@@ -221,6 +221,8 @@ class TestParallel:
             FluxResult.from_iterable_async([], Probe(), max_concurrent=-1)
         with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
             await FluxResult.from_iterable_async([], Probe()).batch_collect(batch_size=0)
+        with pytest.raises(ValueError, match="max_concurrent must be at least 1, not 0"):
+            await FluxResult.from_iterable_async([], Probe()).batch_collect(max_concurrent=0)
 
     def test_items_must_be_many(self) -> None:
         """
@@ -318,6 +320,30 @@ class TestStream:
                 if seen == 20:
                     break
 
+    async def test_slow_call_holds_up_what_comes_after_it(self) -> None:
+        """
+        While one call takes its time, those behind it run ahead as far as the stream may keep their Results, and no further.
+        """
+
+        def slow_at_first() -> Probe:
+            return Probe(lambda n: 100 if n == 0 else 1)
+
+        iterated, in_batches, awaited = slow_at_first(), slow_at_first(), slow_at_first()
+        async with aclosing(aiter(FluxResult.from_iterable_async(range(50), iterated, max_concurrent=3))) as iterator:
+            assert await anext(iterator) == Success(0)
+            assert iterated.started == [*range(2 * 3)]
+
+        stream = FluxResult.from_iterable_async(range(50), in_batches, max_concurrent=3)
+        collecting = asyncio.ensure_future(stream.batch_collect(batch_size=7))
+        await asyncio.sleep(99)
+        assert in_batches.started == [*range(7)]
+        assert len(await collecting) == 50
+
+        collecting = asyncio.ensure_future(FluxResult.from_iterable_async(range(50), awaited))
+        await asyncio.sleep(99)
+        assert awaited.started == [*range(50)]
+        assert len(await collecting) == 50
+
     async def test_memory_does_not_grow_with_length(self) -> None:
         """
         Of 5,000 items no more than a few are alive at any time.
@@ -359,6 +385,35 @@ class TestStream:
 
         await StepVerifier(stream).expect_values(1, 2).expect_failure(OSError, defect=True).verify_complete()
 
+    async def test_iteration_that_fails_is_not_taken_up_again(self) -> None:
+        """
+        Items that could be read on after an exception are not: it is the end.
+        """
+
+        class Stumbling:
+            read = 0
+
+            def __iter__(self) -> Iterator[int]:
+                return self
+
+            def __next__(self) -> int:
+                self.read += 1
+                if self.read == 2:
+                    raise OSError("try again")
+                if self.read == 5:
+                    raise StopIteration
+                return self.read
+
+        items = Stumbling()
+
+        await (
+            StepVerifier(FluxResult.from_iterable_async(items, Probe()))
+            .expect_value(1)
+            .expect_failure(OSError, defect=True)
+            .verify_complete()
+        )
+        assert items.read == 2
+
     async def test_function_that_raises_or_forgets_its_result(self) -> None:
         """
         Both make the item a defect and disturb no other; a plain function is taken too.
@@ -394,6 +449,7 @@ class TestFailFast:
         """
         probe = Probe(bad=frozenset([0]))
         assert_flux_result_stats(await FluxResult.from_iterable_async(range(9), probe), 8, 1)
+        assert_flux_result_stats(await ResultStream(range(9), probe), 8, 1)
         assert probe.cancelled == []
 
     async def test_first_failure_is_the_last_result(self) -> None:
