@@ -300,6 +300,22 @@ class TestStream:
         broken = await stream.reduce_results(lambda total, n: total // n, 1)
         assert_result_error(broken.to_list()[0], ZeroDivisionError)
 
+    @pytest.mark.parametrize("bound", [1, 3, 10])
+    async def test_ends_where_its_items_do(self, bound: int) -> None:
+        """
+        Async items are read to their end like plain ones: each once, in order, and nothing after the last.
+        """
+
+        async def tickets() -> AsyncIterator[int]:
+            for n in range(5):
+                yield n
+
+        for items in (tickets(), iter(range(5))):
+            probe = Probe(lambda n: 0.1 * n)
+            stream = FluxResult.from_iterable_async(items, probe, max_concurrent=bound, fail_fast=True)
+            assert await stream == FluxResult.from_values(range(5))
+            assert probe.started == [*range(5)]
+
     async def test_items_are_read_as_there_is_room(self) -> None:
         """
         Async items, too, are taken only as far ahead as the stream may keep.
@@ -431,6 +447,8 @@ class TestStream:
             .expect_failure(ZeroDivisionError, defect=True)
             .verify_complete()
         )
+        forgot: Any = (await stream).to_list()[1]
+        assert str(forgot.error) == "the function given to each item must return a Result, not NoneType"
 
     def test_repr_tells_its_policy(self) -> None:
         """

@@ -224,6 +224,22 @@ class TestCancellation:
 
         assert slow.ended == [("cancelled", 3.25)]
 
+    @pytest.mark.parametrize("together", ["zip", "first_success"])
+    async def test_cancellation_is_not_lost_while_the_others_are_let_go(self, together: str) -> None:
+        """
+        It is decided already, and what goes on beside is waited for: who is cancelled then is cancelled.
+        """
+        slow = Work(60)
+        decided = Work(1, Failure("x") if together == "zip" else Success("x"))
+
+        running = asyncio.ensure_future(getattr(MonoResult(slow), together)(MonoResult(decided)).to_result())
+        await asyncio.sleep(1.1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+        assert slow.ended == [("cancelled", 1.25)]
+
     @given(st.lists(st.integers(4, 40), min_size=1, max_size=4), st.integers(0, 96))
     async def test_at_any_moment(self, eighths: list[int], moment: int) -> None:
         """
