@@ -1,22 +1,24 @@
 """
 Puts small changes of rfs.core, rfs.reactive and rfs.testing to the tests and writes benchmarks/MUTANTS.md:
-``python scripts/mutants.py [MODULE …]``.
+``python scripts/mutants.py [--share N] [--go-on] [MODULE …]``.
 
 mutmut makes the changes, the mutants, and finds the tests that call what is changed: those of the changed package alone, for
 each package is to have tests of its own. A mutant that survives needs a reason, which a person writes into the last column of
-the file; it stays there as long as the change is the same. With modules named, only their sections are written anew.
+the file; it stays there as long as the change is the same. With modules named, only their sections are written anew. With a share,
+one in N is put to the tests, and the file says so. Going on keeps what the run before found dead, and runs the rest.
 
 The exit status is 1 where a package has a score below 90 %, or a survivor no reason.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,14 +33,16 @@ MUTANTS = ROOT / "mutants"  # where mutmut works
 PACKAGES = ("core", "reactive", "testing")
 LEAST_PERCENT = 90
 DEAD = ("killed", "timeout", "segfault")  # as mutmut says it
+NOT_RUN = "not checked"
 UNKNOWN = "?"  # instead of a reason
 
 
-def mutmut(*arguments: str, package: str) -> None:
-    """Run mutmut over the tests of *package*."""
+def mutmut(package: str, names: Collection[str], share: int) -> None:
+    """Put one in *share* of the mutants of the modules *names* to the tests of *package*."""
     # A path among mutmut's own options would be run for every mutant, in full.
     env = {**os.environ, "PYTEST_ADDOPTS": f"-o testpaths=tests/{package}"}
-    subprocess.run([sys.executable, "-m", "mutmut", *arguments], cwd=ROOT, env=env, check=True)
+    command = [sys.executable, "-m", "scripts.mutmut_warm", str(os.cpu_count()), str(share), *names]
+    subprocess.run(command, cwd=ROOT, env=env, check=True)
 
 
 def verdicts() -> dict[str, str]:
@@ -56,7 +60,8 @@ def modules() -> list[str]:
 
 def section(module: str, said: Mapping[str, str], reasons: Mapping[tuple[str, str], str], told: str) -> str:
     """Return what is to be said of *module*, whose mutants met the fates *said*."""
-    mine = {name: verdict for name, verdict in said.items() if name.rpartition(".")[0] == module}
+    everything = {name: verdict for name, verdict in said.items() if name.rpartition(".")[0] == module}
+    mine = {name: verdict for name, verdict in everything.items() if verdict != NOT_RUN}
     dead = sum(verdict in DEAD for verdict in mine.values())
     late = sum(verdict == "timeout" for verdict in mine.values())
     rows: list[str] = []
@@ -70,6 +75,8 @@ def section(module: str, said: Mapping[str, str], reasons: Mapping[tuple[str, st
     table = ["", "| function | change | reason |", "|---|---|---|", *rows] if rows else []
     typed = len(mine) - dead - len(rows)
     first = f"{dead} of {dead + len(rows)} mutants die, {late} of them of a time limit; {typed} more change what is for type checkers alone."
+    if len(mine) < len(everything):
+        first = f"{first} A sample of {len(mine)} of {len(everything)}."
     return "\n".join([f"{first} {told}", *table])
 
 
@@ -84,7 +91,7 @@ def changed(name: str) -> tuple[str, str]:
 
 def same_code(before: str, after: str) -> bool:
     """Tell whether nothing differs but the type that a `cast` is given."""
-    one, other = (re.sub(r'\bcast\((?:None|"[^"]*"), ', "cast(", each) for each in (before, after))
+    one, other = (re.sub(r"""\bcast\((?:None|"[^"]*"|'[^']*'), """, "cast(", each) for each in (before, after))
     return one == other
 
 
@@ -100,10 +107,10 @@ def reasons_in(text: str) -> dict[tuple[str, str], str]:
     return {(function, change): reason for function, change, reason in rows}
 
 
-def counts(text: str) -> tuple[int, int]:
-    """Return how many of how many mutants die, as a section says."""
-    found = re.match(r"(\d+) of (\d+) ", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+def counts(text: str) -> tuple[int, int, int]:
+    """Return how many mutants die, how many were put to the tests, and how many there are, as a section says."""
+    found = re.match(r"(\d+) of (\d+) .*?(?: A sample of \d+ of (\d+)\.|$)", text, re.MULTILINE)
+    return (int(found[1]), int(found[2]), int(found[3] or found[2])) if found else (0, 0, 0)
 
 
 def percent(dead: int, among: int) -> float:
@@ -111,10 +118,11 @@ def percent(dead: int, among: int) -> float:
     return 100 * dead / among if among else 100.0
 
 
-def score(sections: Mapping[str, str], package: str) -> tuple[int, int]:
-    """Return how many of how many mutants of *package* die."""
+def score(sections: Mapping[str, str], package: str) -> tuple[int, int, int]:
+    """Return of the mutants of *package* what `counts` returns of a module's."""
     mine = [counts(text) for name, text in sections.items() if name.split(".")[1] == package]
-    return sum(dead for dead, _ in mine), sum(among for _, among in mine)
+    dead, among, whole = (sum(numbers) for numbers in zip((0, 0, 0), *mine, strict=True))
+    return dead, among, whole
 
 
 def write(sections: Mapping[str, str]) -> None:
@@ -126,37 +134,46 @@ def write(sections: Mapping[str, str]) -> None:
         f"Written by `make mutants` on: {machine()}; {tools}. A mutant is one small change of the code, and dies when a test of its",
         "package fails. Those that survive stand below, each with the reason why no test is missing, which is written by hand.",
         "",
-        "| | mutants | die | score |",
-        "|---|---|---|---|",
+        "| | mutants | put to the tests | die | score |",
+        "|---|---|---|---|---|",
     ]
     known = [name for name in modules() if name in sections]
     for package in PACKAGES:
         rows = [(f"`{name}`", *counts(sections[name])) for name in known if name.split(".")[1] == package]
         rows[:0] = [(f"**`rfs.{package}`**", *score(sections, package))] if rows else []
-        lines += [f"| {name} | {among} | {dead} | {percent(dead, among):.1f} % |" for name, dead, among in rows]
+        lines += [
+            f"| {name} | {whole} | {among} | {dead} | {percent(dead, among):.1f} % |"
+            for name, dead, among, whole in rows
+        ]
     if left := [f"`{name}`" for name in modules() if name not in sections]:
         lines += ["", f"Not put to the tests yet: {', '.join(left)}."]
     parts = ["\n".join(lines), *(f"## {name}\n\n{sections[name]}" for name in known)]
     RESULTS.write_text("\n\n".join(parts) + "\n")
 
 
-def main(chosen: list[str]) -> int:
-    """Put the mutants of the *chosen* modules, or of all, to the tests, and say whether the result is good enough."""
+def main() -> int:
+    """Put the mutants of the modules that are asked for to the tests, and say whether the result is good enough."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("modules", nargs="*")
+    parser.add_argument("--share", type=int, default=1, metavar="N")
+    parser.add_argument("--go-on", action="store_true")
+    asked = parser.parse_args()
     os.chdir(ROOT)
-    shutil.rmtree(MUTANTS, ignore_errors=True)
+    if not asked.go_on:
+        shutil.rmtree(MUTANTS, ignore_errors=True)
     sections = written()
     for package in PACKAGES:
-        mine = [name for name in chosen or modules() if name.split(".")[1] == package]
+        mine = [name for name in asked.modules or modules() if name.split(".")[1] == package]
         if mine:
             told = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, RFS at {revision()}."
-            mutmut("run", "--max-children", str(os.cpu_count()), *(f"{name}.*" for name in mine), package=package)
+            mutmut(package, mine, asked.share)
             said = verdicts()
             sections |= {name: section(name, said, reasons_in(sections.get(name, "")), told) for name in mine}
             write(sections)
     print(f"written: {RESULTS.relative_to(ROOT)}")
-    low = any(percent(*score(sections, package)) < LEAST_PERCENT for package in PACKAGES)
+    low = any(percent(*score(sections, package)[:2]) < LEAST_PERCENT for package in PACKAGES)
     return 1 if low or any(UNKNOWN in reasons_in(text).values() for text in sections.values()) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
