@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import json
@@ -9,13 +10,17 @@ import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from rfs import testing
+from rfs.core.result import Success
+from rfs.errors import MockError
+from rfs.testing import result_helpers
 from tests.faults.processes import FAR_SECONDS, ROOT, environment
-from tests.testing.programs.wrong import WRONG
+from tests.testing.programs.wrong import WRONG, seen
 
 # How the message of each begins, or where it does not begin alike each time, what it must match.
 MESSAGES = {
@@ -86,8 +91,8 @@ def assertions() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, str]:
-    """What each assertion says under ``python -O``, which drops assert statements."""
+def told() -> dict[str, tuple[str, list[str]]]:
+    """What each assertion says under ``python -O``, which drops assert statements, and which functions a traceback shows."""
     run = subprocess.run(
         [sys.executable, "-O", "-m", "tests.testing.programs.wrong"],
         cwd=ROOT,
@@ -98,7 +103,7 @@ def told() -> dict[str, str]:
         timeout=FAR_SECONDS,
     )
     assert run.returncode == 0, run.stderr
-    found: dict[str, str] = json.loads(run.stdout)
+    found: dict[str, tuple[str, list[str]]] = json.loads(run.stdout)
     return found
 
 
@@ -114,9 +119,59 @@ class TestEachAssertion:
         assert set(MESSAGES) == set(WRONG)
 
     @pytest.mark.parametrize("name", WRONG)
-    def test_fails_with_its_message_under_optimized_python(self, name: str, told: dict[str, str]) -> None:
+    def test_fails_with_its_message_under_optimized_python(
+        self, name: str, told: dict[str, tuple[str, list[str]]]
+    ) -> None:
         """
         What is not so fails, and the message says what was expected and what there is.
         """
         assert name in told, "it passes"
-        assert re.match(MESSAGES[name], told[name]), told[name]
+        assert re.match(MESSAGES[name], told[name][0]), told[name][0]
+
+    @pytest.mark.parametrize("name", WRONG)
+    def test_shows_no_code_but_the_test(self, name: str, told: dict[str, tuple[str, list[str]]]) -> None:
+        """
+        The traceback that pytest shows ends in the test's own line, not inside the assertion.
+        """
+        assert told[name][1] == []
+
+
+NO_RESULT: Any = 3
+
+
+def unanswered() -> object:
+    return result_helpers.ResultServiceMocker("orders", "find").answer((), {}, None)
+
+
+def answered_by_no_result() -> object:
+    mock = result_helpers.ResultServiceMocker("orders", "find").side_effect(lambda: NO_RESULT)
+    return mock.answer((), {}, None)
+
+
+def answered_later() -> object:
+    async def later() -> object:
+        return Success(1)
+
+    return result_helpers.ResultServiceMocker("orders", "find").side_effect(later).answer((), {}, None)
+
+
+class TestMisuse:
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda: result_helpers.assert_result_success(NO_RESULT),
+            lambda: result_helpers.assert_flux_total_count(NO_RESULT, 1),
+            lambda: asyncio.run(result_helpers.assert_mono_result_success(NO_RESULT)),
+            unanswered,
+            answered_by_no_result,
+            answered_later,
+        ],
+    )
+    def test_shows_no_code_but_the_test(self, ask: Callable[[], object]) -> None:
+        """
+        What is handed in wrongly, or answered by a mock that was told nothing good, is shown where the test does so.
+        """
+        with pytest.raises((AssertionError, MockError)) as caught:
+            ask()
+
+        assert seen(caught.value) == []

@@ -46,6 +46,7 @@ class TestBlocked:
         assert first.startswith("the event loop was blocked for ")
         assert f" ms, allowed are 100 ms, by {__file__}:" in first
         assert first.endswith(" cook_in_the_loop")
+        assert stack[-2].lstrip().startswith(f'File "{__file__}"')
         assert "time.sleep(0.5)  # the fault" in stack[-1]
 
     def test_each_time(self) -> None:

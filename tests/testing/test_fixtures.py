@@ -592,6 +592,14 @@ class TestSnapshotText:
         assert "took_ms: <duration>" in first
         assert "when: '<time>'" in first
 
+    def test_reaches_into_what_is_nested(self, telemetry: Telemetry) -> None:
+        """
+        A duration inside of a mapping is taken out, too, and the mapping's keys are in order.
+        """
+        info("served", order={"took_ms": 5, "dishes": ["bulgogi"]})
+
+        assert "order: {dishes: ['bulgogi'], took_ms: <duration>}" in telemetry.text()
+
     def test_tells_one_id_from_another(self, telemetry: Telemetry) -> None:
         """
         The same id has the same number everywhere; routes and words stay as they are.

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -195,6 +196,17 @@ class TestBirth:
         assert birth is not None
         assert birth.origin.startswith(f"{HERE}:")
         assert birth.by_way_of == ("<method 'lower' of 'str' objects>",)
+
+    def test_directory_is_gone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Where the working directory has been removed, a birth is told by the whole path.
+        """
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+
+        assert _births.path(f"{tmp_path}/orders.py") == f"{tmp_path}/orders.py"
 
     def test_threads_are_covered(self) -> None:
         """

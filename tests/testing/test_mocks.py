@@ -86,6 +86,17 @@ def module(monkeypatch: pytest.MonkeyPatch, path: str, **names: object) -> Modul
 
 
 class TestFinding:
+    def test_is_named_as_what_it_stands_for(self) -> None:
+        """
+        Whoever logs a function by its module and name logs the mocked one as the real one.
+        """
+        real = order_service.count
+
+        with mock_result_service(order_service, "count"):
+            mocked = order_service.count
+
+            assert (mocked.__module__, mocked.__qualname__) == (real.__module__, real.__qualname__)
+
     async def test_global_name_of_the_test(self) -> None:
         """
         A name that the test's module knows is the service.

@@ -605,6 +605,25 @@ class TestGrowth:
         assert found.seconds == pytest.approx([1e-7 * each for each in (16, 64, 256, 1024)])
         assert made == [16, 64, 256, 1024]
 
+    def test_measures_no_longer_than_it_must(self, machine: Machine) -> None:
+        """
+        Where the growth is plain, the ten seconds that may be taken are not; and where none may, it is not looked at again.
+        """
+
+        def takes(max_seconds: float = 10.0) -> float:
+            began = machine.now
+            assert_growth(
+                lambda n: machine.spend(1e-7 * n), at_most="n", sizes=(16, 64, 256, 1024), max_seconds=max_seconds
+            )
+            return machine.now - began
+
+        plain = takes()
+        with pytest.warns(CannotTellWarning):
+            at_once = takes(max_seconds=0.0)
+
+        assert plain < 5
+        assert at_once < plain / 2
+
     def test_message(self, machine: Machine) -> None:
         """
         A failure says how it grows, with what was measured at each size, and how far off each order is.

@@ -1,5 +1,6 @@
 """
-Asks each assertion of the toolkit for what is not so, and prints as JSON how each fails. To be run by ``python -O``.
+Asks each assertion of the toolkit for what is not so, and prints as JSON what each says, and what pytest would show of its code. To
+be run by ``python -O``.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import asyncio
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -157,17 +159,27 @@ WRONG: dict[str, Callable[[], object]] = {
 """By the name of an assertion below `rfs.testing`, what it must fail."""
 
 
+def seen(error: BaseException) -> list[str]:
+    """The functions of RFS in the traceback that pytest shows, for they do not hide themselves."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return [
+        f"{frame.f_globals['__name__']}.{frame.f_code.co_name}"
+        for frame in frames
+        if frame.f_globals["__name__"].startswith("rfs.") and frame.f_locals.get("__tracebackhide__") is not True
+    ]
+
+
 def main() -> None:
     if __debug__:
         raise SystemExit("run this with -O")
-    told: dict[str, str] = {}
+    told: dict[str, tuple[str, list[str]]] = {}
     for name, ask in WRONG.items():
         try:
             answer: Any = ask()
             if asyncio.iscoroutine(answer):
                 asyncio.run(answer)
         except AssertionError as error:
-            told[name] = str(error)
+            told[name] = str(error), seen(error)
     sys.stdout.write(json.dumps(told))
 
 
