@@ -27,7 +27,7 @@ test: ## Run all tests with branch coverage
 	exit $$status
 
 bench: ## Measure RFS beside its peers and write benchmarks/RESULTS.md
-	@scripts/prepare run
+	@scripts/prepare test
 	@$(PYTHON) -m benchmarks.run
 
 faults-full: ## Run the fault tests at their whole size and write benchmarks/FAULTS.md; takes most of an hour
@@ -35,7 +35,7 @@ faults-full: ## Run the fault tests at their whole size and write benchmarks/FAU
 	@$(PYTHON) scripts/faults_full.py
 
 bench-full: ## Everything that is measured, at its whole size
-	@scripts/prepare run
+	@scripts/prepare test
 	@$(PYTHON) -m benchmarks.run --full
 	@$(MAKE) faults-full
 
