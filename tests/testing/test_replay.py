@@ -128,6 +128,11 @@ async def drive(number: int) -> Result[int, str]:
     return Success(number)
 
 
+@rfs.log_result_operation("cards.top_up")
+def top_up(card: dict[str, str], won: int) -> Result[int, payments.BankError]:
+    return payments.verify(card["owner"]).map_error(lambda error: error)
+
+
 class Kitchen:
     @rfs.log_result_operation("주방.요리")
     def cook(self, dish: str) -> Result[str, str]:
@@ -144,6 +149,19 @@ from rfs.core.result import Failure, Result, Success
 @rfs.log_result_operation("payments.charge")
 async def charge(number: int) -> Result[int, str]:
     return Failure("the bank does not answer") if os.environ.get("BANK") == "down" else Success(number)
+
+
+class BankError(Exception):
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
+
+
+@rfs.log_result_operation("payments.verify")
+def verify(owner: str) -> Result[str, BankError]:
+    if os.environ.get("BANK") == "down":
+        return Failure(BankError("DECLINED", "there is no money on it"))
+    return Success(owner)
 """
 
 SERVICE = """
@@ -166,6 +184,8 @@ with rfs.with_correlation_id("refund"), suppress(KeyError):
     orders.refund(8)
 with rfs.with_correlation_id("cook"):
     orders.Kitchen().cook("비빔밥")
+with rfs.with_correlation_id("top_up"):
+    orders.top_up({"owner": "kim@example.com", "pin": "1234", "password": "hunter2", "bank": "국민"}, 5000)
 with rfs.with_correlation_id("well"):
     orders.book(3, 2)
 rfs.default_monitor().stop()
@@ -193,7 +213,7 @@ def run_pytest(project: Path, *files: object) -> subprocess.CompletedProcess[str
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A service that has run, and failed five times."""
+    """A service that has run, and failed once in each of `CASES`."""
     project = tmp_path_factory.mktemp("project")
     (project / "shop").mkdir()
     (project / "shop" / "__init__.py").write_text("")
@@ -214,6 +234,7 @@ CASES = [
     ("cook", "주방.요리", "", "UNKNOWN"),
     ("pay", "orders.pay", "", "SOLD_OUT"),
     ("deliver", "orders.deliver", "", "NoRouteError"),
+    ("top_up", "cards.top_up", "", "DECLINED"),
 ]
 
 
@@ -249,6 +270,17 @@ class TestWrittenTest:
         done = run_pytest(project, f"test_{what}.py")
         assert done.returncode == 0, done.stdout
         assert "1 passed" in done.stdout
+
+    @pytest.mark.parametrize("what", [what for what, *_ in CASES])
+    def test_reads_as_it_is_to_read(self, project: Path, said: dict[str, dict[str, Any]], what: str) -> None:
+        """
+        Word by word it is what tests/testing/written has, but for the time; below it is what the command says is left to do.
+        """
+        source = (project / said[what]["file"]).read_text(encoding="utf-8")
+        left = "".join(f"\nLeft to do: {each}\n" for each in said[what]["todo"])
+        wanted = (Path(__file__).parent / "written" / f"{what}.txt").read_text(encoding="utf-8")
+
+        assert re.sub(r"recorded [-\d]+ [:\d]+ UTC", "recorded at that time", source) + left == wanted
 
     @pytest.mark.usefixtures("said")
     def test_is_well_formed(self, project: Path) -> None:
