@@ -1097,60 +1097,58 @@ def _last_values(
     return values
 
 
-# One histogram in one step: its value and where it comes from, or all that it is made of.
-_Single = tuple[float, tuple[int, int, int], int, int]  # quantile, row, slot, time
+class _Line:
+    """A histogram's quantiles by step. Of a step with several slots, all that was measured in it, too: quantiles do not add up."""
+
+    def __init__(self, count: int) -> None:
+        self.values: list[float | None] = [None] * count
+        self.several: dict[int, list[Measured]] = {}
+        # Where a value comes from that is alone in its step.
+        self.rows: list[_BlockRow | None] = [None] * count
+        self.times = [0] * count
+
+    def parts(self, view: _View, slot: int, step: int) -> list[Measured]:
+        """What was measured in *step*, to be added to."""
+        parts = self.several.get(step)
+        if parts is None:
+            row = self.rows[step]
+            parts = self.several[step] = [] if row is None else _measured_at(view, row, slot, self.times[step])
+        return parts
 
 
 def _quantiles(view: _View, keys: Sequence[SeriesKey], q: float, steps: _Steps) -> list[list[float | None]]:
     start, end = steps.bounds
     wanted = [(key, view.number(key, HISTOGRAM)) for key in keys]
-    numbers = [number for _, number in wanted if number is not None]
-    found: dict[int, list[float | None]] = {number: [None] * steps.count for number in numbers}
-    single: dict[tuple[int, int], _Single] = {}
-    several: dict[tuple[int, int], list[Measured]] = {}
-
-    def add(place: tuple[int, int], parts: Callable[[], list[Measured]]) -> None:
-        if place in single:
-            _, row, slot, time = single.pop(place)
-            several[place] = _measured_at(view, row, slot, time)
-        several[place] += parts()
-
+    found = {number: _Line(steps.count) for _, number in wanted if number is not None}
     for width, begin, until in view.stretches(start, end, steps.width):
-        for group, slots in _by_group(numbers).items():
+        for group, slots in _by_group(found).items():
             for row in view.rows(width, group, begin, until):
                 for slot, (times, values) in _block_quantiles(view, row, slots, q):
-                    number = group * GROUP_SLOTS + slot
+                    line = found[group * GROUP_SLOTS + slot]
                     for index in range(bisect_left(times, begin), bisect_left(times, until)):
                         time = times[index]
-                        place = number, steps.index(time - time % width)
-                        if place in single or place in several:
-                            add(place, partial(_measured_at, view, row, slot, time))
+                        step = steps.index(time - time % width)
+                        if line.rows[step] is None:
+                            line.rows[step], line.times[step], line.values[step] = row, time, values[index]
                         else:
-                            single[place] = values[index], row, slot, time
+                            line.parts(view, slot, step).extend(_measured_at(view, row, slot, time))
     for journaled in view.journal:
         if start <= journaled.second < end:
+            step = steps.index(journaled.second)
             for number in found.keys() & journaled.sketches.keys():
-                place = number, steps.index(journaled.second)
-                if place not in single:
-                    several.setdefault(place, [])
-                add(place, partial(list[Measured], (journaled.sketches[number],)))
+                found[number].parts(view, number % GROUP_SLOTS, step).append(journaled.sketches[number])
     is_now = start <= view.second < end
     for key, known in wanted if is_now else ():
         if known is not None and (head := view.sketch_head(known, _reading(view, key, known))):
-            place = known, steps.index(view.second)
-            if place not in single:
-                several.setdefault(place, [])
-            add(place, partial(list[Measured], head))
-    for (number, step), (value, *_) in single.items():
-        found[number][step] = value
-    for (number, step), parts in several.items():
-        sketch = sketch_of(parts)
-        if sketch.count:
-            found[number][step] = sketch.quantile(q)
+            found[known].parts(view, known % GROUP_SLOTS, steps.index(view.second)).extend(head)
+    for line in found.values():
+        for step, parts in line.several.items():
+            sketch = sketch_of(parts)
+            line.values[step] = sketch.quantile(q) if sketch.count else None
     answers: list[list[float | None]] = []
     for key, known in wanted:
         if known is not None:
-            answers.append(found[known])
+            answers.append(found[known].values)
             continue
         live = _reading(view, key, None)
         of_key: list[float | None] = [None] * steps.count
