@@ -174,6 +174,8 @@ def check() -> None:
 
 def main() -> int:
     """Check; the exit status is 0 when all of it holds."""
+    # A shell lets what it runs in the background ignore Ctrl-C, and so would `make run`.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         check()
     except SmokeError as error:

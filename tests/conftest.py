@@ -121,6 +121,9 @@ watch = Watch()
 @pytest.hookimpl(trylast=True)  # after the plugin whose standard error it uses
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to watch."""
+    # A shell lets what it runs in the background ignore Ctrl-C, and so would all programs that a test starts and presses it for.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(NUMBER, watch.fail)
     watch.begin(config)
 
