@@ -392,6 +392,17 @@ class TestOverview:
         assert body["operations"] == body["routes"] == body["errors"] == body["records"] == body["alerts"] == []
         assert {one["state"] for one in body["indicators"]} == {"unknown"}
 
+    async def test_requests_that_are_no_counter_are_unknown(self, client: httpx.AsyncClient, monitor: Monitor) -> None:
+        """
+        Where a host has a metric of another type under the name, how many requests there were is not known, and not 0.
+        """
+        monitor.gauge("http_requests_total").set(7)
+
+        requests = strict((await client.get("/api/overview")).text)["requests"]
+
+        for name in ("total", "failed", "client_errors", "per_second", "error_ratio"):
+            assert requests[name] is None, name
+
     async def test_alerts(self, client: httpx.AsyncClient, busy: Monitor) -> None:
         """
         An active alert is shown with its value and rule.

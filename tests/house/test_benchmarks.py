@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,19 @@ class TestLocks:
         )
         assert "--hash=sha256:" in text
         assert "://" not in text
+
+
+class TestPreparing:
+    @pytest.mark.parametrize("target", ["bench", "bench-full"])
+    def test_has_what_virtual_time_needs(self, target: str) -> None:
+        """
+        What is measured of the testing toolkit needs its package, and `make bench` installs it in a fresh clone.
+        """
+        recipe = (ROOT / "Makefile").read_text().partition(f"\n{target}:")[2]
+        group = re.search(r"@scripts/prepare (\w+)", recipe)
+
+        assert group is not None
+        assert "\ntime-machine==" in (ROOT / "requirements" / f"{group[1]}.lock").read_text()
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ from rfs.monitoring._query import (
 )
 from rfs.monitoring.alerts import Aggregation, AlertCondition, NoData, Rule, Severity
 from rfs.monitoring.context import is_valid_correlation_id
-from rfs.monitoring.metrics import get_dashboard_data
+from rfs.monitoring.metrics import MetricType, get_dashboard_data
 from rfs.monitoring.monitor import Monitor, default_monitor
 
 if TYPE_CHECKING:
@@ -499,7 +499,7 @@ def _http(query: MonitorQuery, window: str) -> _Http:
 
 def _requests(moment: _Moment, window: str, http: _Http) -> Requests:
     query = moment.query
-    is_known = query.metric_type("http_requests_total") is not None
+    is_known = query.metric_type("http_requests_total") is MetricType.COUNTER
     total = sum(http.counts.values()) if is_known else None
     by_class = {number: _of_class(http.counts, number) if is_known else None for number in "45"}
     return Requests(
