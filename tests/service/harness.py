@@ -36,6 +36,7 @@ def make_settings(database_url: str, **overrides: Any) -> Settings:
         "DB_POOL_SIZE": 10,
         "DB_REQUEST_WAIT_SECONDS": 30,
         "DB_STATEMENT_TIMEOUT_SECONDS": 30,
+        "DB_SLOW_QUERY_SECONDS": 60,
         **overrides,
     }
     return Settings(_env_file=None, **values)
