@@ -251,6 +251,47 @@ def check(
 
 
 @app.command()
+def serve(
+    directory: Directory = None,
+    service: Service = "",
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65_535, help="0 takes a free one.")] = 9750,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE[:NAME]",
+            show_default=False,
+            help="What declares the service's alert rules: a module, a function of one, or its Monitor; may be given again.",
+        ),
+    ] = None,
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            show_default=False,
+            help="A host name, beside localhost, under which the dashboard may be asked for; may be given again.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Do a service's work behind the scenes, and serve its dashboard, in a process of its own, until Ctrl-C."""
+    from rfs.cli import serving
+    from rfs.cli.output import Output
+
+    serving.serve(
+        directory,
+        service,
+        Output(as_json=as_json),
+        host=host,
+        port=port,
+        imports=imports or (),
+        allowed_hosts=allowed_hosts or (),
+    )
+
+
+@app.command()
 def doctor(directory: Directory = None, service: Service = "", as_json: Json = False) -> None:
     """What is wrong with a directory, and what to do. Exits with 0 if nothing is, 1 for warnings, 2 for faults."""
     from rfs.cli import doctor as looking

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from rfs.errors import RfsError
@@ -37,10 +38,21 @@ def find_directory(directory: Path | None, service: str) -> Path:
 
 def service_of(directory: Path) -> str:
     """The name of the service that records into *directory*, or has; by the directory's own name if none of its files tells."""
+    return name_of(directory) or directory.name
+
+
+def name_of(directory: Path) -> str:
+    """As `service_of`; empty if none of its files tells."""
     if not live_path(directory).is_dir():
-        return directory.name
+        return ""
     live = LiveDirectory(directory)
     try:
-        return live.service() or directory.name
+        return live.service()
     finally:
         live.close()
+
+
+def import_from_here() -> None:
+    """What is in this folder can be imported, as by `python -m`; the command's own script does not see to it."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rfs.cli.output import Output, milliseconds, visible
+from rfs.cli.places import import_from_here
 from rfs.errors import CheckFileError, ReplayError
 from rfs.monitoring._query import Query
 from rfs.testing import checks
@@ -26,7 +27,7 @@ def replay(query: Query, output: Output, what: str, *, operation: str | None, pa
     Raises:
         ReplayError: There is no such failure, it cannot be replayed, or the file is there already.
     """
-    _import_from_here()
+    import_from_here()
     failure = find_failure(query, what, operation)
     written = write_test(failure)
     path = Path(file_name(failure)) if path is None else path
@@ -70,7 +71,7 @@ def check(
         CheckFileError: A file cannot be used; then nothing was run.
         RfsError: The store that contracts need cannot be read.
     """
-    _import_from_here()
+    import_from_here()
     try:
         read = [checks.read_checks(path) for path in files]
     except CheckFileError as error:
@@ -119,9 +120,3 @@ def _annotate(lines: Sequence[str]) -> None:
     # On standard error, which code hosts read, too: standard output holds the answer alone.
     for line in lines:
         sys.stderr.write(line + "\n")
-
-
-def _import_from_here() -> None:
-    """What is in this folder can be imported, as by `python -m`; the command's own script does not see to it."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")

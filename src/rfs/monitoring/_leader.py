@@ -161,6 +161,10 @@ class Leader:
         except OSError:  # the directory is gone: `Capture.mend` sees to that
             return False
 
+    def take_precedence(self) -> None:
+        """Lead from the next turn on, whoever leads; only not in the place of one that takes precedence, too."""
+        self._lease.takes_precedence = True
+
     def attached(self) -> None:
         """Take what other processes have measured before as known: it did not happen now."""
         _store_class()  # not first in the thread: a child that is forked while a thread imports waits for that import for ever

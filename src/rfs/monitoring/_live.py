@@ -80,7 +80,10 @@ LEADER = "leader-"
 _HEARTBEAT_AT = 1024
 _WRITTEN_AT = _HEARTBEAT_AT + 8  # a byte that is 0 until a leader has written to the store; older leaders have none
 _UNABLE_AT = _WRITTEN_AT + 1  # a byte that is 1 once the leader has found that it cannot
+_PRECEDES_AT = _UNABLE_AT + 1  # a byte that is 1 if the leader takes precedence
+_WANTED_AT = _PRECEDES_AT + 1  # when one that does has last asked for the lead, by CLOCK_MONOTONIC
 _EXEMPLAR_TRIES = 3  # it changes once a second
+_LEADER_BYTES = _WANTED_AT + 8
 _WORDS = struct.Struct("=QQ")
 _DOUBLES = struct.Struct("=dd")
 _TABLE_BYTES = 2 * HEADER_BYTES
@@ -699,10 +702,14 @@ class Lease:
 
     The heart is CLOCK_MONOTONIC, which all processes of a machine share and nobody sets. A file of an epoch can be made once,
     so of many who want to follow a dead leader one does.
+
+    A process that takes precedence asks one that leads and does not take it for the lead, in the file of his epoch. He hands it over at
+    his next heartbeat, when he is in the midst of nothing, and nobody else takes it as long as the asker asks.
     """
 
     def __init__(self, capture: Capture) -> None:
         self._capture = capture
+        self.takes_precedence = False
         self.epoch = 0
         self.is_first = False  # this process leads, and nobody has led before it here
         self.has_written = False  # it, or one before it here, has written to the store
@@ -743,8 +750,10 @@ class Lease:
         names = directory.names()
         highest = highest_epoch(names, LEADER)
         if self.epoch and highest == self.epoch:
-            self._beat()
-            return True
+            if not self._is_wanted(os.pread(self._beats, _LEADER_BYTES, 0)):
+                self._beat()
+                return True
+            self.release()
         self._step_down()
         if (highest and self._beating(directory, highest)) or not may_follow:
             return False
@@ -753,7 +762,7 @@ class Lease:
         who = _encode((capture.process, os.getpid()))
         content = len(who).to_bytes(2, "little") + who
         has_written = used > 0 and self._was_written(directory, highest)
-        content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8) + bytes([has_written])
+        content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8) + bytes([has_written, False, self.takes_precedence])
         if not directory.claim(f"{LEADER}{epoch}", content):
             return False
         self._beats = directory.watch(f"{LEADER}{epoch}")
@@ -806,6 +815,8 @@ class Lease:
         self._seen = Leadership(epoch, leader.pid, leader.process, is_self=False)
         if self.can_write and content[_UNABLE_AT : _UNABLE_AT + 1] == b"\1":
             return False
+        if self._is_wanted(content):
+            return True
         try:
             watch = directory.watch(leader.process + ALIVE_SUFFIX)
         except OSError:
@@ -815,7 +826,24 @@ class Lease:
                 return False
         finally:
             os.close(watch)
-        return 0 <= time.monotonic_ns() - leader.beat_ns < LEASE_SECONDS * 1e9
+        is_beating = 0 <= time.monotonic_ns() - leader.beat_ns < LEASE_SECONDS * 1e9
+        may_ask = self.takes_precedence and self.can_write
+        if is_beating and may_ask and content[_PRECEDES_AT : _PRECEDES_AT + 1] != b"\1":
+            self._ask_for_lead(directory, epoch)
+        return is_beating
+
+    def _ask_for_lead(self, directory: LiveDirectory, epoch: int) -> None:
+        with suppress(OSError):
+            file = directory.watch(f"{LEADER}{epoch}")
+            try:
+                os.pwrite(file, time.monotonic_ns().to_bytes(8, "little"), _WANTED_AT)
+            finally:
+                os.close(file)
+
+    def _is_wanted(self, content: bytes) -> bool:
+        """Whether a process that takes precedence has just asked for the lead of who wrote *content*, and this process does not."""
+        asked_ns = int.from_bytes(content[_WANTED_AT : _WANTED_AT + 8], "little")
+        return asked_ns > 0 and not self.takes_precedence and 0 <= time.monotonic_ns() - asked_ns < LEASE_SECONDS * 1e9
 
 
 class Heartbeat(NamedTuple):

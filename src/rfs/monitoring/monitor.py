@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 from rfs.monitoring._capture.capture import Capture, CaptureState
+from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.foreign import SampleKey
 from rfs.monitoring._capture.instruments import (
     INTERNAL_ERRORS,
@@ -46,7 +47,7 @@ from rfs.monitoring._live import Killed, Leadership
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, MAX_SECONDS, SUCCESSES, Query
 from rfs.monitoring._store import Store
 from rfs.monitoring._store.deadline import deadline
-from rfs.monitoring._totals import ForeignFamily
+from rfs.monitoring._totals import ForeignFamily, Totals
 from rfs.monitoring.alerts import Alert, AlertManager, Rule, Sample, default_aggregation
 from rfs.monitoring.context import RANDOM_IDS, Context, Ids, RandomIds, current
 from rfs.monitoring.masking import ErrorInfo, JsonValue, Masker
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 INFO = 20
 UNNAMED = "rfs"
+ALERT_RULES = "rfs_alert_rules"
 STOP_SECONDS = 2.0  # for everything together: leader, sinks, alert callbacks
 _MAX_CODES_PER_OPERATION = 100
 _MAX_DIAGNOSTICS = 128
@@ -189,6 +191,9 @@ class Monitor:
             "1 if a process was killed instead of stopped, as its successor has seen",
             across="max",
         ).labels()
+        self._alert_rules = self.gauge(
+            ALERT_RULES, "Alert rules that are declared, in the process that declares the most", across="max"
+        ).labels()
         self._clock_step = self.gauge(
             "rfs_clock_step_seconds", "By how much the wall clock has last jumped; 0 if it has not"
         ).labels()
@@ -275,6 +280,15 @@ class Monitor:
     def leadership(self) -> Leadership:
         """Which process leads: imports, folds the dead and evaluates alert rules."""
         return self._leader.leadership
+
+    def take_precedence(self) -> None:
+        """
+        Lead, as soon as this Monitor runs, whoever of the directory leads now: for a process that does nothing else, as ``rfs serve``.
+
+        Who leads hands over within a second. Of several that take precedence, one leads. The process must declare the service's
+        alert rules: who leads evaluates its own.
+        """
+        self._leader.take_precedence()
 
     def _own_name(self) -> str:
         # Nobody has named it yet: such a process is a stranger to none.
@@ -678,8 +692,10 @@ class Monitor:
         self._report_storms()
         if self._foreign.due(time.monotonic()):
             self._foreign.refresh()
+        self._count_rules()
         moment = self._leader.sample()
         if moment is not None and self._leader.leads():
+            self._miss_rules(moment.totals)
             self._rule_query = self._rules.settled(moment)  # all rules see the same one
             self._keep_steady()
             with self._rules.bounded():  # a place is taken once, not for each rule: nobody else asks there
@@ -711,6 +727,19 @@ class Monitor:
             self._steady.clear()
             self._steady_since = still, now
         self._still_seconds = seconds
+
+    def _count_rules(self) -> None:
+        count = len(self.alerts.rules())
+        if count != (self._alert_rules.value or 0):
+            self._alert_rules.set(count)
+
+    def _miss_rules(self, totals: Totals) -> None:
+        known, declared = len(self.alerts.rules()), totals.gauges.get(SeriesKey(ALERT_RULES, ()), 0)
+        if known < declared:
+            self.diagnose(
+                f"RFS-A101 alert rules are not evaluated: a process of {self.service_name} declares {declared:.0f}, and this one "
+                f"(pid {os.getpid()}), which leads, has {known}; let it declare them, too: rfs serve --import MODULE"
+            )
 
     def _watch_pipeline(self) -> None:
         dropped = sum(series.value for series in self._dropped.series())

@@ -125,7 +125,7 @@ def install(
         plan_default_directory()
     guard = DashboardAccess(
         # Without a dashboard it still decides who is told why the service is not ready.
-        _dashboard_app(the_monitor, indicators) if dashboard else app,
+        dashboard_app(the_monitor, indicators) if dashboard else app,
         token=os.environ.get(TOKEN_VARIABLE, "") if dashboard_token is None else dashboard_token,
         access=access,
         allowed_hosts=allowed_hosts,
@@ -139,7 +139,7 @@ def install(
 
     serve_results(app)
     adopt_active_span = not _silence_native_telemetry(app)
-    _run_monitor_with(app, the_monitor)
+    run_monitor_with(app, the_monitor)
 
     build_stack = app.build_middleware_stack
 
@@ -170,7 +170,8 @@ def install(
     return installation
 
 
-def _dashboard_app(the_monitor: Callable[[], Monitor], indicators: Sequence[Indicator]) -> ASGIApp:
+def dashboard_app(the_monitor: Callable[[], Monitor], indicators: Sequence[Indicator] = ()) -> ASGIApp:
+    """The dashboard without its guard."""
     # Loaded here, because the page's module itself is written on top of FastAPI and is not needed without a dashboard.
     dashboard_api = import_module("rfs.monitoring.dashboard_api")
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -193,7 +194,7 @@ def _silence_native_telemetry(app: FastAPI) -> bool:
     return not getattr(app, "_is_instrumented_by_opentelemetry", False)
 
 
-def _run_monitor_with(app: FastAPI, the_monitor: Callable[[], Monitor]) -> None:
+def run_monitor_with(app: FastAPI, the_monitor: Callable[[], Monitor]) -> None:
     """Start the Monitor before the app's own start-up and stop it after its shutdown; one that already ran is left running."""
     original = app.router.lifespan_context
 

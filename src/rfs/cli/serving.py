@@ -1,0 +1,111 @@
+"""
+``serve``: a process that leads a service's directory, evaluates its alert rules and serves its dashboard.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+import typer
+
+from rfs.cli.output import Output, visible
+from rfs.cli.places import find_directory, import_from_here, name_of
+from rfs.errors import RfsError
+from rfs.monitoring._capture.live import MEMORY, default_directory
+from rfs.monitoring.monitor import Monitor, default_monitor
+
+
+def serve(
+    directory: Path | None,
+    service: str,
+    output: Output,
+    *,
+    host: str,
+    port: int,
+    imports: Sequence[str],
+    allowed_hosts: Sequence[str],
+) -> None:
+    """
+    Serve until a signal ends it.
+
+    Raises:
+        RfsError: The directory, the address or what is to be imported cannot be used, or a package is missing.
+    """
+    try:
+        import uvicorn
+
+        from rfs.web.fastapi.access import LOOPBACK_HOSTS
+        from rfs.web.fastapi.install import SCRAPE_TOKEN_VARIABLE, TOKEN_VARIABLE
+        from rfs.web.fastapi.serving import create_app
+    except ImportError as error:
+        raise RfsError(f"serving needs the extra `web`: pip install 'rfs[web]' ({error})") from error
+    place, name = _place(directory, service)
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:  # before anything is led: a second one, by mistake, ends here
+        raise RfsError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    with listener:
+        # The modules of the service act on the default Monitor, which is made with these.
+        os.environ.update({"RFS_DIR": str(place)} | ({"RFS_SERVICE_NAME": name} if name else {}))
+        monitor = _declared(imports)
+        if monitor.directory is None:
+            monitor.use_directory(place)
+        if monitor.capture_state.degraded:
+            raise RfsError(f"nothing can be led in {monitor.directory}: {monitor.capture_state.degraded}")
+        monitor.take_precedence()
+        app, guard = create_app(
+            monitor,
+            dashboard_token=os.environ.get(TOKEN_VARIABLE, ""),
+            scrape_token=os.environ.get(SCRAPE_TOKEN_VARIABLE, ""),
+            allowed_hosts=(*LOOPBACK_HOSTS, *allowed_hosts),
+        )
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        told = {
+            "service": monitor.service_name,
+            "directory": str(monitor.directory),
+            "dashboard": f"{address}/?token={guard.new_start_token()}",
+            "metrics": f"{address}/metrics/prometheus",
+            "alert_rules": len(monitor.alerts.rules()),
+        }
+        if output.is_json:
+            output.objects([told])
+        else:
+            for what, value in told.items():
+                typer.echo(f"{what.replace('_', ' '):<12} {visible(str(value))}")  # never folded: it is clicked on
+        config = uvicorn.Config(app, access_log=False, log_level="warning", lifespan="on")
+        with suppress(KeyboardInterrupt):  # uvicorn has ended well, and hands it on
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _place(directory: Path | None, service: str) -> tuple[Path, str]:
+    """The directory, which need not be there if its service is named, and the service's name; empty if none is known."""
+    if service and str(directory) != MEMORY:
+        return directory or default_directory(service), service
+    place = find_directory(directory, service)
+    return place, name_of(place)
+
+
+def _declared(imports: Sequence[str]) -> Monitor:
+    """Import each of ``MODULE`` and ``MODULE:NAME``, where NAME is the service's Monitor, or a function to call."""
+    import_from_here()
+    monitor = None
+    for each in imports:
+        module, _, name = each.partition(":")
+        try:
+            found: object = import_module(module)
+            for part in name.split(".") if name else ():
+                found = getattr(found, part)
+            if isinstance(found, Monitor):
+                monitor = found
+            elif name:
+                if not callable(found):
+                    raise TypeError(f"{name!r} is neither a Monitor nor a function")
+                found()
+        except Exception as error:
+            raise RfsError(f"--import {each}: {type(error).__name__}: {error}") from error
+    return default_monitor() if monitor is None else monitor
