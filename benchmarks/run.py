@@ -19,7 +19,8 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -369,13 +370,34 @@ def measure_http(environments: list[str], effort: Effort) -> tuple[Rounds, Round
     return rates, costs
 
 
+@contextmanager
+def serve(directory: str) -> Generator[None]:
+    """Let `rfs serve` lead *directory*, with the rules of `benchmarks.http_server`."""
+    command = [sys.executable, "-m", "rfs", "serve", "-d", directory, "-s", "rfs", "--port", "0"]
+    command += ["--import", "benchmarks.http_server:declare_rules"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=process_environment()) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline(), "rfs serve does not"
+            yield
+        finally:
+            process.terminate()
+
+
 def measure_leading(effort: Effort) -> tuple[Rounds, Rounds]:
-    """Return requests per second and seconds of CPU time per request of a worker that leads, and of one that follows it."""
+    """
+    Return requests per second and seconds of CPU time per request of a worker that leads, of one that follows it, and of one that
+    follows `rfs serve`.
+    """
     rates: Rounds = {}
     costs: Rounds = {}
-    with TemporaryDirectory(prefix="rfs-bench-") as folder, ExitStack() as stack:
+    with ExitStack() as stack:
+        folder, other = (stack.enter_context(TemporaryDirectory(prefix="rfs-bench-")) for _ in range(2))
         servers: dict[str, Server] = {}
-        for name in ("leading", "following"):
+        for name in ("leading", "following", "served"):
+            if name == "served":
+                folder = other
+                stack.enter_context(serve(folder))
             servers[name] = server = stack.enter_context(Server(OURS, "rfs_worker", directory=folder))
             server.requests_per_second(0.5)
             deadline = time.monotonic() + 20
@@ -388,8 +410,7 @@ def measure_leading(effort: Effort) -> tuple[Rounds, Rounds]:
                 rate, cost = servers[name].load(effort.http_seconds)
                 rates.setdefault(name, []).append(rate)
                 costs.setdefault(name, []).append(cost)
-        assert servers["leading"].leads()
-        assert not servers["following"].leads()
+        assert [name for name, server in servers.items() if server.leads()] == ["leading"]
     return rates, costs
 
 
@@ -575,18 +596,29 @@ def http_lines(rates: Rounds, costs: Rounds) -> list[Line]:
     return lines
 
 
-def leading_line(rates: Rounds, costs: Rounds) -> Line:
-    """Return the table's line for what leading costs a worker."""
-    lost = 1 - ratio(rates["leading"], rates["following"])
-    more = median(costs["leading"]) - median(costs["following"])
-    return Line(
-        "what leading costs a web worker of its requests/s, 1,000 counters + 100 histograms, all moving, and 20 rules",
-        f"{lost:.1%} ({median(rates['leading']):,.0f} and {median(rates['following']):,.0f}/s; {more * 1e6:+.1f} µs)",
-        "–",
-        f"≤ {LEADING_GOAL:.0%}",
-        verdict_of([(lost <= LEADING_GOAL, f"{100 * (lost - LEADING_GOAL):.1f} %")]),
-        loop="leading",
-    )
+def leading_lines(rates: Rounds, costs: Rounds) -> list[Line]:
+    """Return the table's lines for what a worker pays for the leader's work, if it leads itself and if `rfs serve` does."""
+    lines = []
+    for name, what in (
+        (
+            "leading",
+            "what leading costs a web worker of its requests/s, 1,000 counters + 100 histograms, all moving, and 20 rules",
+        ),
+        ("served", "the same, where `rfs serve` leads"),
+    ):
+        lost = 1 - ratio(rates[name], rates["following"])
+        more = median(costs[name]) - median(costs["following"])
+        lines.append(
+            Line(
+                what,
+                f"{lost:.1%} ({median(rates[name]):,.0f} and {median(rates['following']):,.0f}/s; {more * 1e6:+.1f} µs)",
+                "–",
+                f"≤ {LEADING_GOAL:.0%}",
+                verdict_of([(lost <= LEADING_GOAL, f"{100 * (lost - LEADING_GOAL):.1f} %")]),
+                loop="leading",
+            )
+        )
+    return lines
 
 
 def import_line(seconds: Rounds, mib: Rounds) -> Line:
@@ -940,7 +972,7 @@ def main(arguments: list[str]) -> int:
     speeds.append(speed())
 
     lines = [loop_line(goal, measured[goal.loop]) for goal in GOALS]
-    lines += [*http_lines(rates, costs), leading_line(*leading), import_line(seconds, mib), visibility_line(visible)]
+    lines += [*http_lines(rates, costs), *leading_lines(*leading), import_line(seconds, mib), visibility_line(visible)]
     lines += [line for one in stored for line in storing_lines(one)]
     lines += [retaining_line(retained, effort.retained_records), history_line(history), *passing_lines(passing)]
     collected = median(measured["record_collected"][OURS])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -69,7 +68,6 @@ class Serving:
 @contextmanager
 def serving(*arguments: object, folder: Path = ROOT, **more: str) -> Iterator[Serving]:
     env = environment(RFS_DASHBOARD_TOKEN="a-token-of-the-tests", RFS_SCRAPE_TOKEN="scrapes", **more)
-    # Whoever runs the tests in the background ignores Ctrl-C, and a child would, too.
     running = subprocess.Popen(
         command("serve", "--port", 0, *arguments),
         stdout=subprocess.PIPE,
@@ -77,7 +75,6 @@ def serving(*arguments: object, folder: Path = ROOT, **more: str) -> Iterator[Se
         text=True,
         cwd=folder,
         env=env | {"PYTHONPATH": str(ROOT / "src")},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         yield Serving(running)
@@ -247,11 +244,29 @@ class TestRefusals:
         (tmp_path / "rules_of_orders.py").write_text(RULES)
         done = subprocess.run(
             command("serve", "-d", tmp_path / "orders", "-s", "orders", "--port", 0, "--import", what),
-            capture_output=True, text=True, cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT / "src")), timeout=FAR_SECONDS,
+            check=False, capture_output=True, text=True, cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT / "src")), timeout=FAR_SECONDS,
         )  # fmt: skip
 
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"rfs: --import {what}: {fault}\n"
+
+    def test_of_all_machines(self, tmp_path: Path) -> None:
+        """
+        What all machines have sent needs the service's name, and a store where they send it.
+        """
+        done = subprocess.run(
+            command("serve", "--everywhere", "-s", "orders", "--port", 0),
+            check=False, capture_output=True, text=True, env=environment(PYTHONPATH=str(ROOT / "src")), timeout=FAR_SECONDS,
+        )  # fmt: skip
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("rfs: --everywhere: this Monitor has no `forward_to`")
+        assert done.stderr.endswith("name one with RFS_STORE\n")
+        unnamed = rfs("serve", "--everywhere", "-d", tmp_path)
+        assert (unnamed.status, unnamed.errors) == (
+            2,
+            "rfs: --everywhere needs the service's name: --service or RFS_SERVICE_NAME\n",
+        )
 
     def test_of_another_services_directory(self, orders: Process, tmp_path: Path) -> None:
         """
@@ -259,11 +274,10 @@ class TestRefusals:
         """
         done = subprocess.run(
             command("serve", "-d", tmp_path / "orders", "-s", "kitchen", "--port", 0),
-            capture_output=True, text=True, env=environment(PYTHONPATH=str(ROOT / "src")), timeout=FAR_SECONDS,
+            check=False, capture_output=True, text=True, env=environment(PYTHONPATH=str(ROOT / "src")), timeout=FAR_SECONDS,
         )  # fmt: skip
 
         assert (done.returncode, done.stdout) == (2, "")
         assert "orders" in done.stderr
         assert str(orders.pid) in done.stderr
         assert orders.ask(do="place", first=0, count=1) == 1
-        assert os.path.exists(tmp_path / "orders" / "live")

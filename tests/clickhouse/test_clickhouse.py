@@ -12,9 +12,10 @@ import re
 import socket
 import traceback
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import count
 from math import ceil, inf, log2, nan
+from pathlib import Path
 from threading import Thread
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,15 @@ from rfs.monitoring._capture.segments import HAS_ERROR, Frame, Run
 from rfs.monitoring._capture.sketch import Sketch
 from rfs.monitoring._store import EVERYTHING, Batch, Wanted, Window
 from rfs.monitoring._store import outbox as outbox_module
+from rfs.monitoring._store.memory import MemoryStore
+from rfs.monitoring.alerts import AlertCondition, Rule
 from rfs.monitoring.masking import ErrorInfo
 from rfs.monitoring.monitor import Monitor
+from tests.cli.test_serving import serving
 from tests.clickhouse import engine
 from tests.clickhouse.server import USER
 from tests.docs.snippets import ROOT, Snippet, snippets
+from tests.faults.processes import eventually
 
 if TYPE_CHECKING:
     from rfs.monitoring._store.clickhouse import ClickHouseStore
@@ -696,6 +701,102 @@ class TestMonitor:
         assert second.increases([ORDERS], 0, 2**31) == [3.0]
         for store in (first, second):
             store.close()
+
+
+class TestAllMachines:
+    @pytest.fixture
+    def watching(self, server: engine.Server, tmp_path: Path) -> Iterator[Monitor]:
+        """Answers for two machines that have measured."""
+        with ExitStack() as stack:
+
+            def machine(**where: Any) -> Monitor:
+                store = store_at(server.url())
+                store._service = f"all-{tmp_path}"
+                monitor = Monitor(service_name="all", forward_to=store, **where)
+                stack.callback(monitor.stop)
+                return monitor
+
+            for number, name in enumerate(("first", "second"), 1):
+                monitor = machine(directory=tmp_path / name)
+                monitor.counter("orders_total").labels(status="created").inc(3)
+                monitor.histogram("wait_seconds").observe(number)
+                monitor.gauge("tables_open").set(10 * number)
+                monitor.gauge("tables_open").set(number, store="seoul")
+                monitor.log(20, f"stored by the {name}")
+                monitor.beat()
+                monitor.stop()
+            watching = machine()
+            watching.answer_for_all_machines()
+            yield watching
+
+    def test_answers_are_of_all(self, watching: Monitor) -> None:
+        """
+        Counters are added up, of a gauge the value that was written last counts, and records are those of all.
+        """
+        query = watching.query
+
+        assert query.increase("orders_total", "5m") == 6
+        assert query.latest("tables_open", {"store": "seoul"}) == 2
+        assert query.latest("tables_open", {"store": ""}) == 20
+        assert query.latest("tables_closed") is None
+        assert query.latest_by("tables_open", "store") == {"": 20, "seoul": 2}
+        assert query.summary()["gauges"]["tables_open"] in (2, 20)
+        assert query.summary()["counters"]["orders_total"] == 6
+        assert {record.message for record in query.records(limit=9)} == {"stored by the first", "stored by the second"}
+        assert query.books() == {}
+
+    def test_rules_are_evaluated_over_all(self, watching: Monitor) -> None:
+        """
+        No machine alone breaches these rules; all together do. What nobody has measured is unknown, and does not fire.
+        """
+        for rule in (
+            Rule("many", "orders_total", AlertCondition.GREATER_THAN, 5, labels={"status": "created"}),
+            Rule("slow", "wait_seconds", AlertCondition.GREATER_THAN, 1.9),
+            Rule("full", "tables_open", AlertCondition.GREATER_THAN, 1, labels={"store": "seoul"}),
+            Rule("closed", "tables_closed", AlertCondition.LESS_THAN, 1),
+        ):
+            watching.alerts.set_rule(rule)
+
+        watching.beat()
+
+        assert {alert.rule_name for alert in watching.alerts.active()} == {"many", "slow", "full"}
+
+    def test_nobody_is_there(self, watching: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A minute after the last window of any machine the value of a gauge is unknown.
+        """
+        assert watching.query.latest("tables_open") is not None
+
+        monkeypatch.setattr(watching._forward_to, "_now", lambda: time() + 62)
+
+        assert watching.query.latest("tables_open") is None
+
+    def test_a_machines_own_store_is_refused(self, tmp_path: Path) -> None:
+        """
+        Without a store of many machines it cannot be asked for.
+        """
+        for monitor in (Monitor(), Monitor(forward_to=MemoryStore()), Monitor(directory=tmp_path)):
+            with pytest.raises(ValueError, match="has no `forward_to` that many machines write into"):
+                monitor.answer_for_all_machines()
+            monitor.stop()
+
+    def test_from_the_command_line(self, watching: Monitor, server: engine.Server, tmp_path: Path) -> None:
+        """
+        ``rfs serve --everywhere`` shows what all machines have sent, and fires over all of them.
+        """
+        (tmp_path / "rules.py").write_text(
+            "from rfs.monitoring import AlertCondition, create_alert_rule\n"
+            'create_alert_rule("many", "orders_total", AlertCondition.GREATER_THAN, 5)\n'
+        )
+        with serving(
+            "--everywhere", "-s", f"all-{tmp_path}", "--import", "rules", folder=tmp_path, RFS_STORE=server.url()
+        ) as served:
+            eventually(lambda: served.get("/api/overview").json()["health"]["active_alerts"] == 1)
+            said = served.get("/api/records?limit=50").text
+
+        assert "stored by the first" in said
+        assert "stored by the second" in said
+        assert served.said["alert_rules"] == 1
 
 
 class TestProcesses:

@@ -97,6 +97,7 @@ class TestRunning:
             "p95 of 20 operations by minute",
             "any dashboard query",
             "what leading costs",
+            "the same, where `rfs serve` leads",
             "the longest recording call",
             "0.02 hours of the reference service",
             "24 h of 10 alert rules",

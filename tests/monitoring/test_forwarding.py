@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rfs.errors import StoreError
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._store import Batch
+from rfs.monitoring._store import Batch, Kind
 from rfs.monitoring._store.memory import MemoryStore
+from rfs.monitoring.alerts import AlertCondition, Rule
 from rfs.monitoring.monitor import Monitor
 from rfs.testing.virtual_time import VirtualTime
 
@@ -105,4 +106,40 @@ class TestForwarding:
 
         assert monitor.query.increase("visits_total", "1h") == 2
         assert any("S112" in text for text in monitor._diagnostics)
+        monitor.stop()
+
+
+class Shared(Elsewhere):
+    """One that many machines write into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def kinds(self) -> Mapping[str, Kind]:
+        return {"tables_open": "gauge"}
+
+    def latest(self, keys: Sequence[SeriesKey]) -> float | None:
+        self.asked += 1
+        return 7.0
+
+
+class TestForAllMachines:
+    def test_rules_are_read_every_five_seconds(self) -> None:
+        """
+        What many machines have sent is asked for less often than what is at hand.
+        """
+        store, clock = Shared(), VirtualTime()
+        monitor = Monitor(forward_to=store, clock=clock)
+        monitor.answer_for_all_machines()
+        monitor.alerts.set_rule(Rule("full", "tables_open", AlertCondition.GREATER_THAN, 5))
+
+        asked: list[int] = []
+        for _ in range(11):
+            monitor.beat()
+            asked.append(store.asked)
+            clock.advance(1)
+
+        assert asked == [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3]
+        assert [alert.rule_name for alert in monitor.alerts.active()] == ["full"]
         monitor.stop()

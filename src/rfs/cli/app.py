@@ -274,6 +274,12 @@ def serve(
             help="A host name, beside localhost, under which the dashboard may be asked for; may be given again.",
         ),
     ] = None,
+    everywhere: Annotated[
+        bool,
+        typer.Option(
+            "--everywhere", help="Of all machines, from the ClickHouse that RFS_STORE names; leads no directory."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Do a service's work behind the scenes, and serve its dashboard, in a process of its own, until Ctrl-C."""
@@ -288,6 +294,7 @@ def serve(
         port=port,
         imports=imports or (),
         allowed_hosts=allowed_hosts or (),
+        everywhere=everywhere,
     )
 
 

@@ -29,9 +29,10 @@ def serve(
     port: int,
     imports: Sequence[str],
     allowed_hosts: Sequence[str],
+    everywhere: bool,
 ) -> None:
     """
-    Serve until a signal ends it.
+    Serve until a signal ends it: a directory or, *everywhere*, what all machines have forwarded.
 
     Raises:
         RfsError: The directory, the address or what is to be imported cannot be used, or a package is missing.
@@ -44,7 +45,7 @@ def serve(
         from rfs.web.fastapi.serving import create_app
     except ImportError as error:
         raise RfsError(f"serving needs the extra `web`: pip install 'rfs[web]' ({error})") from error
-    place, name = _place(directory, service)
+    place, name = (Path(MEMORY), _named(service)) if everywhere else _place(directory, service)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:  # before anything is led: a second one, by mistake, ends here
@@ -53,11 +54,17 @@ def serve(
         # The modules of the service act on the default Monitor, which is made with these.
         os.environ.update({"RFS_DIR": str(place)} | ({"RFS_SERVICE_NAME": name} if name else {}))
         monitor = _declared(imports)
-        if monitor.directory is None:
-            monitor.use_directory(place)
-        if monitor.capture_state.degraded:
-            raise RfsError(f"nothing can be led in {monitor.directory}: {monitor.capture_state.degraded}")
-        monitor.take_precedence()
+        if everywhere:
+            try:
+                monitor.answer_for_all_machines()
+            except ValueError as error:
+                raise RfsError(f"--everywhere: {error}; name one with RFS_STORE") from error
+        else:
+            if monitor.directory is None:
+                monitor.use_directory(place)
+            if monitor.capture_state.degraded:
+                raise RfsError(f"nothing can be led in {monitor.directory}: {monitor.capture_state.degraded}")
+            monitor.take_precedence()
         app, guard = create_app(
             monitor,
             dashboard_token=os.environ.get(TOKEN_VARIABLE, ""),
@@ -67,7 +74,7 @@ def serve(
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         told = {
             "service": monitor.service_name,
-            "directory": str(monitor.directory),
+            "directory": str(monitor.directory or ""),
             "dashboard": f"{address}/?token={guard.new_start_token()}",
             "metrics": f"{address}/metrics/prometheus",
             "alert_rules": len(monitor.alerts.rules()),
@@ -80,6 +87,12 @@ def serve(
         config = uvicorn.Config(app, access_log=False, log_level="warning", lifespan="on")
         with suppress(KeyboardInterrupt):  # uvicorn has ended well, and hands it on
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def _named(service: str) -> str:
+    if not service:
+        raise RfsError("--everywhere needs the service's name: --service or RFS_SERVICE_NAME")
+    return service
 
 
 def _place(directory: Path | None, service: str) -> tuple[Path, str]:

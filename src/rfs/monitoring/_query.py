@@ -303,6 +303,7 @@ class Query:
     Args:
         collect: What there is to answer from now; called before every answer.
         totals: What has been measured up to now, without collecting it.
+        latest: Which of these gauges' values was written last, where the totals are not of those that are asked about.
         now: The present in unix seconds.
         zone: In which the hours of ``hourly_distribution`` are counted.
 
@@ -321,6 +322,7 @@ class Query:
         *,
         collect: Callable[[], Moment],
         totals: Callable[[], Totals],
+        latest: Callable[[Sequence[SeriesKey]], float | None] | None = None,
         now: Callable[[], float],
         service_name: Callable[[], str],
         statistics: Callable[[Totals], Mapping[str, Mapping[str, float]]],
@@ -328,6 +330,7 @@ class Query:
     ) -> None:
         self._collect = collect
         self._totals = totals
+        self._latest = latest
         self._now = now
         self._service_name = service_name
         self._statistics = statistics
@@ -469,12 +472,20 @@ class Query:
 
     def latest(self, name: str, labels: LabelFilter | None = None) -> float | None:
         """The value of gauge *name*: of the series with these *labels*, the one written last; None if no living process has written it."""
+        if self._latest is not None:
+            with self.bounded():
+                return self._latest(_matching(self._moment().reader, name, labels))
         selects = _filter(labels)
         found = [value for key, value in self._totals().gauges.items() if key.name == name and selects(key)]
         return found[-1] if found else None
 
     def latest_by(self, name: str, label: str) -> dict[str, float]:
         """As `latest`, per value of *label*."""
+        if self._latest is not None:
+            with self.bounded():
+                groups = _groups(self._moment().reader.series(name), [label])
+                values = {value: self._latest(keys) for (value,), keys in groups.items()}
+            return {value: latest for value, latest in values.items() if latest is not None}
         gauges = self._totals().gauges
         return {dict(key.labels).get(label, ""): value for key, value in gauges.items() if key.name == name}
 
@@ -620,6 +631,8 @@ class Query:
                 check_deadline()
                 if sketch.count:
                     section[name] = _figures(sketch)
+            elif self._latest is not None and (value := self._latest(reader.series(name))) is not None:
+                gauges[name] = _whole(value)
         for key, value in totals.gauges.items():
             gauges[key.name] = _whole(value)  # they are in the order of their last writes
         return {
@@ -903,7 +916,7 @@ class Query:
         books = {signal: dict(entries) for signal, entries in self._statistics(moment.totals).items()}
         evicted = moment.reader.statistics().get("evicted_records")
         if evicted:
-            books["records"]["evicted"] = evicted
+            books.setdefault("records", {})["evicted"] = evicted
         return books
 
 

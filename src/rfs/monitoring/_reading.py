@@ -22,32 +22,9 @@ from rfs.monitoring._leader import books_of
 from rfs.monitoring._live import LiveReader
 from rfs.monitoring._query import Query
 from rfs.monitoring._store import Moment
-from rfs.monitoring._store.clickhouse import ClickHouseStore
 from rfs.monitoring._store.local import LocalStore
 from rfs.monitoring._store.sealing import STORE
 from rfs.monitoring._totals import Totals
-
-
-@contextmanager
-def open_store(url: str, service: str, *, on_problem: Callable[[str, str], None]) -> Generator[Query]:
-    """
-    A Query over what all machines have forwarded of *service* to the ClickHouse at *url*; see `ClickHouseStore.from_url`.
-
-    Raises:
-        ValueError: *url* is no such URL.
-    """
-    store = ClickHouseStore.from_url(url, service=service, on_problem=on_problem)
-    nothing = Totals({}, {}, {}, {}, {}, [])
-    try:
-        yield Query(
-            collect=lambda: Moment(nothing, store),
-            totals=lambda: nothing,
-            now=time.time,
-            service_name=lambda: service,
-            statistics=books_of,
-        )
-    finally:
-        store.close()
 
 
 @contextmanager

@@ -16,8 +16,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
@@ -45,7 +46,7 @@ from rfs.monitoring._foreign import REFUSED, ForeignMirror
 from rfs.monitoring._leader import Leader, Sink, books_of
 from rfs.monitoring._live import Killed, Leadership
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, MAX_SECONDS, SUCCESSES, Query
-from rfs.monitoring._store import Store
+from rfs.monitoring._store import Moment, SharedStore, Store
 from rfs.monitoring._store.deadline import deadline
 from rfs.monitoring._totals import ForeignFamily, Totals
 from rfs.monitoring.alerts import Alert, AlertManager, Rule, Sample, default_aggregation
@@ -67,6 +68,7 @@ _CLOCK_STEP_SECONDS = 1.0  # what is less is a clock being set right little by l
 _STEADY_SECONDS = (
     60.0  # so long an alert rule's value is not read anew while nothing is measured and its window is empty
 )
+_FORWARDED_SECONDS = 5.0  # as long as what is forwarded waits for more, mostly
 _FORGET_EVERY_SECONDS = 300.0  # so much longer than the hour it may take until an idle series is forgotten
 _LATEST_NS = 2**63 - 1
 _LARGEST_PAYLOAD = MAX_FRAME_BYTES - 1024  # leaves room for the frame's own fields
@@ -162,6 +164,7 @@ class Monitor:
         self._clock_offset: float | None = None  # between the wall clock and the monotonic one
         self._dropped_before = 0.0
         self._forgot_at = 0.0
+        self._evaluated_at = -inf
         self._operations: dict[str, OperationInstruments] = {}
         self._error_codes: dict[str, set[str]] = {}
 
@@ -218,17 +221,7 @@ class Monitor:
             on_error=self.internal_error,
         )
         self.in_sink = self._leader.in_sink
-        self.query, self._rules = (
-            Query(
-                collect=self._leader.collect,
-                totals=self._leader.totals,
-                now=self._now_seconds,
-                service_name=lambda: self.service_name,
-                statistics=books_of,
-            )
-            for _ in range(2)  # one is for the rules alone: however many look at the dashboard, they are evaluated
-        )
-        self._rule_query = self._rules
+        self._ask(self._leader.collect, books_of)
         self._steady: dict[str, tuple[Rule, Sample]] = {}  # what is the same until something is measured
         self._steady_since: tuple[float | None, float] = None, 0.0  # since when nothing was; since when these are
         self._still_seconds = 0.0  # by the wall clock
@@ -239,6 +232,7 @@ class Monitor:
             on_event=self._record_alert,
         )
         self._forward_to = forward_to
+        self._answers_for_all = False
         self._foreign = ForeignMirror(self._publish_foreign, self.internal_error)
         self._foreign_refused = 0
         self._planned: Path | None = None
@@ -248,6 +242,25 @@ class Monitor:
 
     def _now_seconds(self) -> float:
         return self.clock.time_ns() / 1e9
+
+    def _ask(
+        self,
+        collect: Callable[[], Moment],
+        statistics: Callable[[Totals], Mapping[str, Mapping[str, float]]],
+        latest: Callable[[Sequence[SeriesKey]], float | None] | None = None,
+    ) -> None:
+        self.query, self._rules = (
+            Query(
+                collect=collect,
+                totals=self._leader.totals,
+                latest=latest,
+                now=self._now_seconds,
+                service_name=lambda: self.service_name,
+                statistics=statistics,
+            )
+            for _ in range(2)  # one is for the rules alone: however many look at the dashboard, they are evaluated
+        )
+        self._rule_query = self._rules
 
     # Where
 
@@ -289,6 +302,25 @@ class Monitor:
         alert rules: who leads evaluates its own.
         """
         self._leader.take_precedence()
+
+    def answer_for_all_machines(self) -> None:
+        """
+        Answer questions, and evaluate alert rules, from what all machines forward to the store that this Monitor forwards to.
+
+        What this process records goes there as before. Rules are evaluated every five seconds, for what others measure takes that
+        long to come. `Query.totals` stay those of this process. Call it before ``start``.
+
+        Raises:
+            ValueError: This Monitor forwards to no store of many machines.
+        """
+        store = self._forward_to
+        if not isinstance(store, SharedStore):
+            raise ValueError(  # noqa: TRY004 - it is no argument
+                "this Monitor has no `forward_to` that many machines write into, such as a ClickHouseStore"
+            )
+        moment = Moment(Totals({}, {}, {}, {}, {}, []), store)
+        self._answers_for_all = True
+        self._ask(lambda: moment, lambda _: {}, store.latest)
 
     def _own_name(self) -> str:
         # Nobody has named it yet: such a process is a stranger to none.
@@ -696,14 +728,23 @@ class Monitor:
         moment = self._leader.sample()
         if moment is not None and self._leader.leads():
             self._miss_rules(moment.totals)
-            self._rule_query = self._rules.settled(moment)  # all rules see the same one
-            self._keep_steady()
-            with self._rules.bounded():  # a place is taken once, not for each rule: nobody else asks there
-                self.alerts.evaluate(self.clock.monotonic())
+            self._evaluate(moment, now)
         self._watch_pipeline()
         self._watch_clock()
         if self._diagnostics and self.clock.monotonic() - self._diagnosed_at >= _DIAGNOSTIC_SECONDS:
             self._print_diagnostics()
+
+    def _evaluate(self, moment: Moment, now: float) -> None:
+        if self._answers_for_all:
+            if now - self._evaluated_at < _FORWARDED_SECONDS:
+                return
+            self._rule_query = self._rules.settled()
+        else:
+            self._rule_query = self._rules.settled(moment)  # all rules see the same one
+            self._keep_steady()
+        self._evaluated_at = now
+        with self._rules.bounded():  # a place is taken once, not for each rule: nobody else asks there
+            self.alerts.evaluate(self.clock.monotonic())
 
     def beat(self) -> None:
         """

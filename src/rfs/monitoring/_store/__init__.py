@@ -8,7 +8,7 @@ first, so a batch that is handed over twice is kept once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -179,4 +179,13 @@ class Store(Reader, Protocol):
 
     def close(self) -> None:
         """Let go of files and connections; twice is once."""
+        ...
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """One that many machines write into, none of which it can ask what is there now."""
+
+    def latest(self, keys: Sequence[SeriesKey]) -> float | None:
+        """Of these gauges the value that was written last; None if nobody has measured anything for a minute."""
         ...

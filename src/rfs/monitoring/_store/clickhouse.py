@@ -58,6 +58,7 @@ _ANSWER_SECONDS = 10
 _QUERY_SECONDS = 5  # the server gives up a query that takes longer
 _FLUSH_SECONDS = 1.0
 _CLOSE_SECONDS = 1.5
+_LATEST_SECONDS = 60  # without any window for so long nobody is there who would know a gauge's value
 _MAX_ROWS = 10_000  # of one insert: more would hold the interpreter for too long
 _LONGEST_FAULT = 300
 
@@ -516,7 +517,7 @@ class ClickHouseStore:
         by_step = self._steps("sum(value), max(last), sum(count)", known, steps)
         seen = by_step.get(_NO_SERIES, _NOTHING)
         gauges = {number: key for number, (key, kind) in known.items() if kind == "gauge"}
-        before = self._last_before(gauges, steps.first)
+        before = {number: last[2] for number, last in self._last_before(gauges, steps.first).items()}
         lines: list[list[float | None]] = []
         for number in map(_number_of, keys):
             if number not in known:
@@ -534,6 +535,19 @@ class ClickHouseStore:
                 line.append(value if step in seen else None)
             lines.append(line)
         return lines
+
+    def latest(self, keys: Sequence[SeriesKey]) -> float | None:
+        gauges = self._known(keys, "gauge")
+        now = int(self._now()) + 1
+        is_alive = self._ask(
+            "SELECT 1 FROM windows WHERE service = {service:String} AND name = '' "
+            "AND second >= toDateTime({since:UInt32}, 'UTC') LIMIT 1",
+            since=now - _LATEST_SECONDS,
+        )
+        if not gauges or not is_alive:
+            return None
+        found = self._last_before({number: key for number, (key, _) in gauges.items()}, now)
+        return max(found.values())[2] if found else None
 
     def quantiles(
         self, keys: Sequence[SeriesKey], q: float, start: float, end: float, step_seconds: float
@@ -677,14 +691,15 @@ class ClickHouseStore:
             found.setdefault(number, {})[step] = figures
         return found
 
-    def _last_before(self, gauges: Mapping[int, SeriesKey], second: int) -> dict[int, float]:
+    def _last_before(self, gauges: Mapping[int, SeriesKey], second: int) -> dict[int, tuple[Any, int, float]]:
+        """Of each series when it was written last, with the batch of that second, and its value then."""
         if not gauges:
             return {}
         minute = second - second % MINUTE
         rows, parameters = self._rows([_Part("minutes", 0, minute), _Part("windows", minute, second)])
-        sql = f"SELECT series, max(last).3 FROM ({rows}) GROUP BY series"  # noqa: S608 - as above
+        sql = f"SELECT series, max(last) FROM ({rows}) GROUP BY series"  # noqa: S608 - as above
         names = list({key.name for key in gauges.values()})
-        return dict(cast("Iterable[tuple[int, float]]", self._ask(sql, names=names, series=list(gauges), **parameters)))
+        return {number: tuple(last) for number, last in self._ask(sql, names=names, series=list(gauges), **parameters)}
 
 
 class _Part(NamedTuple):
