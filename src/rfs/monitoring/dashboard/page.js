@@ -499,7 +499,7 @@ function showErrors(data) {
 
 function showBooks(data) {
   const signals = Object.entries(data.books);
-  write($("books-empty"), say("books_empty"));
+  write($("books-empty"), say("books_unknown"));
   $("books-empty").hidden = signals.length > 0;
   list(
     $("books"),
