@@ -6,6 +6,7 @@ A store is given batches by `append` and asked by the Protocol's methods; nothin
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -473,6 +474,21 @@ class TestBounds:
         assert store.records(Wanted(min_level=40), limit=9) == []
         assert store.statistics()["evicted_records"] == 2
         assert len(small.records(EVERYTHING, limit=9)) == 2
+
+    def test_records_are_nothing_to_the_garbage_collector(self) -> None:
+        """
+        However many records memory holds, a collection of garbage, which stops all threads, has no more to look at.
+        """
+        store = MemoryStore()
+        frames = [frame(n, level=40) for n in range(2_000)]
+        gc.collect()
+        before = len(gc.get_objects())
+
+        store.append(batch("p", 0, frames))
+
+        gc.collect()
+        assert len(store.records(EVERYTHING, limit=2_001)) == 2_000
+        assert len(gc.get_objects()) - before < 200
 
     def test_evicted_errors_are_gone(self) -> None:
         """

@@ -167,8 +167,8 @@ class SketchSeries:
         breathe()
 
 
-class _Kept(NamedTuple):
-    """A record in its place; later ones have higher numbers."""
+class _Kept(msgspec.Struct, frozen=True, gc=False):
+    """A record in its place; later ones have higher numbers. As little seen by the garbage collector as its frame is."""
 
     number: int
     frame: Frame
@@ -389,7 +389,8 @@ class MemoryStore:
                 source = self._by_id.get(wanted.correlation_id, ())
             elif wanted.min_level >= _NOTABLE_LEVEL or wanted.flags:
                 source = self._notable
-            for looked_at, (number, frame) in enumerate(reversed(source)):
+            for looked_at, record in enumerate(reversed(source)):
+                number, frame = record.number, record.frame
                 if len(found) >= limit:
                     break
                 if looked_at % _RECORDS_PER_LOOK == 0:
