@@ -77,7 +77,7 @@ def serve(
             "directory": str(monitor.directory or ""),
             "dashboard": f"{address}/?token={guard.new_start_token()}",
             "metrics": f"{address}/metrics/prometheus",
-            "alert_rules": len(monitor.alerts.rules()),
+            "alert_rules": monitor.alerts.rule_count,
         }
         if output.is_json:
             output.objects([told])

@@ -844,6 +844,11 @@ class AlertManager:
 
     # ---------------------------------------------------------------------------------------------------- asking
 
+    @property
+    def rule_count(self) -> int:
+        """How many rules there are."""
+        return len(self._entries)
+
     def rules(self) -> list[Rule]:
         """Return the rules in the order of their declaration."""
         self._enter()

@@ -939,7 +939,7 @@ class _Dashboard:
                 routes_known=routes_known,
                 errors=_top_errors(query, 10, time_range),
                 alerts=[dict(alert) for alert in monitor.alerts.active()],
-                alert_rules=len(monitor.alerts.rules()),
+                alert_rules=monitor.alerts.rule_count,
                 indicators=[_indicator(moment, indicator) for indicator in self._indicators],
                 records=[_record_row(record) for record in query.records(limit=limit, min_level=min_level)],
                 books=query.books(),

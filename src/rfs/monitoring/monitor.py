@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 
 INFO = 20
 UNNAMED = "rfs"
-ALERT_RULES = "rfs_alert_rules"
 STOP_SECONDS = 2.0  # for everything together: leader, sinks, alert callbacks
+_ALERT_RULES = SeriesKey("rfs_alert_rules", ())
 _MAX_CODES_PER_OPERATION = 100
 _MAX_DIAGNOSTICS = 128
 _DIAGNOSTIC_SECONDS = 10.0
@@ -195,7 +195,7 @@ class Monitor:
             across="max",
         ).labels()
         self._alert_rules = self.gauge(
-            ALERT_RULES, "Alert rules that are declared, in the process that declares the most", across="max"
+            _ALERT_RULES.name, "Alert rules that are declared, in the process that declares the most", across="max"
         ).labels()
         self._clock_step = self.gauge(
             "rfs_clock_step_seconds", "By how much the wall clock has last jumped; 0 if it has not"
@@ -770,12 +770,11 @@ class Monitor:
         self._still_seconds = seconds
 
     def _count_rules(self) -> None:
-        count = len(self.alerts.rules())
-        if count != (self._alert_rules.value or 0):
-            self._alert_rules.set(count)
+        if self.alerts.rule_count != (self._alert_rules.value or 0):
+            self._alert_rules.set(self.alerts.rule_count)
 
     def _miss_rules(self, totals: Totals) -> None:
-        known, declared = len(self.alerts.rules()), totals.gauges.get(SeriesKey(ALERT_RULES, ()), 0)
+        known, declared = self.alerts.rule_count, totals.gauges.get(_ALERT_RULES, 0)
         if known < declared:
             self.diagnose(
                 f"RFS-A101 alert rules are not evaluated: a process of {self.service_name} declares {declared:.0f}, and this one "
