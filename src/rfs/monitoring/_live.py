@@ -719,6 +719,7 @@ class Lease:
 
     def after_fork(self) -> None:
         """In a forked child: whatever the parent leads, this process does not."""
+        self.takes_precedence = False
         self._step_down()
         self._seen = _NOBODY
 
