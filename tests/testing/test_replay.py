@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from hypothesis import strategies as st
 from rfs.core.result import Failure, Result, Success, error_code, is_expected
 from rfs.errors import ReplayError
 from rfs.monitoring import CorrelationContext, Monitor, log_result_operation, use_monitor
+from rfs.monitoring.context import RANDOM_IDS, activate, current
+from rfs.reactive import MonoResult
 from rfs.testing._unhandled import Watch
 from rfs.testing.replay import (
     RecordedFailure,
@@ -29,7 +34,8 @@ from rfs.testing.replay import (
     recorded_error,
     write_test,
 )
-from tests.cli.running import Terminal, command
+from rfs.testing.virtual_time import VirtualTime
+from tests.cli.running import Terminal, command, rfs
 from tests.faults.processes import FAR_SECONDS, ROOT, environment
 
 SHOP = """
@@ -166,7 +172,9 @@ def verify(owner: str) -> Result[str, BankError]:
 
 SERVICE = """
 import asyncio
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from decimal import Decimal
 from decimal import Decimal
 
 import rfs.monitoring as rfs
@@ -237,20 +245,27 @@ CASES = [
     ("top_up", "cards.top_up", "", "DECLINED"),
 ]
 
+TIME = re.compile(r"recorded \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC")
+
 
 @pytest.fixture(scope="module")
 def said(project: Path) -> dict[str, dict[str, Any]]:
     """What the command has said of each file that it has written."""
     answers: dict[str, dict[str, Any]] = {}
-    for what, *_ in CASES:
-        done = replay(project, what, "--output", f"test_{what}.py")
-        assert done.returncode == 0, done.stderr
-        answers[what] = json.loads(done.stdout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        patch.syspath_prepend(str(project))
+        for what, *_ in CASES:
+            done = rfs("replay", what, "--output", f"test_{what}.py", "--directory", "state")
+            assert done.status == 0, done.errors
+            (answers[what],) = done.objects
+    for name in ("shop", "shop.orders", "shop.payments"):
+        sys.modules.pop(name, None)
     return answers
 
 
 # What contradicts another rule or the formatter, and what tests, texts of others and a TODO cannot help.
-FREE = "COM812,CPY001,D203,D205,D212,D213,D400,D415,E501,EM101,FIX,I001,INP001,ISC001,N802,PLC2401,S101,TD"
+FREE = "COM812,CPY001,D203,D205,D212,D213,D400,D415,E501,EM101,FBT001,FIX,I001,INP001,ISC001,N802,PLC2401,PLR0913,PLR0917,S101,TC002,TD"
 
 
 class TestWrittenTest:
@@ -277,23 +292,23 @@ class TestWrittenTest:
         Word by word it is what tests/testing/written has, but for the time; below it is what the command says is left to do.
         """
         source = (project / said[what]["file"]).read_text(encoding="utf-8")
-        left = "".join(f"\nLeft to do: {each}\n" for each in said[what]["todo"])
         wanted = (Path(__file__).parent / "written" / f"{what}.txt").read_text(encoding="utf-8")
 
-        assert re.sub(r"recorded [-\d]+ [:\d]+ UTC", "recorded at that time", source) + left == wanted
+        assert TIME.sub("recorded at that time", source) + left_to_do(said[what]["todo"]) == wanted
 
-    @pytest.mark.usefixtures("said")
-    def test_is_well_formed(self, project: Path) -> None:
+    def test_is_well_formed(self, tmp_path: Path) -> None:
         """
         A linter that refuses all it can finds nothing in it but what tests are free to do, and a formatter leaves it as it is.
         """
         pytest.importorskip("ruff")
-        files = [f"test_{what}.py" for what, *_ in CASES]
         ruff = (sys.executable, "-m", "ruff")
+        for path in (Path(__file__).parent / "written").iterdir():
+            source = path.read_text(encoding="utf-8").partition("\nLeft to do: ")[0]
+            (tmp_path / f"test_{path.stem}.py").write_text(source, encoding="utf-8")
 
-        linted = run(project, *ruff, "check", "--isolated", "--no-cache", "--select", "ALL", "--ignore", FREE, *files)
+        linted = run(tmp_path, *ruff, "check", "--isolated", "--no-cache", "--select", "ALL", "--ignore", FREE)
         formatted = [
-            run(project, *ruff, "format", "--isolated", "--no-cache", "--diff", "--line-length", columns, *files)
+            run(tmp_path, *ruff, "format", "--isolated", "--no-cache", "--diff", "--line-length", columns)
             for columns in (88, 120)
         ]
 
@@ -401,9 +416,24 @@ ONCE = """
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+from typing import Any
 
+import msgspec
+import pydantic
 import rfs.monitoring as rfs
+import shop_away
+from shop_away import lend as borrow
 from rfs.core.result import Failure, Result, Success
+
+
+class Struct(msgspec.Struct):
+    number: int
+
+
+class Guest(pydantic.BaseModel):
+    name: str
 
 
 @dataclass
@@ -484,6 +514,174 @@ def pay(number: int) -> Result[int, RefusedError]:
     return charge(number)
 
 
+@rfs.log_result_operation("a.kinds", include_args=False)
+def kinds(
+    text: str,
+    share: float,
+    sure: bool,
+    raw: bytes,
+    order: Order | None,
+    struct: Struct,
+    either: int | str,
+    thing: Opaque,
+    unknown,
+) -> Result[int, str]:
+    return Failure("no")
+
+
+@rfs.log_result_operation("a.bare", include_args=False)
+def bare() -> Result[int, str]:
+    return Failure("")
+
+
+@rfs.log_result_operation("a.plain")
+def plain(
+    number: int, share: float, none: None, flag: bool, words: list[str], empty: dict[str, int], text: str
+) -> Result[int, str]:
+    return Failure('with "quotes", a \\\\ and\\n a\\tbreak\\x00')
+
+
+@rfs.log_result_operation("a.changed")
+def changed(order: Order, price: Decimal, orders: list[Order], anything, some: Order | None = None) -> Result[int, str]:
+    return Failure(f"{type(order).__name__} {type(price).__name__} {type(orders[0]).__name__}")
+
+
+@rfs.log_result_operation("a.misfit")
+def misfit(number: int, order: Order) -> Result[int, str]:
+    return Failure("no")
+
+
+@rfs.log_result_operation("a.taken")
+def taken(taken: Opaque, rebuilt: Opaque, order: Order) -> Result[int, str]:
+    return Failure("no")
+
+
+class House:
+    class CashDesk:
+        @rfs.log_result_operation("a.nested")
+        def pay(self, won: int) -> Result[int, str]:
+            return Failure("no")
+
+        @staticmethod
+        @rfs.log_result_operation("a.nested_static")
+        def check(order: Order) -> Result[int, str]:
+            return Failure(type(order).__name__)
+
+        @staticmethod
+        @rfs.log_result_operation("a.nested_closing")
+        def close() -> Result[int, str]:
+            return Failure("no")
+
+        @rfs.log_result_operation("a.twice")
+        def lend(self, cash_desk: Opaque, token: str) -> Result[int, str]:
+            return Failure("no")
+
+    @rfs.log_result_operation("a.of_method")
+    def count(self, order: Order) -> Result[int, str]:
+        return House.CashDesk().pay(order.number)
+
+
+class Code(Enum):
+    FULL = "FULL_HOUSE"
+    LATE = "TOO_LATE"
+
+
+class ClosedError(Exception):
+    expected = True
+    code = "CLOSED"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class OddError(Exception):
+    expected = True
+    code = "ODD"
+
+    def __init__(self, *, day: str) -> None:
+        super().__init__(f"not on {day}")
+
+
+class MuteError(Exception):
+    code = "MUTE"
+
+    def __init__(self, *given: object) -> None:
+        super().__init__(f"mute of {len(given)}")
+
+
+class CodedError(Exception):
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(second if first == "TWO" else first)
+        self.code = first if first == "TWO" else second
+
+
+@rfs.log_result_operation("c.fails")
+def fails(how: str) -> Result[int, object]:
+    match how:
+        case "enum":
+            return Failure(Code.LATE)
+        case "closed":
+            return Failure(ClosedError())
+        case "odd":
+            return Failure(OddError(day="Monday"))
+        case "builtin":
+            return Failure(ValueError("no number"))
+        case "raised":
+            raise LookupError("not here")
+        case "away":
+            raise shop_away.AwayError("far away")
+        case "silent":
+            raise shop_away.AwayError
+        case "mute":
+            return Failure(MuteError())
+        case "coded":
+            return Failure(CodedError("as before", "OTHER"))
+        case "two":
+            return Failure(CodedError("TWO", "of two"))
+        case _:
+            return Success(1)
+
+
+@rfs.log_result_operation("c.asks")
+def asks(*how: str) -> Result[int, str]:
+    said = []
+    for each in how:
+        try:
+            said.append(type(fails(each)).__name__)
+        except Exception as error:
+            said.append(repr(error))
+    return Failure("; ".join(said))
+
+
+@rfs.log_result_operation("c.two")
+def two(number: int) -> Result[int, str]:
+    first = charge(number)
+    second = shop_away.charge(number)
+    House.CashDesk().pay(number)
+    borrow(number)
+    return Failure(f"{first.is_failure()} {second.is_failure()}")
+
+
+@rfs.log_result_operation("a.deep")
+def deep(data: dict[str, Any], *rest: Order) -> Result[int, str]:
+    return Failure("no")
+
+
+@rfs.log_result_operation("a.model")
+def model(guest: Guest, other: Guest | None, word: int | str) -> Result[int, str]:
+    return Failure(f"{type(guest).__name__} {type(other).__name__} {type(word).__name__}")
+
+
+@rfs.log_result_operation("a.unhinted")
+def unhinted(number: NoSuchName, order: Order) -> Result[int, str]:
+    return Failure("no")
+
+
+@rfs.log_result_operation("주문-접수!")
+def korean(이름: str, number: int = 1, *, quick: bool = False) -> Result[int, str]:
+    return Failure(f"{이름} {number} {quick}")
+
+
 calls = []
 
 
@@ -506,14 +704,35 @@ def tries() -> Result[int, object]:
     return Failure(RefusedError(code="AS_BEFORE" if seen == [None, False, True] else "OTHERWISE"))
 """
 
+AWAY = """
+import rfs.monitoring as rfs
+from rfs.core.result import Failure, Result
+
+
+class AwayError(Exception):
+    pass
+
+
+@rfs.log_result_operation("away.charge")
+def charge(number: int) -> Result[int, AwayError]:
+    return Failure(AwayError(f"no {number}"))
+
+
+@rfs.log_result_operation("away.lend")
+def lend(number: int) -> Result[int, AwayError]:
+    return Failure(AwayError(f"no {number}"))
+"""
+
 
 @pytest.fixture
 def once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A module whose functions fail."""
     (tmp_path / "shop_once.py").write_text(ONCE)
+    (tmp_path / "shop_away.py").write_text(AWAY)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield importlib.import_module("shop_once")
-    sys.modules.pop("shop_once", None)
+    for name in ("shop_once", "shop_away"):
+        sys.modules.pop(name, None)
 
 
 def recorded(call: Callable[[], object]) -> RecordedFailure:
@@ -534,6 +753,195 @@ def run_here(source: str) -> None:
 def plain(source: str) -> str:
     """Without white space, which depends on how long things are."""
     return re.sub(r"\s", "", source)
+
+
+def left_to_do(todo: Iterable[str]) -> str:
+    """What is left to do, as it stands below a test in tests/testing/written."""
+    return "".join(f"\nLeft to do: {each}\n" for each in todo)
+
+
+# What fails, by the name of the file that the test of it is to be.
+WRITTEN: dict[str, Callable[[Any], object]] = {
+    "unreadable": lambda once: once.unreadable(once.Order(7, "김밥"), once.Opaque(), "note", "a", "b", extra=1),
+    "hidden": lambda once: once.hidden(once.Order(7, "김밥"), 3),
+    "kinds": lambda once: once.kinds("x", 0.5, True, b"x", None, once.Struct(1), 1, once.Opaque(), 1),
+    "bare": lambda once: once.bare(),
+    "plain": lambda once: once.plain(-3, 0.25, None, True, ["a", "b"], {}, "it's \\ \n '\"'\x07é"),
+    "partly": lambda once: once.partly({"password": "hunter2", "pin": "1234", "dish": "김밥"}, [once.Order(1, "김밥")]),
+    "changed": lambda once: once.changed(
+        once.Order(7, "김밥"), Decimal("9.50"), [once.Order(1, "")], once.Order(2, "")
+    ),
+    "misfit": lambda once: once.misfit("seven", {"number": 7}),
+    "taken": lambda once: once.taken(once.Opaque(), once.Opaque(), once.Order(7, "김밥")),
+    "positional": lambda once: once.positional(1, 2, 3, 4, third=5),
+    "serve": lambda once: once.Waiter(3).serve("김밥"),
+    "hire": lambda once: once.Waiter.hire("민서"),
+    "nested": lambda once: once.House.CashDesk().pay(5000),
+    "nested_closing": lambda once: once.House.CashDesk.close(),
+    "twice": lambda once: once.House.CashDesk().lend(once.Opaque(), "sk_live_51Habcdefghijklmnop"),
+    "deep": lambda once: once.deep(
+        {
+            "guests": [{"name": "<김>"}, {"token": "x", "pin": "1"}],
+            "note": "n<9 characters left out>n",
+            "all": [1, "<3 more>"],
+            "name": "a <b>",
+            "sk_live_51Habcdefghijklmnop": {"pin": 1},
+        },
+        once.Order(7, ""),
+        once.Opaque(),
+        "sk_live_51Habcdefghijklmnop",
+    ),
+    "model": lambda once: once.model(once.Guest(name="김"), once.Guest(name="이"), "x"),
+    "unhinted": lambda once: once.unhinted(1, once.Order(7, "김밥")),
+    "korean": lambda once: once.korean("민서", 2, quick=True),
+    "silent": lambda once: once.asks("silent"),
+    "mute": lambda once: once.asks("mute"),
+    "coded": lambda once: once.asks("coded"),
+    "of_two": lambda once: once.asks("two"),
+    "nested_static": lambda once: once.House.CashDesk.check(once.Order(7, "김밥")),
+    "of_method": lambda once: once.House().count(once.Order(7, "김밥")),
+    "enum": lambda once: once.asks("enum"),
+    "closed": lambda once: once.asks("closed"),
+    "odd": lambda once: once.asks("odd"),
+    "builtin": lambda once: once.asks("builtin"),
+    "raised": lambda once: once.asks("raised"),
+    "away": lambda once: once.asks("away"),
+    "alike": lambda once: once.asks("builtin", "builtin"),
+    "in_turn": lambda once: once.asks("raised", "enum", "well", "odd", "raised"),
+    "two": lambda once: once.two(7),
+    "tries": lambda once: once.tries(),
+    "pay_once": lambda once: once.pay(7),
+}
+
+
+class TestText:
+    @pytest.mark.parametrize("name", WRITTEN)
+    def test_is_as_it_is_to_read(self, once: Any, name: str) -> None:
+        """
+        Word by word it is what tests/testing/written has, and where nothing is made up it passes as it is.
+        """
+        source, todo = write_test(recorded(lambda: WRITTEN[name](once)))
+
+        once.calls.clear()
+        wanted = (Path(__file__).parent / "written" / f"{name}.txt").read_text(encoding="utf-8")
+        assert TIME.sub("recorded at that time", source) + left_to_do(todo) == wanted
+        if "@pytest.fixture" not in source:
+            run_here(source)
+
+
+WIDE = """
+import rfs.monitoring as rfs
+from rfs.core.result import Failure, Result
+
+said = {said}
+
+
+class Opaque:
+    pass
+
+
+@rfs.log_result_operation("w.inner")
+def {inner}() -> Result[int, str]:
+    said.append(said.pop(0))
+    return Failure(said[-1])
+
+
+@rfs.log_result_operation("w")
+def {outer}({parameter}: Opaque | None = None, words=()) -> Result[int, str]:
+    for _ in range({calls}):
+        {inner}()
+    return Failure({message!r})
+"""
+
+
+@pytest.fixture
+def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Make a module with names and texts that are as long as asked for."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(**parts: Any) -> Any:
+        parts = {"said": ["no"], "inner": "i", "outer": "o", "parameter": "p", "calls": 0, "message": "no", **parts}
+        (tmp_path / "shop_wide.py").write_text(WIDE.format(**parts))
+        importlib.invalidate_caches()
+        return importlib.import_module("shop_wide")
+
+    yield make
+    sys.modules.pop("shop_wide", None)
+
+
+Parts = dict[str, Any]
+LONG = "o" * 66
+NAME = "a" * 15 + "B"  # a mock's name has an underscore more
+LINES: list[tuple[Parts, Parts, list[str], Parts, Parts, list[str]]] = [
+    (
+        {"outer": LONG}, {}, [f"from shop_wide import {LONG}"],
+        {"outer": f"{LONG}o"}, {}, ["from shop_wide import (", f"    {LONG}o,", ")"],
+    ),
+    (
+        {"parameter": "p" * 40}, {"opaque": True}, [f"def test_w_fails_with_unknown({'p' * 40}: object) -> None:"],
+        {"parameter": "p" * 41}, {"opaque": True},
+        ["def test_w_fails_with_unknown(", f"    {'p' * 41}: object,", ") -> None:"],
+    ),
+    (
+        {"inner": NAME, "calls": 1}, {},
+        [f'    with mock_result_service("shop_wide", "{NAME}") as {"a" * 15}_b_mock:', '        a'],
+        {"inner": f"{NAME}b", "calls": 1}, {},
+        ["    with (", f'        mock_result_service("shop_wide", "{NAME}b") as {"a" * 15}_bb_mock,', "    ):", "        a"],
+    ),
+    (
+        {"calls": 1, "said": ["n" * 57]}, {}, [f'        i_mock.return_error("{"n" * 57}")', ""],
+        {"calls": 1, "said": ["n" * 58]}, {},
+        ["        i_mock.return_error(", f'            "{"n" * 58}",', "        )", ""],
+    ),
+    (
+        {"calls": 2, "said": ["n" * 18, "no"]}, {},
+        [f'        i_mock.return_sequence([Failure("{"n" * 18}"), Failure("no")])', ""],
+        {"calls": 2, "said": ["n" * 19, "no"]}, {},
+        [
+            "        i_mock.return_sequence(", "            [", f'                Failure("{"n" * 19}"),',
+            '                Failure("no"),', "            ]", "        )", "",
+        ],
+    ),
+    (
+        {}, {"words": ["n" * 40]}, [f'            words=["{"n" * 40}"],'],
+        {}, {"words": ["n" * 41]}, ["            words=[", f'                "{"n" * 41}",', "            ],"],
+    ),
+    (
+        {"message": "n" * 200}, {}, [f"    It fails with UNKNOWN, as it was recorded: {'n' * 200}"],
+        {"message": "n" * 201}, {}, [f"    It fails with UNKNOWN, as it was recorded: {'n' * 200}…"],
+    ),
+    (
+        {"message": "a  b"}, {}, ["    It fails with UNKNOWN, as it was recorded: a b"],
+        {"message": "\n :a\t: \n"}, {}, ["    It fails with UNKNOWN, as it was recorded: :a"],
+    ),
+]  # fmt: skip
+
+
+class TestLines:
+    @pytest.mark.parametrize(("short", "called", "line", "long", "called_long", "lines"), LINES)
+    def test_are_broken_where_they_are_too_long(
+        self,
+        wide: Callable[..., Any],
+        short: Parts,
+        called: Parts,
+        line: list[str],
+        long: Parts,
+        called_long: Parts,
+        lines: list[str],
+    ) -> None:
+        """
+        What just fits stays on its line, and what is one character longer is written over several, or cut.
+        """
+        for parts, arguments, wanted in ((short, called, line), (long, called_long, lines)):
+            module = wide(**parts)
+            opaque = {parts["parameter"]: module.Opaque()} if arguments.get("opaque") else {}
+            asked = opaque or arguments
+            function = getattr(module, parts.get("outer", "o"))
+
+            source, _ = write_test(recorded(lambda: function(**asked)))  # noqa: B023 - called at once
+
+            assert "\n" + "\n".join(wanted) in source
+            assert sys.modules.pop("shop_wide") is module
 
 
 class TestArguments:
@@ -668,6 +1076,7 @@ class TestWhatCannotBeReplayed:
         ("content", "fault"),
         [
             ("", "shop_once has no function unreadable any more"),
+            ("unreadable = 5", "shop_once has no function unreadable any more"),
             ("raise RuntimeError('no')", "shop_once cannot be imported: RuntimeError: no"),
             ("import no_such_module", "shop_once needs the module 'no_such_module'; install it"),
             (
@@ -691,6 +1100,35 @@ class TestWhatCannotBeReplayed:
         with pytest.raises(ReplayError, match=f"^replay: a.unreadable: {re.escape(fault)}$"):
             write_test(failure)
 
+    @pytest.mark.parametrize(
+        ("function", "fault"),
+        [
+            ("shop_once.Waiter.leave", "shop_once has no function Waiter.leave any more"),
+            ("shop_once.Nobody.serve", "shop_once has no function Nobody.serve any more"),
+            ("shop_once.calls", "shop_once has no function calls any more"),
+            ("shop_once.unreadable.inner", "shop_once has no function unreadable.inner any more"),
+            (
+                "shop_once.<lambda>",
+                "its function shop_once.<lambda> is made inside another one; move it to its module's level",
+            ),
+            (
+                "no.such.place",
+                "there is no module for no.such.place; run this where the service runs, with the same PYTHONPATH",
+            ),
+            ("place", "there is no module for place; run this where the service runs, with the same PYTHONPATH"),
+        ],
+    )
+    def test_has_moved(self, once: Any, function: str, fault: str) -> None:
+        """
+        A name that leads to no function is said, with how far it leads.
+        """
+        failure = replace(recorded(lambda: once.unreadable(1, 2, 3)), function=function)
+
+        with pytest.raises(ReplayError) as caught:
+            write_test(failure)
+
+        assert str(caught.value) == f"replay: a.unreadable: {fault}"
+
     def test_was_recorded_without_its_function(self) -> None:
         """
         Records of before, or of another recorder, do not tell.
@@ -704,6 +1142,240 @@ class TestWhatCannotBeReplayed:
         )
         with pytest.raises(ReplayError, match=f"^{re.escape(fault)}$"):
             find_failure(monitor.query, "old")
+
+
+@log_result_operation("f.inner")
+def inner(number: int) -> Result[int, str]:
+    return Failure(f"no {number}")
+
+
+@log_result_operation("f.well")
+def well(number: int) -> Result[int, str]:
+    return Success(number)
+
+
+@log_result_operation("f.middle")
+def middle(number: int) -> Result[int, str]:
+    """Fails not, but what it calls does."""
+    inner(number + 1)
+    return Success(number)
+
+
+@log_result_operation("f.outer", include_args=False)
+def outer(number: int) -> Result[int, object]:
+    inner(number)
+    well(number)
+    middle(number)
+    with suppress(LookupError):
+        raising(number)
+    chained: Result[int, str] = asyncio.run(
+        MonoResult.from_result(Success(1)).log_step("taken").bind_result(refuse).log_step("kept").to_result()
+    )
+    return chained
+
+
+def refuse(number: int) -> Result[int, str]:
+    return Failure(f"refused {number}")
+
+
+@log_result_operation("f.raising")
+def raising(number: int) -> Result[int, str]:
+    if number:
+        raise LookupError("gone")
+    return Success(number)
+
+
+@log_result_operation("f.returning")
+def returning(number: int) -> Result[int, Exception]:
+    try:
+        raise LookupError("gone")
+    except LookupError as error:
+        return Failure.from_exception(error)
+
+
+@log_result_operation("f.stuck")
+async def stuck() -> Result[int, str]:
+    raise asyncio.CancelledError
+
+
+@log_result_operation("f.gives_up")
+async def gives_up() -> Result[int, str]:
+    inner(1)
+    for _ in range(2):
+        with suppress(asyncio.CancelledError):
+            await stuck()
+    inner(2)
+    return Failure("no")
+
+
+@contextmanager
+def foreign(monitor: Monitor, operation: str) -> Iterator[None]:
+    """An operation that fails, recorded by another hand, which does not say of which function."""
+    outside = current()
+    assert outside is not None
+    activate(outside.child(operation, RANDOM_IDS.span_id()))
+    yield
+    monitor.log(40, "failed", kind="operation", operation=operation, outcome="failed", error="no")
+    activate(outside)
+
+
+@log_result_operation("f.gives_way", include_args=False)
+def gives_way(monitor: Monitor) -> Result[int, str]:
+    inner(1)
+    with foreign(monitor, "first"):
+        inner(2)
+        inner(3)
+    inner(4)
+    return Failure("no")
+
+
+def failing(monitor: Monitor, what: str, number: int = 1) -> None:
+    """Let `outer` fail under this id."""
+    with use_monitor(monitor), CorrelationContext(what):
+        outer(number)
+
+
+class TestFound:
+    def test_is_all_that_was_recorded(self) -> None:
+        """
+        The outermost is found, with what is known of it and of what it has called; what its functions' other calls gave, too.
+        """
+        monitor = Monitor(clock=VirtualTime())
+        failing(monitor, "order-7")
+
+        found = find_failure(monitor.query, "order-7")
+
+        error = found.error
+        assert error is not None
+        assert found == RecordedFailure(
+            operation="f.outer",
+            function=f"{__name__}.outer",
+            arguments={},
+            step="kept",
+            error=error,
+            raised=False,
+            correlation_id="order-7",
+            at=found.at,
+            inner=found.inner,
+        )
+        assert (error.message, found.code) == ("refused 1", "UNKNOWN")
+        told = [(one.operation, one.arguments, one.error and one.error.message, one.raised) for one in found.inner]
+        assert told == [
+            ("f.inner", {"number": 1}, "no 1", False),
+            ("f.inner", {"number": 2}, "no 2", False),
+            ("f.raising", {"number": 1}, "gone", True),
+        ]
+        assert {(one.correlation_id, one.step, one.inner) for one in found.inner} == {("order-7", "", ())}
+        assert [one.function for one in found.inner] == [f"{__name__}.{name}" for name in ("inner", "inner", "raising")]
+
+    def test_may_be_an_inner_one(self) -> None:
+        """
+        An operation that is named is looked for in all that failed, and those that failed are told if it is none of them.
+        """
+        monitor = Monitor()
+        failing(monitor, "once")
+
+        found = find_failure(monitor.query, "once", "f.inner")
+        with pytest.raises(ReplayError) as caught:
+            find_failure(monitor.query, "once", "f.middle")
+
+        assert (found.operation, found.arguments, found.inner) == ("f.inner", {"number": 1}, ())
+        assert str(caught.value) == (
+            "replay: once: no operation 'f.middle' has failed under it, but f.outer, f.inner, f.raising"
+        )
+
+    def test_by_a_cursor_is_the_operation_of_its_record(self) -> None:
+        """
+        The record of what failed inside leads there, and not to what is around it, however many failures came since.
+        """
+        monitor = Monitor()
+        with use_monitor(monitor):
+            failing(monitor, "once")
+            (inside, *_) = [each for each in monitor.query.records(failed=True) if each.operation == "f.raising"]
+            (around, *_) = [each for each in monitor.query.records(failed=True) if each.operation == "f.outer"]
+            for number in range(1100):
+                monitor.log(40, f"{number}", error="no")
+
+        assert inside.cursor is not None
+        assert around.cursor is not None
+        assert find_failure(monitor.query, inside.cursor).operation == "f.raising"
+        assert find_failure(monitor.query, around.cursor).operation == "f.outer"
+        with pytest.raises(ReplayError, match=r"no operation 'f\.outer' has failed under it, but f\.raising$"):
+            find_failure(monitor.query, inside.cursor, "f.outer")
+
+    @pytest.mark.parametrize("failures", [0, 1, 999, 1000, 1001])
+    def test_by_a_cursor_that_is_none_is_none(self, failures: int) -> None:
+        """
+        Where no record is at it, or one that belongs to no request, nothing is found.
+        """
+        monitor = Monitor()
+        for number in range(failures):
+            monitor.log(40, f"{number}", error="no")
+        cursors = [each.cursor for each in monitor.query.records(limit=1)]
+
+        for what in ("nobody", *cursors):
+            with pytest.raises(ReplayError) as caught:
+                find_failure(monitor.query, what)
+
+            assert str(caught.value) == (
+                f"replay: {what}: no failure has this correlation id, or is at this cursor; "
+                "`rfs errors` shows ids of failures"
+            )
+
+    @pytest.mark.parametrize(
+        ("call", "raised"), [(raising, True), (returning, False), (inner, False)], ids=["raising", "returning", "inner"]
+    )
+    @pytest.mark.parametrize("stacks", [True, False])
+    def test_tells_what_was_raised_from_what_was_returned(
+        self, call: Callable[[int], object], raised: bool, stacks: bool
+    ) -> None:
+        """
+        An exception that was returned is none that was raised; without stacks that cannot be told, and a defect counts as raised.
+        """
+        monitor = Monitor()
+        monitor.include_stack_trace = stacks
+        with use_monitor(monitor), CorrelationContext("once"), suppress(LookupError):
+            call(1)
+
+        assert find_failure(monitor.query, "once").raised is (raised or (not stacks and call is returning))
+
+    def test_leaves_out_what_came_to_no_end(self) -> None:
+        """
+        A call that was cancelled answered nothing.
+        """
+        with use_monitor(Monitor()) as monitor, CorrelationContext("once"):
+            asyncio.run(gives_up())
+
+        assert [(one.operation, one.arguments) for one in find_failure(monitor.query, "once").inner] == [
+            ("f.inner", {"number": 1}),
+            ("f.inner", {"number": 2}),
+        ]
+
+    def test_without_its_start_has_no_arguments(self) -> None:
+        """
+        Where only the end was recorded the arguments are unknown, and each is made up.
+        """
+        with use_monitor(Monitor(level=40)) as monitor, CorrelationContext("once"):
+            inner(1)
+
+        found = find_failure(monitor.query, "once")
+
+        assert found.arguments is None
+        assert write_test(found).todo == ("number: number was not recorded; this is made up.",)
+
+    def test_passes_over_what_has_no_function(self) -> None:
+        """
+        Records that others made do not hide what can be replayed, neither around it nor between.
+        """
+        with use_monitor(Monitor()) as monitor, CorrelationContext("once"), foreign(monitor, "around"):
+            gives_way(monitor)
+
+        found = find_failure(monitor.query, "once")
+
+        assert (found.operation, [one.arguments for one in found.inner]) == (
+            "f.gives_way",
+            [{"number": 1}, {"number": 2}, {"number": 3}, {"number": 4}],
+        )
 
 
 @log_result_operation("tables.book")
@@ -756,6 +1428,81 @@ class TestAssertReproduces:
 
         assert str(caught.value) == f"tables.book does not fail as it did\n{fault}"
 
+    @pytest.mark.parametrize("later", [False, True])
+    def test_finds_it_inside_as_well(self, later: bool) -> None:
+        """
+        One call of several is enough, in whatever operation it was made, at whatever level, and if something is raised around it.
+        """
+
+        async def call() -> None:
+            well(1)
+            with suppress(LookupError):
+                quiet(0)
+            quiet(1)
+
+        def call_now() -> None:
+            asyncio.run(call())
+
+        @log_result_operation("tables.quiet", log_level="DEBUG", expected=["UNKNOWN"])
+        def quiet(guests: int) -> Result[int, str]:
+            book(9)
+            if guests:
+                raise KeyError("seven")
+            return Failure("no")
+
+        for code in ("KeyError", "UNKNOWN"):
+            assert_reproduces(call if later else call_now, operation="tables.quiet", step="", code=code)
+        assert_reproduces(call if later else call_now, operation="tables.book", step="", code="UNKNOWN")
+        with pytest.raises(AssertionError) as caught:
+            assert_reproduces(call if later else call_now, operation="tables.quiet", step="", code="OTHER")
+
+        assert str(caught.value) == (
+            "tables.quiet does not fail as it did\n"
+            "  recorded: code OTHER, no logged step failed\n"
+            "  now:      code UNKNOWN, no logged step failed; code KeyError, no logged step failed"
+        )
+        assert isinstance(caught.value.__cause__, KeyError)
+
+    def test_wants_the_same_step(self) -> None:
+        """
+        The first logged step that failed is part of what was recorded.
+        """
+        assert_reproduces(lambda: outer(1), operation="f.outer", step="kept", code="UNKNOWN")
+        with pytest.raises(AssertionError) as caught:
+            assert_reproduces(lambda: outer(1), operation="f.outer", step="taken", code="UNKNOWN")
+
+        assert str(caught.value) == (
+            "f.outer does not fail as it did\n"
+            "  recorded: code UNKNOWN at step 'taken'\n"
+            "  now:      code UNKNOWN at step 'kept'"
+        )
+
+    @pytest.mark.parametrize(
+        ("call", "said"),
+        [
+            (lambda: None, "it was not called"),
+            (lambda: inner(1), "it was not called"),
+            (lambda: raising(1), "it was not called; LookupError was raised: gone"),
+        ],
+    )
+    def test_says_that_it_was_not_called(self, call: Callable[[], object], said: str) -> None:
+        """
+        Another operation that fails is not the one.
+        """
+        with pytest.raises(AssertionError, match=f"  now:      {said}$"):
+            assert_reproduces(call, operation="tables.book", step="", code="UNKNOWN")
+
+    def test_shows_the_test_and_not_itself(self) -> None:
+        """
+        A traceback ends in the test.
+        """
+        with pytest.raises(AssertionError) as caught:
+            assert_reproduces(lambda: book(2), operation="tables.book", step="", code="UNKNOWN")
+
+        assert [each.frame.code.name for each in caught.traceback.filter(caught)] == [
+            "test_shows_the_test_and_not_itself"
+        ]
+
     def test_records_nowhere_else(self) -> None:
         """
         The monitor that is in place sees nothing of it.
@@ -790,8 +1537,35 @@ class TestRebuilt:
         with pytest.raises(ReplayError, match=r"^replay: order: what was recorded of it is no .*Order.* any more: "):
             rebuilt(once.hidden, "order", {"number": "seven"})
 
+    def test_goes_by_the_annotation(self, once: Any) -> None:
+        """
+        What has no annotation stays as it was recorded, and so does a parameter that is no more.
+        """
+        fields = {"number": 7, "dish": "김밥"}
+
+        assert rebuilt(once.partly, "orders", [fields]) == [once.Order(7, "김밥")]
+        assert rebuilt(once.changed, "price", "9.50") == Decimal("9.50")
+        assert rebuilt(once.changed, "anything", fields) == fields
+        assert rebuilt(once.changed, "gone", fields) == fields
+        assert rebuilt(once.unhinted, "order", fields) == fields
+        assert rebuilt(once.model, "guest", {"name": "김"}) == once.Guest(name="김")
+        assert rebuilt(once.model, "other", {"name": "이"}) == once.Guest(name="이")
+        assert rebuilt(once.model, "other", None) is None
+        assert rebuilt(once.plain, "number", "7") == 7
+        with pytest.raises(ReplayError) as caught:
+            rebuilt(once.positional, "first", "seven")
+        assert str(caught.value) == (
+            "replay: first: what was recorded of it is no <class 'int'> any more: Expected `int`, got `str`"
+        )
+
 
 class TestRecordedError:
+    def test_is_not_expected_unless_it_is_said(self) -> None:
+        """
+        As with errors of one's own.
+        """
+        assert not is_expected(recorded_error("BankError", "NO_MONEY", "no"))
+
     @given(st.from_regex(r"[A-Z][A-Za-z]{0,20}", fullmatch=True), st.text(), st.booleans())
     def test_is_what_was_recorded(self, name: str, message: str, expected: bool) -> None:
         """

@@ -41,6 +41,19 @@ __all__ = ["RecordedFailure", "assert_reproduces", "find_failure", "rebuilt", "r
 _MOST_SCANNED = 100_000  # failures that a cursor is looked for in
 _PAGE = 1_000
 _LINE = 88  # columns; what is longer is written over several lines
+_NAMES = frozenset(
+    {
+        "request",  # pytest's own
+        "pytest",
+        "assert_reproduces",
+        "rebuilt",
+        "recorded_error",
+        "mock_result_service",
+        "TestDataFactory",
+        "Success",
+        "Failure",
+    }
+)
 
 
 # --- what was recorded ----------------------------------------------------------------------------------------------
@@ -245,7 +258,7 @@ def _found(failure: RecordedFailure) -> _Target:
 @dataclass(slots=True)
 class _Fixture:
     name: str
-    returns: str  # its annotation, "" for none
+    returns: str  # its annotation
     says: str
     body: str
 
@@ -267,7 +280,7 @@ class _Writer:
         step = f" at {failure.step}" if failure.step else ""
         lines = [
             "assert_reproduces(",
-            *_indented(_call(f"lambda: {called}", arguments)),
+            *_indented(_called_with(called, arguments)),
             f"    operation={_text(failure.operation)},",
             f"    step={_text(failure.step)},",
             f"    code={_text(failure.code)},",
@@ -276,11 +289,11 @@ class _Writer:
         if mocks:
             entered = [f"{call} as {name}" for call, name, _ in mocks]
             begin = f"with {entered[0]}:"
-            head = [begin] if len(mocks) == 1 and len(begin) < _LINE - 4 else [
+            head = [begin] if len(mocks) == 1 and len(begin) <= _LINE - 4 else [
                 "with (", *(f"    {one}," for one in entered), "):",
             ]  # fmt: skip
             lines = [*head, *_indented([line for *_, body in mocks for line in body]), "", *_indented(lines)]
-        given = ", ".join(f"{one.name}: {one.returns}" if one.returns else one.name for one in self.fixtures)
+        given = [f"{one.name}: {one.returns}" for one in self.fixtures]
         message = "" if failure.error is None else _one_line(failure.error.message)
         source = [
             '"""',
@@ -295,7 +308,7 @@ class _Writer:
             *(line for one in self.fixtures for line in ("", "", *_fixture(one))),
             "",
             "",
-            f"def {_test_name(failure)}({given}) -> None:",
+            _bracketed(f"def {_test_name(failure)}(", given, ") -> None:", _LINE),
             '    """',
             f"    {_in_docstring(f'It fails{step} with {failure.code}, as it was recorded: {message}'.rstrip(' :'))}",
             "",
@@ -339,11 +352,15 @@ class _Writer:
         )  # fmt: skip
         return f"{name}.{target.name}"
 
+    def _taken(self) -> frozenset[str]:
+        """Names that stand for something in the file already, or may before it is written."""
+        return _NAMES.union((one.name for one in self.fixtures), *self.imports.values())
+
     def _todo(self, name: str, returns: str, says: str, body: str) -> str:
         """Leave something to the reader, in a fixture; gives its name."""
         self.todo.append(f"{name}: {says}")
-        taken = {"request"}.union(*self.imports.values())  # pytest's own, and what the fixture would hide
-        name = f"{name}_value" if name in taken else name
+        while name in self._taken():
+            name += "_value"
         self.fixtures.append(_Fixture(name, returns, f"TODO: {says}", body))
         return name
 
@@ -364,6 +381,7 @@ class _Writer:
                     positional += [part.partition("=")[2] for part in named]
                     named.clear()
                     positional += [_literal(each) for each in cast("list[object]", more)]
+                    self._hidden(name, more)
                 continue
             if parameter.kind is parameter.VAR_KEYWORD:
                 self.todo.append(
@@ -385,7 +403,6 @@ class _Writer:
         value: object = recorded[name]
         if isinstance(value, str) and (marker := _MARKER.search(value)):
             return self._made_up(name, hint, f"was recorded as {marker[0]}")
-        hidden = ", ".join(dict.fromkeys(_markers(value, name)))
         if hint is None or hint is Any or hint is object:
             if isinstance(recorded[name], dict):  # an object of some class, of which nobody says which
                 self.todo.append(f"{name}: was an object, if not a dict; only its fields are known")
@@ -395,14 +412,18 @@ class _Writer:
                 again = _converted(hint, value)
             except Exception as error:  # noqa: BLE001 - any type of a stranger, in any of its ways
                 return self._made_up(name, hint, f"cannot be made of what was recorded ({type(error).__name__})")
-        if hidden:
-            self.todo.append(f"{name}: of it {hidden} was masked or cut; markers stand in the place")
+        self._hidden(name, value)
         if type(again) is type(value) and again == value:
             return _literal(recorded[name])
         owner = f"{target.owner}.{target.name}" if target.owner else target.name
         self._use(target.module, owner.partition(".")[0])
         self._use("rfs.testing.replay", "rebuilt")
         return _bracketed("rebuilt(", [owner, _text(name), _literal(recorded[name])], ")")
+
+    def _hidden(self, name: str, value: object) -> None:
+        """Leave what is not as it was, somewhere in *value*, to the reader."""
+        if hidden := ", ".join(dict.fromkeys(_markers(value, name))):
+            self.todo.append(f"{name}: of it {hidden} was masked or cut; markers stand in the place")
 
     def _made_up(self, name: str, hint: Any, why: str) -> str:
         """A fixture with some value of that type."""
@@ -435,7 +456,7 @@ class _Writer:
                 continue
             service, method = _place(target, dependency)
             name = f"{_snake(dependency.name)}_mock"
-            while name in {made for _, made, _ in mocks}:
+            while name in self._taken().union(made for _, made, _ in mocks):
                 name += "_"
             self._use("rfs.testing.result_helpers", "mock_result_service")
             body = self._answers(name, outcomes, dependency)
@@ -460,15 +481,16 @@ class _Writer:
                 faults.append(_bracketed(f"{name}.inject_fault(", [error, f"calls={{{number}}}"], ")", _LINE - 8))
             elif error:
                 self._use("rfs.core.result", "Failure")
-                results.append(f"Failure({error})")
+                results.append(_bracketed("Failure(", [error], ")", _LINE - 17))
             else:
                 results.append("Success(None)")
         if results:
             listed = ", ".join(results)
-            if len(listed) < _LINE // 2:
+            if len(listed) <= _LINE // 2:
                 faults.insert(0, f"{name}.return_sequence([{listed}])")
             else:
-                lines = [f"{name}.return_sequence(", "    [", *(f"        {each}," for each in results), "    ]", ")"]
+                lines = ["[", *_indented([f"{each}," for each in results]), "]"]
+                lines = [f"{name}.return_sequence(", *_indented(lines), ")"]
                 faults.insert(0, "\n".join(lines))
         return faults
 
@@ -625,10 +647,11 @@ def _bracketed(opening: str, items: Sequence[str], closing: str, width: int = _L
     return "\n".join([opening, *_indented([f"{item}," for item in items]), closing])
 
 
-def _call(called: str, arguments: Sequence[str]) -> list[str]:
+def _called_with(called: str, arguments: Sequence[str]) -> list[str]:
+    """What calls it: itself, if there is nothing to call it with."""
     if not arguments:
-        return [f"{called}(),"]
-    return [f"{called}(", *_indented([f"{argument}," for argument in arguments]), "),"]
+        return [f"{called},"]
+    return [f"lambda: {called}(", *_indented([f"{argument}," for argument in arguments]), "),"]
 
 
 def _indented(lines: Sequence[str]) -> list[str]:
@@ -636,10 +659,9 @@ def _indented(lines: Sequence[str]) -> list[str]:
 
 
 def _fixture(fixture: _Fixture) -> list[str]:
-    returns = f" -> {fixture.returns}" if fixture.returns else ""
     return [
         "@pytest.fixture",
-        f"def {fixture.name}(){returns}:",
+        f"def {fixture.name}() -> {fixture.returns}:",
         f'    """{_in_docstring(fixture.says)}"""',
         f"    {fixture.body}",
     ]
