@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -15,9 +17,14 @@ from hypothesis import strategies as st
 
 import rfs.monitoring as recording
 from rfs.core.result import Failure, Result, Success
+from rfs.errors import CheckFileError
+from rfs.monitoring._query import Query
 from rfs.monitoring.monitor import Monitor, use_monitor
-from rfs.testing.checks import Outcome, Problem, annotation_lines, expand, junit
+from rfs.reactive import MonoResult
+from rfs.testing.checks import Outcome, Problem, annotation_lines, expand, junit, read_checks, run_checks
 from rfs.testing.performance import record_baseline
+from rfs.testing.replay import recorded_error
+from rfs.testing.virtual_time import VirtualTime
 from tests.cli.running import Answer, Terminal, rfs
 from tests.docs.snippets import snippets
 from tests.faults.processes import ROOT
@@ -32,7 +39,22 @@ QUEUE = Rule("queue", "orders_waiting", AlertCondition.GREATER_THAN, 20, for_sec
 SLOW = Rule("slow", "wait_seconds", AlertCondition.GREATER_THAN, 2, aggregation="p95", window_seconds=60)
 ALL = [BURST, QUEUE, SLOW]
 WRONG = ["burst"]
+EMPTY = []
+NUMBER = 7
+MIXED = [BURST, "queue"]
 told = []
+
+
+class Shop:
+    rules = (SLOW,)
+
+    @staticmethod
+    def declared():
+        return [SLOW]
+
+
+def slower() -> int:
+    return 1 / 0
 
 
 def declare() -> None:
@@ -115,7 +137,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
-    for name in ("shop", "shop_rules"):
+    for name in ("shop", "shop_rules", "own_rules"):
         sys.modules.pop(name, None)
 
 
@@ -198,8 +220,97 @@ class TestRules:
 
         assert check(content).status == 0
 
+    def test_are_found_by_any_name(self) -> None:
+        """
+        A list within something else, a tuple, and what a function gives back are as good.
+        """
+        content = re.sub("told = .*", "", CHECKS).replace('"burst", "queue"', "")
 
-# Each with what is written instead of what, the line that is named, and how the fault begins.
+        for name in ("Shop.rules", "Shop.declared", "SLOW"):
+            answer = check(content.replace("shop_rules:ALL", f"shop_rules:{name}"))
+
+            assert (answer.status, problems(answer)) == (0, [])
+
+    def test_are_given_what_the_series_say(self) -> None:
+        """
+        A counter grows by what it says, a gauge stays where nothing is said, labels are told apart, and the beginning counts.
+        """
+        Path("own_rules.py").write_text(OWN_RULES)
+
+        answer = check(OWN)
+
+        low, sold = sys.modules["own_rules"].RULES[::-1]
+        assert problems(answer) == [
+            (22, f"at 0s 'low' should fire: it is inactive, its value is 5 ({low!r})"),
+            (22, f"at 0s 'sold' should fire: it is no_data, its value is unknown ({sold!r})"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("at", "shown"), [("0", "0s"), ("2.5", "2.5s"), ('"5s"', "5s"), ("10.0", "10s"), ("2500000", "2500000s")]
+    )
+    def test_are_evaluated_at_each_interval_from_the_beginning_on(self, at: str, shown: str) -> None:
+        """
+        Any multiple of the interval may be asked for, however it is written.
+        """
+        content = """
+rules = "shop_rules:QUEUE"
+[[rule_test]]
+name = "x"
+interval = INTERVAL
+[[rule_test.series]]
+metric = "orders_waiting"
+type = "gauge"
+values = "3x100000"
+[[rule_test.expect]]
+at = AT
+firing = ["queue"]
+told = ["fire queue"]
+"""
+
+        answer = check(content.replace("AT", at).replace("INTERVAL", "25000" if at == "2500000" else "2.5"))
+
+        rule = f"({sys.modules['shop_rules'].QUEUE!r})"
+        assert problems(answer) == [
+            (12, f"at {shown} 'queue' should fire: it is inactive, its value is 3 {rule}"),
+            (13, f"until {shown} callbacks were told nothing, not 'fire queue'"),
+        ]
+
+
+OWN_RULES = """
+from rfs.monitoring import AlertCondition, Rule
+
+RULES = [
+    Rule("sold", "sold_total", AlertCondition.GREATER_THAN, 2.5, aggregation="increase", window_seconds=60, labels={"shop": "a"}),
+    Rule("low", "stock_left", AlertCondition.GREATER_THAN, 5),
+]
+"""
+
+OWN = """
+rules = "own_rules:RULES"
+[[rule_test]]
+name = "own"
+series = [
+    { metric = "sold_total", type = "counter", values = "0 1x2 4x30", labels = { shop = "a" } },
+    { metric = "sold_total", type = "counter", values = "0+100x20", labels = { shop = "b" } },
+    { metric = "stock_left", type = "gauge", values = "5 _ 6 _" },
+]
+expect = [
+    { at = 10, firing = [] },
+    { at = 20, firing = ["low"], told = ["fire low"] },
+    { at = 40, firing = ["low", "sold"], told = ["fire sold"] },
+    { at = "2m", firing = ["low"], told = ["resolve sold"] },
+    { at = "3m", firing = ["low"], told = [] },
+]
+[[rule_test]]
+name = "at the beginning"
+series = [{ metric = "stock_left", type = "gauge", values = "5" }]
+[[rule_test.expect]]
+at = 0
+firing = ["low", "sold"]
+"""
+
+
+# Each with what is written instead of what, the line that is named, and the fault.
 FAULTS = [
     ('rules = "shop_rules:ALL"', "", 4, 'rules are missing; say where they are: rules = "shop.alerts:RULES"'),
     ("shop_rules:ALL", "shop_rules", 2, "rules: 'shop_rules' is no module:name, as shop.orders:place is one"),
@@ -209,7 +320,15 @@ FAULTS = [
         2,
         "rules: nowhere:ALL cannot be imported: ModuleNotFoundError: No module named 'nowhere'; run this where nowhere is",
     ),
-    ("shop_rules:ALL", "shop_rules:NONE", 2, "rules: shop_rules:NONE cannot be imported: AttributeError: "),
+    (
+        "shop_rules:ALL",
+        "shop_rules:NONE",
+        2,
+        (
+            "rules: shop_rules:NONE cannot be imported: AttributeError: module 'shop_rules' has no attribute 'NONE'; "
+            "run this where shop_rules is"
+        ),
+    ),
     (
         "shop_rules:ALL",
         "shop_rules:WRONG",
@@ -220,7 +339,10 @@ FAULTS = [
         "shop_rules:ALL",
         "shop_rules:broken",
         2,
-        "rules: shop_rules:broken() has raised AlertRuleError: alert rule 'x': condition: must be one of ",
+        (
+            "rules: shop_rules:broken() has raised AlertRuleError: alert rule 'x': condition: must be one of greater_than, "
+            "greater_than_or_equal, less_than, less_than_or_equal, equal, not_equal, not 'sideways'"
+        ),
     ),
     ("name =", "title =", 5, "there is no 'title' here; there are name, series, expect, interval"),
     ('name = "a rush"', "", 4, "'name' is missing"),
@@ -229,10 +351,10 @@ FAULTS = [
         "[[rule_test.expect]]",
         "[[rule_test.expected]]",
         24,
-        "there is no 'expected' here; there are name, series, expect",
+        "there is no 'expected' here; there are name, series, expect, interval",
     ),
     ('"gauge"', '"guage"', 16, "type: 'guage' is none; write counter, gauge or histogram"),
-    ('"10s"', "10s", 6, "is no TOML: "),
+    ('"10s"', "10s", 6, "is no TOML: Expected newline or end of document after a statement"),
     ('"10s"', '"soon"', 6, "interval: 'soon' is no length of time, as '90s', '5m' or a number of seconds is one"),
     ('"10s"', "0", 6, "interval: must be 1 second to 1 day"),
     ('"10s"', "nan", 6, "interval: must be 0 seconds or more, not nan"),
@@ -247,8 +369,61 @@ FAULTS = [
     ("0x3 4 8x20", "", 12, "values: there are none; write 5, 5x3, 0+10x3, _ or _x3"),
     ("0x3 4 8x20", "5x200000", 12, "values: there are more than 100,000; write fewer"),
     ("0x3 4 8x20", "8 4", 12, "values: a counter begins at 0 and never falls; write its totals, or use a gauge"),
-    ('"orders_waiting"', '"result_failure_total"', 15, "metric: metric 'result_failure_total': "),
+    (
+        '"orders_waiting"',
+        '"result_failure_total"',
+        15,
+        "metric: metric 'result_failure_total': is a counter already and cannot become a gauge",
+    ),
+    ('"10s"', "0.999", 6, "interval: must be 1 second to 1 day"),
+    ('"10s"', "86401", 6, "interval: must be 1 second to 1 day"),
+    ('"10s"', "inf", 6, "interval: must be 0 seconds or more, not inf"),
+    ('"10s"', "true", 6, "interval: expected int | float | str, got bool"),
+    ('"10s"', "86400", 25, "at: rules are not evaluated then, but every 86400 s; write 0s"),
+    ('at = "1m"', "at = 10", 29, "at: must be later than the expectation before"),
+    ('at = "1m"', 'at = "1e3"', 29, "at: '1e3' is no length of time, as '90s', '5m' or a number of seconds is one"),
+    ("at = 10", "at = 1234567", 25, "at: rules are not evaluated then, but every 10 s; write 1234570s"),
+    ("at = 10", "at = 10.001", 25, "at: rules are not evaluated then, but every 10 s; write 10s"),
+    ('at = "2m"', "at = 1000010", 34, "at: is after 100,001 evaluations; 100,000 are the most"),
+    ("30x6 5x20", "30x6 +", 17, "values: '+' is no value; write 5, 5x3, 0+10x3, _ or _x3"),
+    ("30x6 5x20", "1 5x100000", 17, "values: there are more than 100,000; write fewer"),
+    (
+        "shop_rules:ALL",
+        "shop_rules:EMPTY",
+        2,
+        "rules: shop_rules:EMPTY is no list of Rule, and no function that declares some",
+    ),
+    (
+        "shop_rules:ALL",
+        "shop_rules:NUMBER",
+        2,
+        "rules: shop_rules:NUMBER is no list of Rule, and no function that declares some",
+    ),
+    (
+        "shop_rules:ALL",
+        "shop_rules:MIXED",
+        2,
+        "rules: shop_rules:MIXED is no list of Rule, and no function that declares some",
+    ),
+    (
+        "shop_rules:ALL",
+        "shop_rules:quick",
+        2,
+        "rules: shop_rules:quick is no list of Rule, and no function that declares some",
+    ),
+    ("shop_rules:ALL", ":ALL", 2, "rules: ':ALL' is no module:name, as shop.orders:place is one"),
+    ("shop_rules:ALL", "shop_rules:", 2, "rules: 'shop_rules:' is no module:name, as shop.orders:place is one"),
 ]
+
+
+SERIES = """[[rule_test]]
+name = "x"
+expect = []
+[[rule_test.series]]
+metric = "a"
+type = "gauge"
+values = "1"
+"""
 
 
 @pytest.mark.usefixtures("folder")
@@ -263,8 +438,7 @@ class TestBadInput:
         answer = check(CHECKS.replace(old, new))
 
         assert (answer.status, answer.text) == (2, "")
-        assert answer.errors.startswith(f"rfs: checks.toml:{line}: {fault}")
-        assert answer.errors.count("\n") == 1
+        assert answer.errors == f"rfs: checks.toml:{line}: {fault}\n"
 
     @pytest.mark.parametrize(
         ("content", "fault"),
@@ -287,6 +461,64 @@ class TestBadInput:
                 "checks.toml:4: function: shop_rules:told cannot be called",
             ),
             ("rules = [", "checks.toml:1: is no TOML: Invalid value"),
+            ("# 하나\nrules = [\n1,\n", "checks.toml:3: is no TOML: Invalid value"),
+            ('"a b" = 1', "checks.toml: there is no 'a b' here; there are rules, rule_test, contract, performance"),
+            ("[contract]", "checks.toml:1: contract: expected array, got object"),
+            ("\n  contract = [5]", "checks.toml:2: contract: expected object, got int"),
+            ("rule_test = 5", "checks.toml:1: rule_test: expected array, got int"),
+            ('rules = 5\n[[contract]]\noperation="x"', "checks.toml:1: rules: expected str | null, got int"),
+            (
+                '[[contract]]\noperation = "x"\n[contract.codes]\nmust = 5',
+                "checks.toml:4: must: expected array, got int",
+            ),
+            (
+                '[[contract]]\noperation = "x"\n[[contract]]\noperation = "y"\n[ contract.logs ]\nmost = 5',
+                "checks.toml:6: there is no 'most' here; there are must, may",
+            ),
+            (
+                '[[contract]]\noperation = "x"\ncodes = { must = ["a", 5] }',
+                "checks.toml:3: must: expected str, got int",
+            ),
+            (
+                '[[contract]]\noperation = "x"\nspans = { may = 5 }',
+                "checks.toml:3: may: expected array | null, got int",
+            ),
+            (
+                SERIES + SERIES.partition("expect = []")[2] + "sort = 1",
+                "checks.toml:13: there is no 'sort' here; there are metric, type, values, labels",
+            ),
+            (
+                '[[rule_test]]\nname = "x"\n[[rule_test.series]]\nmetric = "a"\nvalues = "1"\n',
+                "checks.toml:3: 'type' is missing",
+            ),
+            (
+                '[[rule_test]]\nname = "x"\nseries = [{metric = "a", type = "b", values = "1"}]',
+                "checks.toml:3: type: 'b' is none; write counter, gauge or histogram",
+            ),
+            (
+                '[[rule_test]]\nname = "x"\n[[rule_test.expect]]\nnope = 1',
+                "checks.toml:4: there is no 'nope' here; there are at, firing, told",
+            ),
+            (
+                f"{PERFORMANCE}bye = 1",
+                "checks.toml:7: there is no 'bye' here; there are name, function, baseline, by",
+            ),
+            (PERFORMANCE.replace("5.0", '"x"'), "checks.toml:6: by: expected float, got str"),
+            (
+                PERFORMANCE.replace("shop_rules:quick", "shop_rules.quick"),
+                "checks.toml:4: function: 'shop_rules.quick' is no module:name, as shop.orders:place is one",
+            ),
+            (
+                PERFORMANCE + PERFORMANCE.replace("shop_rules:quick", "a.b:c"),
+                (
+                    "checks.toml:10: function: a.b:c cannot be imported: ModuleNotFoundError: No module named 'a'; "
+                    "run this where a.b is"
+                ),
+            ),
+            (
+                f"{CONTRACT}\n[[rule_test]]\nname = 'x'\nseries = []\nexpect = []",
+                'checks.toml:9: rules are missing; say where they are: rules = "shop.alerts:RULES"',
+            ),
         ],
     )
     def test_of_other_kinds_is_told_too(self, content: str, fault: str) -> None:
@@ -305,6 +537,24 @@ class TestBadInput:
 
         assert rfs("check", "none.toml").errors == "rfs: none.toml: cannot be read: No such file or directory\n"
         assert rfs("check", "binary.toml").errors == "rfs: binary.toml: is no text in UTF-8; write it anew\n"
+
+    def test_a_file_that_cannot_be_read_has_no_line(self) -> None:
+        """
+        A code host, which needs one, is shown the first.
+        """
+        Path("binary.toml").write_bytes(b"\xff\xfe")
+
+        for name, fault in (
+            ("none.toml", "cannot be read: No such file or directory"),
+            ("binary.toml", "is no text in UTF-8; write it anew"),
+        ):
+            with pytest.raises(CheckFileError) as caught:
+                read_checks(Path(name))
+            assert (caught.value.path, caught.value.line, caught.value.fault) == (name, 0, fault)
+            assert rfs("check", name, "--annotations").errors.splitlines() == [
+                f"::error file={name},line=1,title=rfs check::{fault}",
+                f"rfs: {name}: {fault}",
+            ]
 
     def test_of_one_file_stops_all(self) -> None:
         """
@@ -328,6 +578,44 @@ class TestBadInput:
 
 
 class TestSeries:
+    @pytest.mark.parametrize(
+        ("notation", "values"),
+        [
+            ("5", [5]),
+            ("-1.5", [-1.5]),
+            ("+2", [2]),
+            ("5x0", [5]),
+            ("5x1", [5, 5]),
+            ("1.5-0.5x3", [1.5, 1.0, 0.5, 0.0]),
+            ("_", [None]),
+            ("_x0 _x1 _x2", [None] * 4),
+            (" 1   2\t3\n", [1, 2, 3]),
+        ],
+    )
+    def test_notation(self, notation: str, values: list[float | None]) -> None:
+        """
+        One value, several of it, steps up and down, gaps.
+        """
+        assert expand(notation) == values
+
+    def test_notation_is_no_longer_than_a_test(self) -> None:
+        """
+        A value for the beginning and for each of the evaluations are the most.
+        """
+        assert len(expand("5x100000")) == len(expand("1x49999 5x50000")) == 100_001
+        for notation in ("5x100001", "1 5x100000", "1x50000 2x50000", "_x100001"):
+            with pytest.raises(ValueError, match=r"^there are more than 100,000; write fewer$"):
+                expand(notation)
+
+    @pytest.mark.parametrize("part", ["x", "5x", "1+", "5+1", "_+1x2", "x3", "5x3x3", "1e3", "5x-1", "5;", "5.", "--5"])
+    def test_notation_is_nothing_else(self, part: str) -> None:
+        """
+        What is no value is told as it was written.
+        """
+        fault = f"{part!r} is no value; write 5, 5x3, 0+10x3, _ or _x3"
+        with pytest.raises(ValueError, match=f"^{re.escape(fault)}$"):
+            expand(f"1 {part} 2")
+
     @given(st.integers(0, 10**6), st.integers(0, 1000), st.integers(1, 50), st.integers(1, 5))
     def test_notation_says_what_promtool_says(self, first: int, step: int, times: int, gaps: int) -> None:
         """
@@ -475,11 +763,262 @@ class TestContracts:
         assert answer.errors.startswith("rfs: there is no directory nowhere; ")
 
 
+def held(monitor: Monitor, content: str, time_range: str = "1h") -> list[tuple[int, str]]:
+    """What is said of contracts of that content, held against what *monitor* has recorded."""
+    Path("contract.toml").write_text(content, encoding="utf-8")
+    file = read_checks(Path("contract.toml"))
+    outcomes = list(run_checks([file], lambda: nullcontext(monitor.query), time_range))
+    return [(problem.line, problem.text) for outcome in outcomes for problem in outcome.problems]
+
+
+def ended(monitor: Monitor, operation: str, outcome: str = "ok", *, code: str | None = None) -> None:
+    """Record that a call of *operation* has ended, in the place where this is called."""
+    error = None if code is None else recorded_error("OrderError", code, "no")
+    level = 20 if code is None else 40
+    monitor.log(level, "ended", kind="operation", operation=operation, outcome=outcome, error=error)
+
+
+@pytest.mark.usefixtures("folder")
+class TestCalls:
+    @pytest.fixture
+    def monitor(self) -> Iterator[Monitor]:
+        """A monitor in memory, whose time is virtual, in the place of the default one."""
+        with use_monitor(Monitor(clock=VirtualTime(), storm_limit=float("inf"))) as monitor:
+            yield monitor
+
+    def test_are_all_that_there_were(self, monitor: Monitor) -> None:
+        """
+        Each counts, however many records there are, with the logs and the calls that were made in it and in no other.
+        """
+        for number in range(2):
+            with recording.with_correlation_id(f"order-{number}"):
+                place(number)
+        for number in range(10_500):
+            monitor.log(20, f"between {number}")
+        with recording.with_correlation_id("order-3"):
+            place(3)
+            place(5)
+
+        content = """
+[[contract]]
+operation = "orders.place"
+codes = { may = [] }
+logs = { must = ["order ?laced", "order *", "[x]"], may = ["between *"] }
+spans = { must = [] , may = ["orders.*"] }
+"""
+        assert held(monitor, content) == [
+            (4, "1 of 4 calls failed with 'UNKNOWN', which they may not (rfs trace order-3)"),
+            (6, "4 of 4 calls call 'stock.check', which they may not (rfs trace order-3)"),
+            (5, "3 of 3 calls that succeeded did not log '[x]' (rfs trace order-3)"),
+        ]
+
+    def test_without_an_id_have_none(self, monitor: Monitor) -> None:
+        """
+        Where there is no trace to look at none is named.
+        """
+        for code in (None, "B", "A", "B"):
+            ended(monitor, "a", "ok" if code is None else "failed", code=code)
+
+        assert held(monitor, '[[contract]]\noperation = "a"\n[contract.codes]\nmust = ["A", "C"]\nmay = []') == [
+            (3, "no call failed with 'C'; record one that does"),
+            (3, "2 of 4 calls failed with 'B', which they may not"),
+        ]
+
+    def test_that_fail_need_not_come_so_far(self, monitor: Monitor) -> None:
+        """
+        What must be is asked of those that succeeded alone, what may not be of all; one that was cancelled is neither.
+        """
+        place(2).is_failure()
+        content = '[[contract]]\noperation = "orders.place"\nspans = { must = ["stock.check", "x"] }'
+
+        none = held(monitor, content)
+        place(1)
+        one = held(monitor, content)
+
+        assert none == [(3, "no call succeeded, so it cannot be seen what it must call; record one that does")]
+        assert one == [(3, f"1 of 1 calls that succeeded did not call 'x' (rfs trace {trace_of(monitor)})")]
+
+    def test_are_told_once_for_each_name(self, monitor: Monitor) -> None:
+        """
+        A name that one call has made several times counts once, and a step goes by its name.
+        """
+
+        @recording.log_result_operation("orders.many")
+        async def many() -> Result[int, str]:
+            recording.info("again")
+            recording.info("again")
+            look(1)
+            look(2)
+            return await MonoResult.from_result(Success(1)).log_step("kept").to_result()
+
+        asyncio.run(many())
+
+        trace = trace_of(monitor)
+        assert held(monitor, '[[contract]]\noperation = "orders.many"\nlogs = {may = []}\nspans = {may = []}') == [
+            (4, f"1 of 1 calls call 'stock.check', which they may not (rfs trace {trace})"),
+            (3, f"1 of 1 calls log 'kept', which they may not (rfs trace {trace})"),
+            (3, f"1 of 1 calls log 'again', which they may not (rfs trace {trace})"),
+        ]
+
+    def test_are_those_within_the_range(self, monitor: Monitor) -> None:
+        """
+        What was before does not count, neither a call nor a metric.
+        """
+        clock = monitor.clock
+        assert isinstance(clock, VirtualTime)
+        content = """
+[[contract]]
+operation = "orders.place"
+metrics = { must = ["orders_placed_total", "orders_open", "waiting_seconds", "result_duration_ms"] }
+"""
+        monitor.histogram("waiting_seconds").observe(1)
+        place(1)
+        monitor.tick()
+        now = held(monitor, content, "5m")
+        clock.advance(1000)
+        monitor.tick()
+        none = held(monitor, content, "5m")
+        look(1)
+        ended(monitor, "orders.place")
+        monitor.tick()
+        later = held(monitor, content, "5m")
+
+        assert now == []
+        assert none == [
+            (3, "'orders.place' was not called within 5m; record a run that does, or look further back"),
+        ]
+        assert later == [
+            (4, f"'{name}' was not measured within 5m")
+            for name in ("orders_placed_total", "waiting_seconds", "result_duration_ms")
+        ]
+        assert held(monitor, content, "1h") == []
+
+    def test_measure_what_they_may(self, monitor: Monitor) -> None:
+        """
+        What every operation measures is free; the rest that has its name as a label is held against the list.
+        """
+        place(1)
+        look(1)
+        for operation in ("orders.place", "stock.check"):
+            monitor.gauge("open_orders").set(1, operation=operation)
+            monitor.histogram("dish_price").observe(5, operation=operation)
+        monitor.gauge("of_nobody").set(1)
+        monitor.gauge("of_another").set(1, operation="stock.check")
+        content = '[[contract]]\noperation = "orders.place"\nmetrics = {must = ["of_*", "dish_*"], may = ["orders_*"]}'
+
+        assert held(monitor, content) == [(3, "'open_orders' is measured of it, which may not be")]
+        assert held(monitor, content.replace('"of_*", ', '"of_another", ')) == [
+            (3, "'of_another' was not measured within 1h"),
+            (3, "'open_orders' is measured of it, which may not be"),
+        ]
+
+
+def trace_of(monitor: Monitor) -> str:
+    """The id of the last call."""
+    return monitor.query.records(limit=1)[0].correlation_id
+
+
+class TestOrder:
+    def test_is_by_kind_and_then_by_file(self, folder: Path) -> None:
+        """
+        Rules of all files come first, then contracts, then what is measured; each outcome says where it stands.
+        """
+        whole = CHECKS + CONTRACT + CONTRACT.replace("orders.place", "orders.lose") + PERFORMANCE
+        (folder / "one.toml").write_text(whole)
+        (folder / "two.toml").write_text(CHECKS + PERFORMANCE)
+        (folder / "three.toml").write_text(CONTRACT)
+        opened: list[str] = []
+
+        @contextmanager
+        def store() -> Iterator[Query]:
+            opened.append("opened")
+            yield Monitor().query
+            opened.append("closed")
+
+        files = [read_checks(folder / f"{name}.toml") for name in ("one", "two", "three")]
+        outcomes = list(run_checks(files, store, "1h"))
+
+        assert [(each.kind, each.name, Path(each.file).stem, each.line) for each in outcomes] == [
+            ("rule_test", "a rush", "one", 4),
+            ("rule_test", "a rush", "two", 4),
+            ("contract", "orders.place", "one", 38),
+            ("contract", "orders.lose", "one", 45),
+            ("contract", "orders.place", "three", 2),
+            ("performance", "placing", "one", 52),
+            ("performance", "placing", "two", 38),
+        ]
+        assert [len(each.problems) for each in outcomes] == [0, 0, 1, 1, 1, 1, 1]
+        assert all(0 < each.seconds < 60 for each in outcomes)
+        assert opened == ["opened", "closed"]
+
+    def test_opens_no_store_that_nobody_needs(self, folder: Path) -> None:
+        """
+        Without a contract there is nothing to look for in one.
+        """
+        (folder / "one.toml").write_text(CHECKS + PERFORMANCE)
+
+        def store() -> AbstractContextManager[Query]:
+            raise AssertionError("nobody needs it")
+
+        assert [each.kind for each in run_checks([read_checks(folder / "one.toml")], store, "1h")] == [
+            "rule_test",
+            "performance",
+        ]
+        assert list(run_checks([], store, "1h")) == []
+
+    def test_takes_the_range_from_the_command(self, store: Path) -> None:
+        """
+        How far back contracts look is told with what was not found.
+        """
+        content = CONTRACT.replace("orders.place", "orders.cancel")
+
+        assert problems(check(content, "--directory", store, "--range", "5m")) == [
+            (3, "'orders.cancel' was not called within 5m; record a run that does, or look further back")
+        ]
+
+
 # --- performance ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("folder")
 class TestPerformance:
+    @pytest.mark.parametrize(("by", "slower"), [("", True), ("by = 0.10", True), ("by = 50000.0", False)])
+    def test_that_is_slower_is_told(self, by: str, slower: bool) -> None:
+        """
+        A function that takes a thousand times as long as it took fails, unless that much is allowed; a tenth is without a word.
+        """
+        record_baseline(lambda: None, "placing", "baselines.json", max_seconds=0.1)
+        Path("own_rules.py").write_text("def sums():\n    return sum(range(5_000))\n")
+
+        answer = check(PERFORMANCE.replace("by = 5.0", by).replace("shop_rules:quick", "own_rules:sums"))
+
+        assert answer.status == (1 if slower else 0)
+        assert [line for line, _ in problems(answer)] == ([5] if slower else [])
+        if slower:
+            assert problems(answer)[0][1].startswith("baseline 'placing': a call takes ")
+            assert "its baseline, allowed are 1.1×\n" in problems(answer)[0][1]
+
+    def test_baseline_is_beside_the_file(self, folder: Path) -> None:
+        """
+        Its name is read from where the file of checks is, wherever the command is called.
+        """
+        (folder / "checks").mkdir()
+        (folder / "checks" / "checks.toml").write_text(PERFORMANCE)
+        record_baseline(lambda: sum(range(100)), "placing", "checks/baselines.json", max_seconds=0.1)
+
+        assert rfs("check", "checks/checks.toml").status == 0
+
+    def test_that_raises_fails_alone(self) -> None:
+        """
+        What a function raises is told at the check, and the next one goes on.
+        """
+        record_baseline(lambda: sum(range(100)), "placing", "baselines.json", max_seconds=0.1)
+
+        answer = check(PERFORMANCE.replace("shop_rules:quick", "shop_rules:slower") + PERFORMANCE)
+
+        assert problems(answer) == [(2, "cannot be measured: ZeroDivisionError: division by zero")]
+        assert [each["passed"] for each in answer.objects] == [False, True]
+
     @pytest.mark.parametrize("function", ["quick", "quick_too"])
     def test_without_a_baseline_fails(self, function: str) -> None:
         """
@@ -520,6 +1059,39 @@ class TestPerformance:
 
 
 class TestJunit:
+    def test_reads_as_it_is_to_read(self) -> None:
+        """
+        Each check is a test case with its place and its time; the failure has the first problem, and below it all of them.
+        """
+        outcomes = [
+            Outcome("contract", "주문 <1>", "a&b.toml", 3, 0.25, (Problem(4, "one\x00"), Problem(5, "둘\nthree"))),
+            Outcome("rule_test", "well", "checks.toml", 9, 1.0625, ()),
+        ]
+
+        assert (
+            junit(outcomes).decode()
+            == """<?xml version='1.0' encoding='utf-8'?>
+<testsuites name="rfs check" tests="2" failures="1" errors="0" time="1.312">
+  <testsuite name="rfs check" tests="2" failures="1" errors="0" time="1.312">
+    <testcase classname="contract" name="주문 &lt;1&gt;" file="a&amp;b.toml" line="3" time="0.250">
+      <failure message="one\ufffd">a&amp;b.toml:4: one\ufffd
+a&amp;b.toml:5: 둘
+three</failure>
+    </testcase>
+    <testcase classname="rule_test" name="well" file="checks.toml" line="9" time="1.062" />
+  </testsuite>
+</testsuites>
+"""
+        )
+
+    def test_of_nothing_is_one_as_well(self) -> None:
+        """
+        Without checks the suite is empty.
+        """
+        assert ET.fromstring(junit([])).attrib == {
+            "name": "rfs check", "tests": "0", "failures": "0", "errors": "0", "time": "0.000",
+        }  # fmt: skip
+
     @given(st.text(), st.text())
     def test_can_be_read_whatever_was_said(self, name: str, text: str) -> None:
         """
@@ -550,6 +1122,19 @@ class TestJunit:
 
 
 class TestAnnotations:
+    def test_escape_what_would_end_them(self) -> None:
+        """
+        Percent signs and line breaks everywhere, colons and commas in the properties alone; no line is the first one.
+        """
+        assert annotation_lines(
+            "a:b,c%.toml", [Problem(0, "50%, a: b\r\nc"), Problem(1, "둘"), Problem(7, "")], "x, y: z"
+        ) == [
+            "::error file=a%3Ab%2Cc%25.toml,line=1,title=x%2C y%3A z::50%25, a: b%0D%0Ac",
+            "::error file=a%3Ab%2Cc%25.toml,line=1,title=x%2C y%3A z::둘",
+            "::error file=a%3Ab%2Cc%25.toml,line=7,title=x%2C y%3A z::",
+        ]
+        assert annotation_lines("a", [], "b") == []
+
     @given(st.text(), st.text(), st.text())
     def test_are_one_line_each(self, file: str, text: str, title: str) -> None:
         """

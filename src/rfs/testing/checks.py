@@ -305,6 +305,11 @@ def _seconds(value: Duration) -> float:
         raise ValueError(f"{value!r} is no length of time, as '90s', '5m' or a number of seconds is one") from None
 
 
+def _written(seconds: float) -> str:
+    """So many seconds without an exponent, which nobody would write."""
+    return f"{seconds:.12g}"
+
+
 # --- outcomes -------------------------------------------------------------------------------------------------------
 
 
@@ -418,10 +423,9 @@ class _Scenario:
                 raise file.refusal(f"at: {fault}", *place, "at") from None
             step = round(seconds / self._interval)
             if abs(step * self._interval - seconds) > 1e-6:
-                around = f"{step * self._interval:g}s"
-                raise file.refusal(
-                    f"at: rules are not evaluated then, but every {self._interval:g} s; write {around}", *place, "at"
-                )
+                around = _written(step * self._interval)
+                fault = f"at: rules are not evaluated then, but every {_written(self._interval)} s; write {around}s"
+                raise file.refusal(fault, *place, "at")
             if step <= last:
                 raise file.refusal("at: must be later than the expectation before", *place, "at")
             if step > _MOST_STEPS:
@@ -500,7 +504,7 @@ class _Scenario:
         place = ("rule_test", self._index, "expect", number)
         firing = {alert.rule_name for alert in monitor.alerts.active()}
         states = monitor.alerts.states()
-        when = expected.at if isinstance(expected.at, str) else f"{expected.at:g}s"
+        when = expected.at if isinstance(expected.at, str) else f"{_written(expected.at)}s"
         for name in sorted(firing.symmetric_difference(expected.firing)):
             state = states[name]
             value = "unknown" if state.value is None else f"{state.value:g}"
