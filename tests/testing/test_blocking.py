@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -17,6 +18,21 @@ LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
 def cook_in_the_loop() -> None:
     time.sleep(0.5)  # the fault
+
+
+def in_a_library() -> None:
+    threading.Event().wait(0.25)  # the fault
+
+
+def deep(calls: int) -> None:
+    if calls:
+        deeper(calls)
+    else:
+        in_a_library()
+
+
+def deeper(calls: int) -> None:
+    deep(calls - 1)
 
 
 def run(
@@ -65,6 +81,89 @@ class TestBlocked:
             assert {each.where.rpartition(" ")[2] for each in watch.blocked} == {"cook_in_the_loop"}
 
         run(work())
+
+    def test_each_time_is_said(self) -> None:
+        """
+        Of several times the message tells how many there were, and the longest.
+        """
+
+        async def work() -> None:
+            with assert_loop_not_blocked(at_most_seconds=0.0625) as watch:
+                for call in (cook_in_the_loop, in_a_library, in_a_library):
+                    call()
+                    await asyncio.sleep(0.05)
+                watched.append(watch)
+
+        watched: list[LoopWatch] = []
+        with pytest.raises(AssertionError) as caught:
+            run(work())
+
+        (watch,) = watched
+        longest = max(watch.blocked)
+        first = str(caught.value).splitlines()[0]
+        assert first == (
+            f"the event loop was blocked {len(watch.blocked)} times, at most {longest.seconds * 1e3:.0f} ms, "
+            f"allowed are 62.5 ms, by {longest.where}"
+        )
+        assert longest.where.endswith(" cook_in_the_loop")
+        assert str(caught.value) == f"{first}\n{longest.stack}".rstrip()
+
+    def test_by_a_library_is_the_fault_of_who_called_it(self) -> None:
+        """
+        What is named is the innermost line of somebody's own, below those of the standard library.
+        """
+
+        async def work() -> None:
+            with LoopWatch(at_most_seconds=0.05) as watch:
+                await asyncio.sleep(0)
+                deep(6)
+                await asyncio.sleep(0)
+            (found,) = watch.blocked
+
+            lines = found.stack.splitlines()
+            line = in_a_library.__code__.co_firstlineno + 1
+            assert found.where == f"{__file__}:{line} in_a_library"
+            assert "signaled = self._cond.wait(timeout)" in found.stack
+            assert sum(each.startswith("  File ") for each in lines) == 12
+            assert lines[-2].startswith(f'  File "{threading.__file__}", line ')
+            assert 0.05 < found.seconds < 5
+
+        run(work())
+
+    def test_by_a_library_alone_is_told_with_its_own_line(self) -> None:
+        """
+        Where nobody's code is on the stack the innermost line is named.
+        """
+        watches: list[LoopWatch] = []
+
+        async def work() -> None:
+            with LoopWatch(at_most_seconds=0.05) as watch:
+                watches.append(watch)
+                asyncio.get_running_loop().call_later(0.02, threading.Event().wait, 0.3)
+                await asyncio.sleep(0.1)
+
+        thread = threading.Thread(target=asyncio.run, args=(work(),))
+        thread.start()
+        thread.join()
+
+        assert [each.where.partition(":")[0] for each in watches[0].blocked] == [threading.__file__]
+        assert watches[0].blocked[0].where.endswith(" Condition.wait")
+
+    def test_from_a_tenth_of_a_second_on(self) -> None:
+        """
+        Without a limit that is what is allowed, for the watch and the assertion alike.
+        """
+
+        async def work() -> None:
+            with assert_loop_not_blocked() as watch:
+                assert watch.at_most_seconds == LoopWatch().at_most_seconds == 0.1
+                (thread,) = [each for each in threading.enumerate() if each.name == "rfs-loop-watch"]
+                assert thread.daemon
+                cook_in_the_loop()
+            assert not thread.is_alive()
+
+        with pytest.raises(AssertionError, match=r" ms, allowed are 100 ms, by "):
+            run(work())
 
     def test_at_the_very_end(self) -> None:
         """

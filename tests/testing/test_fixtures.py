@@ -29,6 +29,7 @@ from rfs.monitoring import (
     info,
     log_result_operation,
 )
+from rfs.reactive import MonoResult
 from rfs.testing import fixtures, result_helpers, virtual_time  # noqa: F401 - likewise
 from rfs.testing._telemetry import CountedIds, SteppingClock, Telemetry
 from rfs.web.fastapi import errors  # noqa: F401 - likewise
@@ -56,6 +57,355 @@ def message_of(assertion: Callable[..., object], *args: Any, **kwargs: Any) -> s
     with pytest.raises(AssertionError) as raised:
         assertion(*args, **kwargs)
     return str(raised.value)
+
+
+ALL_RECORDS = """all records:
+    1 INFO     'Operation started' operation_start of kitchen.cook {'dish': 'bulgogi'}
+    2 INFO     'Cooking' log of kitchen.cook {'dish': 'bulgogi'}
+    3 INFO     'Operation completed' operation of kitchen.cook {'result_type': 'str', 'result_size': 4}
+    4 INFO     'Operation started' operation_start of kitchen.cook {'dish': 'bibimbap'}
+    5 INFO     'Cooking' log of kitchen.cook {'dish': 'bibimbap'}
+    6 ERROR    'Operation failed' operation of kitchen.cook UNKNOWN: OUT_OF_RICE {'code.function.name': 'FILE.cook'}
+    7 INFO     '다음 손님을 부른다' log"""
+ALL_SPANS = """all spans:
+    1 operation kitchen.cook ok 2 ms
+    2 operation kitchen.cook failed UNKNOWN 2 ms"""
+ALL_METRICS = """measured:
+  operations_active{operation="kitchen.cook"} 0
+  result_duration_ms{operation="kitchen.cook"} count=2 sum=4 min=2 max=2 mean=2 p50=2 p95=2 p99=2
+  result_error_by_type_total{error_code="UNKNOWN",error_type="str",operation="kitchen.cook"} 1
+  result_failure_total{operation="kitchen.cook"} 1
+  result_success_total{operation="kitchen.cook"} 1
+  waiting{hall="1",table="7"} 1234567
+  waiting{table="8"} 0.333333"""
+WAITING = """measured:
+  waiting{hall="1",table="7"} 1234567
+  waiting{table="8"} 0.333333"""
+DURATION = """measured:
+  result_duration_ms{operation="kitchen.cook"} count=2 sum=4 min=2 max=2 mean=2 p50=2 p95=2 p99=2"""
+HEALTH = """all of it:
+  status: 'degraded'
+  mode: 'memory'
+  degraded: ''
+  internal_errors: 0
+  rejected: 1.0
+  dropped: 0
+  problems: ["RFS-E131 metric '1a': rejected (invalid_name)"]"""
+
+# What is asserted of a kitchen, and what is said of it, to the last word.
+SAID: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
+    (
+        "assert_record",
+        (),
+        {"message": "Cooking", "dish": "x", "nested": {"a": [1]}},
+        (
+            "no record has message='Cooking', dish='x', nested={'a': [1]}; nearest is record 2:\n"
+            "  ['dish']: expected 'x', got 'bulgogi'\n"
+            f"  ['nested']: expected {{'a': [1]}}, got '<absent>'\n{ALL_RECORDS}"
+        ),
+    ),
+    (
+        "assert_record",
+        (),
+        {"message": "Cooking", "level": "ERROR", "error": {"code": "UNKNOWN", "message": "x"}},
+        (
+            "no record has message='Cooking', level='ERROR', error={'code': 'UNKNOWN', 'message': 'x'}; nearest is record 2:\n"
+            "  ['level']: expected 'ERROR', got 'INFO'\n"
+            f"  ['error']: expected {{'code': 'UNKNOWN', 'message': 'x'}}, got None\n{ALL_RECORDS}"
+        ),
+    ),
+    (
+        "assert_records",
+        ({"message": "Cooking"}, {"message": "Operation started"}),
+        {"operation": "kitchen.cook", "dish": "bulgogi"},
+        (
+            "the records with operation='kitchen.cook', dish='bulgogi' are not these 2, there are 2:\n"
+            "  [0]['message']: expected 'Cooking', got 'Operation started'\n"
+            f"  [1]['message']: expected 'Operation started', got 'Cooking'\n{ALL_RECORDS}"
+        ),
+    ),
+    (
+        "assert_records",
+        ({"dish": "bulgogi"},),
+        {"message": "Cooking"},
+        (
+            "the records with message='Cooking' are not these 1, there are 2:\n"
+            "  [1]: not expected, got \"INFO     'Cooking' log of kitchen.cook {'dish': 'bibimbap'}\"\n"
+            f"{ALL_RECORDS}"
+        ),
+    ),
+    (
+        "assert_records",
+        ({"dish": "bulgogi"}, {"dish": "bibimbap"}, {"dish": "none"}),
+        {"message": "Cooking"},
+        (
+            "the records with message='Cooking' are not these 3, there are 2:\n"
+            f"  [2]: expected {{'dish': 'none'}}, missing\n{ALL_RECORDS}"
+        ),
+    ),
+    (
+        "assert_records",
+        ({"dish": "bulgogi"},),
+        {"message": "x"},
+        (
+            "the records with message='x' are not these 1, there are 0:\n"
+            f"  [0]: expected {{'dish': 'bulgogi'}}, missing\n{ALL_RECORDS}"
+        ),
+    ),
+    (
+        "assert_records",
+        (),
+        {"context": {}, "kind": "log", "operation": ""},
+        (
+            "the records with context={}, kind='log', operation='' are not these 0, there are 1:\n"
+            f"  [0]: not expected, got \"INFO     '다음 손님을 부른다' log\"\n{ALL_RECORDS}"
+        ),
+    ),
+    (
+        "assert_no_record",
+        (),
+        {"operation": "kitchen.cook", "message": "Cooking"},
+        "there is record 2 with operation='kitchen.cook', message='Cooking':\n"
+        + ALL_RECORDS.replace("    2 ", ">   2 ").replace("    5 ", ">   5 "),
+    ),
+    (
+        "assert_span",
+        (),
+        {"operation": "kitchen.cook", "outcome": "gone", "children": [{"operation": "x"}], "x": 1},
+        (
+            "no span has operation='kitchen.cook', outcome='gone', children=[{'operation': 'x'}], x=1; nearest is span 1:\n"
+            "  ['outcome']: expected 'gone', got 'ok'\n"
+            "  ['children'][0]: expected {'operation': 'x'}, missing\n"
+            f"  ['x']: expected 1, got '<absent>'\n{ALL_SPANS}"
+        ),
+    ),
+    (
+        "assert_span",
+        (),
+        {"outcome": "failed", "error": {"code": "BUSY", "type": "str"}},
+        (
+            "no span has outcome='failed', error={'code': 'BUSY', 'type': 'str'}; nearest is span 2:\n"
+            f"  ['error']['code']: expected 'BUSY', got 'UNKNOWN'\n{ALL_SPANS}"
+        ),
+    ),
+    (
+        "assert_span",
+        (),
+        {"operation": "kitchen.cook", "records": [{"message": "Operation started"}]},
+        (
+            "no span has operation='kitchen.cook', records=[{'message': 'Operation started'}]; nearest is span 1:\n"
+            "  ['records'][1]: not expected, got \"INFO     'Cooking' log of kitchen.cook {'dish': 'bulgogi'}\"\n"
+            "  ['records'][2]: not expected, got \"INFO     'Operation completed' operation of kitchen.cook "
+            f"{{'result_type': 'str', 'result_size': 4}}\"\n{ALL_SPANS}"
+        ),
+    ),
+    (
+        "assert_no_span",
+        (),
+        {"operation": "kitchen.cook"},
+        "there is span 1 with operation='kitchen.cook':\n"
+        + ALL_SPANS.replace("    1 ", ">   1 ").replace("    2 ", ">   2 "),
+    ),
+    (
+        "assert_metric",
+        ("result_duration_ms", {"count": 7, "p50": 3, "p0": 1}),
+        {},
+        (
+            "metric 'result_duration_ms' is not as expected:\n"
+            "  ['count']: expected 7, got 2\n"
+            "  ['p50']: expected 3, got 2.0\n"
+            f"  ['p0']: expected 1, got '<absent>'\n{DURATION}"
+        ),
+    ),
+    (
+        "assert_metric",
+        ("result_duration_ms", 3),
+        {},
+        (
+            "metric 'result_duration_ms' is {'count': 2, 'sum': 4.0, 'min': 2.0, 'max': 2.0, 'mean': 2.0, 'p50': 2.0, 'p95': 2.0, "
+            f"'p99': 2.0}}, not 3\n{DURATION}"
+        ),
+    ),
+    ("assert_metric", ("waiting", 4), {"hall": "1"}, f"metric 'waiting' with hall='1' is 1234567, not 4\n{WAITING}"),
+    ("assert_metric", ("waiting", None), {}, f"metric 'waiting' is 0.333333, not None\n{WAITING}"),
+    (
+        "assert_metric",
+        ("waiting", 4),
+        {"table": "9", "hall": "1"},
+        f"metric 'waiting' with table='9', hall='1' was not measured\n{WAITING}",
+    ),
+    (
+        "assert_metric",
+        ("waitin",),
+        {"table": "9"},
+        f"metric 'waitin' with table='9' was not measured; did you mean 'waiting'?\n{ALL_METRICS}",
+    ),
+    ("assert_metric", ("zzz", 1), {}, f"metric 'zzz' was not measured\n{ALL_METRICS}"),
+    (
+        "assert_metric",
+        ("rfs_rejected_total", 2),
+        {},
+        f"metric 'rfs_rejected_total' is 1, not 2\n{ALL_METRICS}",
+    ),
+    (
+        "assert_health",
+        (),
+        {},
+        f"health is not as expected:\n  ['status']: expected 'ok', got 'degraded'\n{HEALTH}",
+    ),
+    (
+        "assert_health",
+        (),
+        {"rejected": 2, "mode": "memory", "dropped": 1, "lost": 0},
+        (
+            "health is not as expected:\n"
+            "  ['rejected']: expected 2, got 1.0\n"
+            "  ['dropped']: expected 1, got 0\n"
+            f"  ['lost']: expected 0, got '<absent>'\n{HEALTH}"
+        ),
+    ),
+    (
+        "assert_no_secret",
+        ("bulgogi", "다음 손님을 부른다"),
+        {},
+        (
+            "3 secrets recorded, masked here:\n"
+            "  record 1 ('Operation started') context.dish: [masked:secret]\n"
+            "  record 2 ('Cooking') context.dish: [masked:secret]\n"
+            "  record 7 ('다음 손님을 부른다') message: [masked:secret]"
+        ),
+    ),
+    ("assert_alert", ("queue",), {"x": 1}, "no alert has rule_name='queue', event='fire', x=1: there is none at all"),
+]
+
+
+class TestMessages:
+    @pytest.mark.parametrize(("assertion", "asked", "named", "said"), SAID)
+    def test_say_all_that_there_is_to_say(
+        self,
+        telemetry: Telemetry,
+        capsys: pytest.CaptureFixture[str],
+        assertion: str,
+        asked: tuple[Any, ...],
+        named: dict[str, Any],
+        said: str,
+    ) -> None:
+        """
+        Word by word: what was asked for, what is nearest to it and in what it differs, and all that there is.
+        """
+        cook("bulgogi")
+        cook("bibimbap").is_failure()
+        info("다음 손님을 부른다")
+        collect_metric("waiting", 1234567, labels={"table": "7", "hall": "1"})
+        collect_metric("waiting", 1 / 3, labels={"table": "8"})
+        collect_metric("1a", 1)
+        capsys.readouterr()
+
+        text = message_of(getattr(telemetry, assertion), *asked, **named)
+
+        assert text.replace(f"'{__name__}.cook'", "'FILE.cook'") == said
+
+    @pytest.mark.parametrize(("number", "left_out"), [(19, 0), (20, 0), (21, 1), (120, 100)])
+    def test_show_the_last_twenty(self, telemetry: Telemetry, number: int, left_out: int) -> None:
+        """
+        Of more records, spans or series so many are left out, which is said of what is listed.
+        """
+        for each in range(1, number + 1):
+            info("again", number=each)
+            collect_metric("visits", each, labels={"user": f"{each:03}"})
+
+        lines = message_of(telemetry.assert_record, message="x").splitlines()
+        at = lines.index("all records:")
+        first = left_out + 1
+        assert lines[at + 1 :] == [
+            *([f"  … {left_out} before"] if left_out else []),
+            *(f"  {each:>3} INFO     'again' log {{'number': {each}}}" for each in range(first, number + 1)),
+        ]
+        marked = message_of(telemetry.assert_no_record, number=number).splitlines()
+        assert marked[0] == f"there is record {number} with number={number}:"
+        assert marked[-1] == f"> {number:>3} INFO     'again' log {{'number': {number}}}"
+        assert marked[-2].startswith("  ")
+        assert message_of(telemetry.assert_metric, "visits", 0).splitlines()[2:] == [
+            f'  visits{{user="{each:03}"}} {each}' for each in range(1, min(number, 20) + 1)
+        ]
+
+    def test_of_what_still_runs(self, telemetry: Telemetry) -> None:
+        """
+        A span that has not ended has no outcome and no duration.
+        """
+
+        @log_result_operation("table.serve")
+        def serve() -> Result[str, str]:
+            said.append(message_of(telemetry.assert_span, operation="table.clear"))
+            telemetry.assert_span(operation="table.serve", duration_ms=None, outcome="", error=None)
+            return cook("bulgogi")
+
+        said: list[str] = []
+        serve()
+
+        assert said == [
+            (
+                "no span has operation='table.clear'; nearest is span 1:\n"
+                "  ['operation']: expected 'table.clear', got 'table.serve'\n"
+                "all spans:\n"
+                "    1 operation table.serve still running"
+            )
+        ]
+
+    def test_of_steps_and_errors(self, telemetry: Telemetry) -> None:
+        """
+        A record of a step is told with its operation and its step, one of an error with its code.
+        """
+
+        @log_result_operation("table.serve")
+        async def serve() -> Result[int, str]:
+            return await MonoResult.from_result(Success(1)).log_step("laid").to_result()
+
+        asyncio.run(serve())
+        error("it broke", exception=ValueError("rice"))
+
+        lines = message_of(telemetry.assert_record, message="x").splitlines()
+
+        assert lines[-2].startswith("    3 INFO     'Operation completed' operation of table.serve {")
+        assert lines[-3].startswith("    2 INFO     'Step completed' step of table.serve laid {")
+        assert lines[-1] == "    4 ERROR    'it broke' log ValueError: rice"
+
+    def test_of_alerts(self, telemetry: Telemetry) -> None:
+        """
+        An alert is told as it is to people.
+        """
+        telemetry.monitor.alerts.set_rule(Rule("queue", "waiting", AlertCondition.GREATER_THAN, 20))
+        collect_metric("waiting", 30)
+        telemetry.advance(1)
+
+        (alert,) = telemetry.alerts
+        assert message_of(telemetry.assert_alert, "queue", current_value=31, rule={"threshold": 5}) == (
+            "no alert has rule_name='queue', event='fire', current_value=31, rule={'threshold': 5}; nearest is alert 1:\n"
+            "  ['current_value']: expected 31, got 30.0\n"
+            "  ['rule']['threshold']: expected 5, got 20.0\n"
+            f"all alerts:\n    1 {alert.message}"
+        )
+        assert message_of(telemetry.assert_no_alert, rule_name="queue") == (
+            f"there is alert 1 with event='fire', rule_name='queue':\nall alerts:\n>   1 {alert.message}"
+        )
+        telemetry.assert_no_alert(rule_name="other")
+        telemetry.assert_alert("queue", IsOneOf("fire"), current_value=30)
+
+    @pytest.mark.parametrize(
+        "assertion", ["assert_record", "assert_span", "assert_records", "assert_no_span", "assert_alert"]
+    )
+    def test_end_in_the_test(self, telemetry: Telemetry, assertion: str) -> None:
+        """
+        A traceback shows the test's own line last.
+        """
+        cook("bulgogi")
+        asked = ("queue",) if assertion == "assert_alert" else ()
+        named = {"kind": "operation"} if assertion in ("assert_records", "assert_no_span") else {"rule": "x"}
+
+        with pytest.raises(AssertionError) as caught:
+            getattr(telemetry, assertion)(*asked, **named)
+
+        assert [each.frame.code.name for each in caught.traceback.filter(caught)] == ["test_end_in_the_test"]
 
 
 class TestIsolation:
@@ -885,26 +1235,42 @@ class TestPlugin:
         """
         pytester.makepyfile(
             """
+            import asyncio
+            from rfs.core.result import Failure, Success
+
             def test_values(
                 sample_user, sample_users, sample_api_error, success_result, failure_result, mixed_results,
                 performance_test_data, unhandled_failures,
             ):
+                assert sample_users == [
+                    {"user_id": "user-1", "name": "김민수", "email": "user1@example.com"},
+                    {"user_id": "user-2", "name": "이서연", "email": "user2@example.com"},
+                    {"user_id": "user-3", "name": "Ada Park", "email": "user3@example.com"},
+                ]
                 assert sample_users[0] == sample_user
                 assert success_result.unwrap() == sample_user
                 assert failure_result.unwrap_error() is sample_api_error
-                assert [each.is_success() for each in mixed_results] == [True, False, True, False, True]
-                assert list(map(len, performance_test_data.values())) == [10, 1_000, 100_000]
+                assert (sample_api_error.code, sample_api_error.status_code) == ("NOT_FOUND", 404)
+                assert "사용자" in str(sample_api_error) and "user-1" in str(sample_api_error.details)
+                assert mixed_results == [Success(1), Failure("error 1"), Success(2), Failure("error 2"), Success(3)]
+                assert performance_test_data == {
+                    "small": list(range(10)), "medium": list(range(1_000)), "large": list(range(100_000)),
+                }
 
-            async def test_chains(success_mono_result, failure_mono_result, slow_mono_result):
-                assert (await success_mono_result).is_success()
-                assert (await failure_mono_result).is_failure()
+            async def test_chains(
+                success_mono_result, failure_mono_result, slow_mono_result, success_result, failure_result, virtual_time,
+            ):
+                assert await success_mono_result == success_result
+                assert await failure_mono_result == failure_result
                 assert (await slow_mono_result.timeout(0.01)).is_failure()
-                assert (await slow_mono_result).is_success()
+                began = asyncio.get_running_loop().time()
+                assert await slow_mono_result == success_result
+                assert asyncio.get_running_loop().time() - began == 1
 
             def test_many(success_flux_result, mixed_flux_result, failure_flux_result):
-                assert success_flux_result.is_all_success()
+                assert success_flux_result.to_list() == [Success(number) for number in (1, 2, 3, 4, 5)]
                 assert mixed_flux_result.success_rate() == 0.6
-                assert failure_flux_result.count_success() == 0
+                assert failure_flux_result.to_list() == [Failure(f"error {number}") for number in (1, 2, 3)]
             """
         )
 

@@ -46,6 +46,7 @@ _STEP_NS: Final = 1_000_000
 _MOST_RECORDS: Final = 100_000  # what a query gives at most
 _MOST_SHOWN: Final = 20
 _ABSENT: Final = "<absent>"
+_FIRST_INEXACT: Final = 2.0**53  # whole numbers from there on may be others
 
 
 class SteppingClock:
@@ -486,8 +487,8 @@ def _line(each: object) -> str:
         return f"{each.level:<8} {each.message!r} {each.kind}{f' of {where}' if where else ''}{code}{context}"
     if isinstance(each, Span):
         took = "still running" if each.duration_ms is None else f"{each.duration_ms:g} ms"
-        code = f" {each.error.code}" if each.error is not None else ""
-        return f"{each.kind} {each.operation} {each.outcome}{code} {took}"
+        code = each.error.code if each.error is not None else ""
+        return " ".join(part for part in (each.kind, each.operation, each.outcome, code, took) if part)
     return each.message if isinstance(each, Alert) else describe(each)
 
 
@@ -505,7 +506,9 @@ def _count(number: int, what: str, plural: str = "s") -> str:
 
 
 def _number(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else repr(value)
+    if not isinstance(value, float):
+        return repr(value)
+    return f"{value:.0f}" if value.is_integer() and abs(value) < _FIRST_INEXACT else f"{value:g}"
 
 
 # Metrics
@@ -543,7 +546,7 @@ def metric_lines(totals: Totals, names: Collection[str], *, values: bool = True)
     for key in (key for key in _keys(totals) if key.name in names):
         measured = _measured(totals, [key])
         if isinstance(measured, dict):
-            shown = " ".join(f"{name}={value:g}" for name, value in measured.items() if values or name == "count")
+            shown = " ".join(f"{name}={_number(value)}" for name, value in measured.items() if values or name == "count")
         else:
             shown = _number(measured)
         lines.append(f"  {key.name}{_braced(key.labels)} {shown}")
