@@ -19,6 +19,7 @@ from dirty_equals import IsInt, IsOneOf, IsStr
 from polyfactory import pytest_plugin  # noqa: F401 - likewise
 
 from rfs.core.result import Failure, Result, Success
+from rfs.errors import MaskingError
 from rfs.monitoring import (
     AlertCondition,
     CorrelationContext,
@@ -370,6 +371,51 @@ class TestMessages:
         assert lines[-3].startswith("    2 INFO     'Step completed' step of table.serve laid {")
         assert lines[-1] == "    4 ERROR    'it broke' log ValueError: rice"
 
+    def test_of_lists_and_of_what_is_in_them(self) -> None:
+        """
+        Each part of a list is compared, and one that is too much is shown as it is; a text is no list.
+        """
+        with Telemetry() as telemetry:
+            info("Paid", notes=["none", "two"], parts=[{"dish": "rice", "price": 1}], who="민서")
+
+        telemetry.assert_record(notes=["none", "two"], parts=[{"dish": "rice"}])
+        telemetry.assert_record(notes=("none", IsStr), parts=({"price": 1},))
+        telemetry.assert_no_record(notes=["none"])
+        telemetry.assert_no_record(notes=["two", "none"])
+        telemetry.assert_no_record(who=["민", "서"])
+        telemetry.assert_no_record(notes={"none": 1})
+        assert message_of(telemetry.assert_record, notes=["none"], parts=[{"dish": "soup"}, {}], who=["민", "서"]) == (
+            "no record has notes=['none'], parts=[{'dish': 'soup'}, {}], who=['민', '서']; nearest is record 1:\n"
+            "  ['notes'][1]: not expected, got \"'two'\"\n"
+            "  ['parts'][0]['dish']: expected 'soup', got 'rice'\n"
+            "  ['parts'][1]: expected {}, missing\n"
+            "  ['who']: expected ['민', '서'], got '민서'\n"
+            "all records:\n"
+            "    1 INFO     'Paid' log {'notes': ['none', 'two'], 'parts': [{'dish': 'rice', 'price': 1}], 'who': '민서'}"
+        )
+
+    def test_of_series_and_secrets_that_are_many(self, telemetry: Telemetry) -> None:
+        """
+        Of more than twenty the first twenty are shown, and all are counted.
+        """
+
+        def visit() -> None:
+            with telemetry.no_new_series():
+                for each in range(1, 22):
+                    collect_metric("visits", each, labels={"user": f"user-{each:03}", "hall": "1"})
+                collect_metric("guests", 1)
+
+        assert message_of(visit).splitlines() == [
+            "22 new series:",
+            *(f'  visits{{hall="1",user="user-{each:03}"}}' for each in range(1, 21)),
+        ]
+        for each in range(1, 22):
+            info("hello", note=f"open-sesame {each}")
+        assert message_of(telemetry.assert_no_secret, "open-sesame").splitlines() == [
+            "21 secrets recorded, masked here:",
+            *(f"  record {each} ('hello') context.note: [masked:secret] {each}" for each in range(1, 21)),
+        ]
+
     def test_of_alerts(self, telemetry: Telemetry) -> None:
         """
         An alert is told as it is to people.
@@ -490,6 +536,42 @@ class TestClockAndIds:
         clock.advance(60)
 
         assert clock.monotonic() == clock.monotonic() == pytest.approx(before + 60.001)
+
+    def test_begin_where_every_test_begins(self) -> None:
+        """
+        At the same time each day of the year 2027, or when it is told; each reading of the wall clock is a millisecond later.
+        """
+        clock, later = SteppingClock(), SteppingClock(1.5)
+
+        assert [clock.time_ns(), clock.time_ns()] == [1_800_000_000_001_000_000, 1_800_000_000_002_000_000]
+        assert clock.monotonic() == 0.002
+        clock.advance(0.25)
+        assert (later.time_ns(), later.monotonic(), clock.monotonic()) == (1_501_000_000, 0.001, 0.252)
+        assert Telemetry().clock.monotonic() == 0
+
+    def test_ids_have_their_lengths(self) -> None:
+        """
+        Traces and spans are counted apart, from 1 on, in hexadecimal.
+        """
+        ids = CountedIds()
+        spans = [ids.span_id() for _ in range(16)]
+
+        assert (ids.trace_id(), ids.trace_id()) == (f"{'1':0>32}", f"{'2':0>32}")
+        assert (spans[0], spans[9], spans[15]) == (f"{'1':0>16}", f"{'a':0>16}", f"{'10':0>16}")
+
+    @pytest.mark.parametrize("seconds", [0, 0.5, 1, 2.5, 59])
+    def test_time_goes_on_by_what_is_asked_for(self, telemetry: Telemetry, seconds: float) -> None:
+        """
+        However often the clock is read meanwhile; at the end, a whole second or not, rules are evaluated.
+        """
+        telemetry.monitor.alerts.set_rule(Rule("queue", "waiting", AlertCondition.GREATER_THAN, 20))
+        collect_metric("waiting", 30)
+        began = telemetry.clock.monotonic()
+
+        telemetry.advance(seconds)
+
+        assert seconds <= telemetry.clock.monotonic() - began < seconds + 0.1
+        telemetry.assert_alert("queue")
 
     def test_ids_count(self, telemetry: Telemetry) -> None:
         """
@@ -811,6 +893,37 @@ class TestSecrets:
 
         assert "error.message: [masked:secret]" in text
         assert "metric doors.word: [masked:secret]" in text
+
+    def test_wherever_they_are(self, telemetry: Telemetry) -> None:
+        """
+        Message, id, context, error, labels and what RFS has said itself: each place is named.
+        """
+        with CorrelationContext("open-sesame"):
+            error(
+                f"{'x' * 40}open-sesame", exception=ValueError("open-sesame"), doors=({"word": ["a", "open-sesame"]},)
+            )
+        collect_metric("doors", 1, labels={"word": "open-sesame", "other": "x"})
+        telemetry.monitor.internal_error("somewhere", ValueError("open-sesame"))
+
+        lines = message_of(telemetry.assert_no_secret, "open-sesame").splitlines()
+
+        where = f"record 1 ({'x' * 40!r})"
+        assert lines == [
+            "6 secrets recorded, masked here:",
+            f"  {where} message: {'x' * 40}[masked:secret]",
+            f"  {where} correlation_id: [masked:secret]",
+            f"  {where} context.doors[0].word[1]: [masked:secret]",
+            f"  {where} error.message: [masked:secret]",
+            "  metric doors.word: [masked:secret]",
+            "  diagnostics: RFS-E100 somewhere: ValueError: [masked:secret]",
+        ]
+
+    def test_must_be_long_enough_to_be_told(self, telemetry: Telemetry) -> None:
+        """
+        A short one would be found everywhere.
+        """
+        with pytest.raises(MaskingError, match="must be text of at least 6 characters"):
+            telemetry.assert_no_secret("open")
 
     def test_rules_of_the_code_under_test_do_not_count(self, telemetry: Telemetry) -> None:
         """

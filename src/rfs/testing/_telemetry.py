@@ -546,7 +546,9 @@ def metric_lines(totals: Totals, names: Collection[str], *, values: bool = True)
     for key in (key for key in _keys(totals) if key.name in names):
         measured = _measured(totals, [key])
         if isinstance(measured, dict):
-            shown = " ".join(f"{name}={_number(value)}" for name, value in measured.items() if values or name == "count")
+            shown = " ".join(
+                f"{name}={_number(value)}" for name, value in measured.items() if values or name == "count"
+            )
         else:
             shown = _number(measured)
         lines.append(f"  {key.name}{_braced(key.labels)} {shown}")

@@ -423,9 +423,10 @@ class _Scenario:
                 raise file.refusal(f"at: {fault}", *place, "at") from None
             step = round(seconds / self._interval)
             if abs(step * self._interval - seconds) > 1e-6:
-                around = _written(step * self._interval)
-                fault = f"at: rules are not evaluated then, but every {_written(self._interval)} s; write {around}s"
-                raise file.refusal(fault, *place, "at")
+                around, every = _written(step * self._interval), _written(self._interval)
+                raise file.refusal(
+                    f"at: rules are not evaluated then, but every {every} s; write {around}s", *place, "at"
+                )
             if step <= last:
                 raise file.refusal("at: must be later than the expectation before", *place, "at")
             if step > _MOST_STEPS:
