@@ -909,11 +909,13 @@ class TestSecrets:
 
         where = f"record 1 ({'x' * 40!r})"
         assert lines == [
-            "6 secrets recorded, masked here:",
+            "7 secrets recorded, masked here:",
             f"  {where} message: {'x' * 40}[masked:secret]",
             f"  {where} correlation_id: [masked:secret]",
             f"  {where} context.doors[0].word[1]: [masked:secret]",
             f"  {where} error.message: [masked:secret]",
+            f"  {where} error.stack_trace: Traceback (most recent call last):",
+            "  ValueError: [masked:secret]",
             "  metric doors.word: [masked:secret]",
             "  diagnostics: RFS-E100 somewhere: ValueError: [masked:secret]",
         ]
