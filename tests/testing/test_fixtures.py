@@ -1275,12 +1275,20 @@ class TestPlugin:
                 assert (await payment_service.charge(3)).unwrap_error() == "DECLINED"
                 mock.assert_called_once_with(3)
 
+            async def test_told_how_it_is_called(result_mocker_factory):
+                PaymentService.refund = lambda self, amount: Success(amount)
+                result_mocker_factory(payment_service, "refund", is_async=True).return_error("DECLINED")
+                result_mocker_factory(payment_service, "charge", is_async=False).return_error("DECLINED")
+                assert (await payment_service.refund(3)).is_failure()
+                assert payment_service.charge(3).is_failure()
+
             async def test_as_it_was():
                 assert (await payment_service.charge(3)).unwrap() == 3
+                assert payment_service.refund(3).unwrap() == 3
             """
         )
 
-        run().assert_outcomes(passed=2)
+        run().assert_outcomes(passed=3)
 
     def test_virtual_time(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
         """
@@ -1324,12 +1332,31 @@ class TestPlugin:
         )
         assert first == second
 
+    def test_says_what_it_adds(self, run: Callable[..., pytest.RunResult]) -> None:
+        """
+        Its marks are known to pytest, with what they are about, and its option is told with what it does.
+        """
+        marks = [line for line in run("--markers").outlines if "is about" in line]
+        told = " ".join(" ".join(run("--help").outlines).split())
+
+        assert marks == [
+            "@pytest.mark.result_test: is about Results",
+            "@pytest.mark.mono_test: is about chains",
+            "@pytest.mark.flux_test: is about collections of Results",
+            "@pytest.mark.performance_test: is about performance, and fails beyond its max_duration_ms",
+        ]
+        assert (
+            "rfs: --rfs-update-snapshots write the snapshots of telemetry as they are now; refused where CI is set"
+            in told
+        )
+
     def test_name_for_annotations(self) -> None:
         """
         What the fixture gives has a public name, and the module no other that it did not say.
         """
         assert fixtures.Telemetry is Telemetry
-        assert not hasattr(fixtures, "Telemetri")
+        with pytest.raises(AttributeError, match=r"^module 'rfs\.testing\.fixtures' has no attribute 'Telemetri'$"):
+            _ = fixtures.Telemetri  # type: ignore[attr-defined]
 
     def test_is_tiny(self) -> None:
         """
@@ -1558,6 +1585,11 @@ class TestSnapshots:
         refused = run("--rfs-update-snapshots")
 
         assert refused.ret == pytest.ExitCode.USAGE_ERROR
+        refused.stderr.fnmatch_lines(
+            [
+                "ERROR: --rfs-update-snapshots is for the developer's machine: CI is set, so no snapshot is written",
+            ]
+        )
         assert not (pytester.path / "__snapshots__").exists()
         run().assert_outcomes(failed=1)
 
