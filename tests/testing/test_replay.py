@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from rfs.core.result import Failure, Result, Success, error_code, is_expected
 from rfs.errors import ReplayError
@@ -29,6 +30,7 @@ from rfs.testing._unhandled import Watch
 from rfs.testing.replay import (
     RecordedFailure,
     assert_reproduces,
+    file_name,
     find_failure,
     rebuilt,
     recorded_error,
@@ -538,7 +540,7 @@ def bare() -> Result[int, str]:
 def plain(
     number: int, share: float, none: None, flag: bool, words: list[str], empty: dict[str, int], text: str
 ) -> Result[int, str]:
-    return Failure('with "quotes", a \\\\ and\\n a\\tbreak\\x00')
+    return Failure('with "quotes", a \\\\ and\\n a\\tbreak\\u200b')
 
 
 @rfs.log_result_operation("a.changed")
@@ -1267,6 +1269,42 @@ class TestFound:
         ]
         assert {(one.correlation_id, one.step, one.inner) for one in found.inner} == {("order-7", "", ())}
         assert [one.function for one in found.inner] == [f"{__name__}.{name}" for name in ("inner", "inner", "raising")]
+
+    def test_is_written_with_its_step_and_its_time(self) -> None:
+        """
+        The first line of the file and that of the test tell where it failed, and the first one when, to the second.
+        """
+        monitor = Monitor(clock=VirtualTime(1_800_000_061))
+        failing(monitor, "order-7")
+
+        lines = write_test(find_failure(monitor.query, "order-7")).source.splitlines()
+
+        assert lines[:5] == [
+            '"""',
+            "f.outer failed at kept with UNKNOWN, recorded 2027-01-15 08:01:01 UTC.",
+            "",
+            "Correlation id order-7. Written by `rfs replay`.",
+            '"""',
+        ]
+        assert "    It fails at kept with UNKNOWN, as it was recorded: refused 1" in lines
+        assert '        step="kept",' in lines
+
+    @pytest.mark.parametrize(
+        ("operation", "code", "name"),
+        [
+            ("tables.book", "TOO_MANY", "test_tables_book_too_many.py"),
+            ("주문-접수!", "x / y", "test_주문_접수__x_y.py"),
+        ],
+    )
+    def test_names_its_file(self, operation: str, code: str, name: str) -> None:
+        """
+        Whatever an operation is called, its file has a name that pytest finds and any folder takes.
+        """
+        error = recorded(lambda: inner(1)).error
+        assert error is not None
+        failure = replace(recorded(lambda: inner(1)), operation=operation, error=structs.replace(error, code=code))
+
+        assert file_name(failure) == name
 
     def test_may_be_an_inner_one(self) -> None:
         """
