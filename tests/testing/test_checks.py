@@ -980,6 +980,10 @@ class TestOrder:
 # --- performance ----------------------------------------------------------------------------------------------------
 
 
+async def sum_later() -> int:
+    return sum(range(100))
+
+
 @pytest.mark.usefixtures("folder")
 class TestPerformance:
     @pytest.mark.parametrize(("by", "slower"), [("", True), ("by = 0.10", True), ("by = 50000.0", False)])
@@ -1030,15 +1034,31 @@ class TestPerformance:
         assert [line for line, _ in problems(answer)] == [5]
         assert problems(answer)[0][1].startswith("no baseline 'placing' for ")
 
-    def test_with_a_baseline_passes(self) -> None:
+    @pytest.mark.parametrize("function", ["quick", "quick_too"])
+    def test_with_a_baseline_passes(self, function: str) -> None:
         """
-        A function that is what it was is as quick as it was.
+        A function that is what it was is as quick as it was, async or not.
         """
-        record_baseline(lambda: sum(range(100)), "placing", "baselines.json", max_seconds=0.2)
+        if function == "quick":
+            record_baseline(lambda: sum(range(100)), "placing", "baselines.json", max_seconds=0.2)
+        else:
+            asyncio.run(record_baseline(sum_later, "placing", "baselines.json", max_seconds=0.2))
 
-        answer = check(PERFORMANCE)
+        answer = check(PERFORMANCE.replace("quick", function))
 
         assert answer.status == 0, answer.text
+
+    def test_that_is_slower_is_told_when_it_is_async_as_well(self) -> None:
+        """
+        What a coroutine has measured is waited for.
+        """
+        asyncio.run(record_baseline(sum_later, "placing", "baselines.json", max_seconds=0.1))
+        Path("own_rules.py").write_text("async def sums():\n    return sum(range(50_000))\n")
+
+        answer = check(PERFORMANCE.replace("shop_rules:quick", "own_rules:sums"))
+
+        assert [line for line, _ in problems(answer)] == [5]
+        assert "its baseline, allowed are 6×\n" in problems(answer)[0][1]
 
     def test_that_cannot_be_measured_fails(self) -> None:
         """

@@ -679,6 +679,11 @@ def unhinted(number: NoSuchName, order: Order) -> Result[int, str]:
     return Failure("no")
 
 
+@rfs.log_result_operation("a.hidden_rest", include_args=False)
+def hidden_rest(first: int = 1, *rest: int, last: int = 2, **more: int) -> Result[int, str]:
+    return Failure("no")
+
+
 @rfs.log_result_operation("주문-접수!")
 def korean(이름: str, number: int = 1, *, quick: bool = False) -> Result[int, str]:
     return Failure(f"{이름} {number} {quick}")
@@ -796,6 +801,8 @@ WRITTEN: dict[str, Callable[[Any], object]] = {
     "model": lambda once: once.model(once.Guest(name="김"), once.Guest(name="이"), "x"),
     "unhinted": lambda once: once.unhinted(1, once.Order(7, "김밥")),
     "korean": lambda once: once.korean("민서", 2, quick=True),
+    "hidden_rest": lambda once: once.hidden_rest(7, 8, last=9, more=1),
+    "faults": lambda once: once.asks("raised", "silent"),
     "silent": lambda once: once.asks("silent"),
     "mute": lambda once: once.asks("mute"),
     "coded": lambda once: once.asks("coded"),
@@ -1032,6 +1039,34 @@ class TestDependencies:
 
         assert 'charge_mock.return_error(recorded_error("RefusedError","NO_MONEY","thebanksaysno")' in plain(source)
         run_here(source)
+
+    @pytest.mark.parametrize(
+        ("type_name", "code", "message", "written"),
+        [
+            ("Code", "FULL_HOUSE", "", "Code.FULL"),
+            ("Code", "GONE", "it is gone", 'recorded_error("Code", "GONE", "it is gone")'),
+            ("GoneError", "GONE", "it is gone", 'recorded_error("GoneError", "GONE", "it is gone")'),
+            ("ValueError", "ValueError", 'a "b"', "ValueError('a \"b\"')"),
+            ("ValueError", "OTHER", "no", 'recorded_error("ValueError", "OTHER", "no")'),
+            ("AwayError", "AwayError", "far", 'recorded_error("AwayError", "AwayError", "far")'),
+            ("calls", "GONE", "no", 'recorded_error("calls", "GONE", "no")'),
+            ("str", "UNKNOWN", "that's it", '"that\'s it"'),
+        ],
+    )
+    def test_have_the_errors_that_can_be_had(
+        self, once: Any, type_name: str, code: str, message: str, written: str
+    ) -> None:
+        """
+        A member of an enum, an exception of its own, or one of Python's; what has changed since has a stand-in.
+        """
+        failure = recorded(lambda: once.asks("enum"))
+        (inner_one,) = failure.inner
+        assert inner_one.error is not None
+        error = structs.replace(inner_one.error, type=type_name, code=code, message=message)
+
+        source, _ = write_test(replace(failure, inner=(replace(inner_one, error=error),)))
+
+        assert f"        fails_mock.return_error({written})\n" in source
 
     def test_answer_in_the_order_of_their_calls(self, once: Any) -> None:
         """
@@ -1287,7 +1322,7 @@ class TestFound:
             '"""',
         ]
         assert "    It fails at kept with UNKNOWN, as it was recorded: refused 1" in lines
-        assert '        step="kept",' in lines
+        assert '            step="kept",' in lines
 
     @pytest.mark.parametrize(
         ("operation", "code", "name"),
@@ -1305,6 +1340,21 @@ class TestFound:
         failure = replace(recorded(lambda: inner(1)), operation=operation, error=structs.replace(error, code=code))
 
         assert file_name(failure) == name
+
+    def test_is_none_where_nothing_failed(self) -> None:
+        """
+        An id of which only other things are known is told from one that is not known.
+        """
+        with use_monitor(Monitor()) as monitor, CorrelationContext("well"):
+            well(1)
+            monitor.log(40, "it broke", error="no")
+
+        with pytest.raises(ReplayError) as caught:
+            find_failure(monitor.query, "well")
+
+        assert str(caught.value) == (
+            "replay: well: no operation has failed under it; only functions with @log_result_operation can be replayed"
+        )
 
     def test_may_be_an_inner_one(self) -> None:
         """
