@@ -380,8 +380,9 @@ class _Writer:
                     # Only what comes first can come before more of them.
                     positional += [part.partition("=")[2] for part in named]
                     named.clear()
-                    positional += [_literal(each) for each in cast("list[object]", more)]
-                    self._hidden(name, more)
+                    values = cast("list[object]", more)
+                    positional += [_literal(each) for each in values]
+                    self._hidden(name, values)
                 continue
             if parameter.kind is parameter.VAR_KEYWORD:
                 self.todo.append(
