@@ -852,13 +852,18 @@ class Opaque:
 @rfs.log_result_operation("w.inner")
 def {inner}() -> Result[int, str]:
     said.append(said.pop(0))
+    if said[-1].endswith("!"):
+        raise ValueError(said[-1])
     return Failure(said[-1])
 
 
 @rfs.log_result_operation("w")
 def {outer}({parameter}: Opaque | None = None, words=()) -> Result[int, str]:
     for _ in range({calls}):
-        {inner}()
+        try:
+            {inner}()
+        except ValueError:
+            continue
     return Failure({message!r})
 """
 
@@ -910,6 +915,22 @@ LINES: list[tuple[Parts, Parts, list[str], Parts, Parts, list[str]]] = [
             "        i_mock.return_sequence(", "            [", f'                Failure("{"n" * 19}"),',
             '                Failure("no"),', "            ]", "        )", "",
         ],
+    ),
+    (
+        {"calls": 2, "said": ["n" * 60, "no"]}, {}, [f'                Failure("{"n" * 60}"),', '                Failure("no"),'],
+        {"calls": 2, "said": ["n" * 61, "no"]}, {},
+        ["                Failure(", f'                    "{"n" * 61}",', "                ),", '                Failure("no"),'],
+    ),
+    (
+        {"calls": 1, "said": ["n" * 44 + "!"]}, {}, [f'        i_mock.inject_fault(ValueError("{"n" * 44}!"))', ""],
+        {"calls": 1, "said": ["n" * 45 + "!"]}, {},
+        ["        i_mock.inject_fault(", f'            ValueError("{"n" * 45}!"),', "        )", ""],
+    ),
+    (
+        {"calls": 2, "said": ["n" * 33 + "!", "no"]}, {},
+        [f'        i_mock.inject_fault(ValueError("{"n" * 33}!"), calls={{1}})', ""],
+        {"calls": 2, "said": ["n" * 34 + "!", "no"]}, {},
+        ["        i_mock.inject_fault(", f'            ValueError("{"n" * 34}!"),', "            calls={1},", "        )", ""],
     ),
     (
         {}, {"words": ["n" * 40]}, [f'            words=["{"n" * 40}"],'],
