@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import uvloop
 
 from rfs.testing.blocking import LoopWatch, assert_loop_not_blocked
 
+LIBRARY = Path(threading.__file__).parent
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
 
@@ -127,6 +129,33 @@ class TestBlocked:
             assert sum(each.startswith("  File ") for each in lines) == 12
             assert lines[-2].startswith(f'  File "{threading.__file__}", line ')
             assert 0.05 < found.seconds < 5
+
+        run(work())
+
+    @pytest.mark.parametrize(
+        ("path", "is_named"),
+        [
+            (f"{LIBRARY}/site-packages/slow.py", True),
+            (f"{LIBRARY}/dist-packages/slow.py", True),
+            (f"{LIBRARY}/slow.py", False),
+            ("<frozen slow>", False),
+            ("/srv/slow.py", True),
+        ],
+    )
+    def test_by_what_was_installed_is_the_fault_of_that(self, path: str, is_named: bool) -> None:
+        """
+        Packages that were installed are somebody's own, wherever they are; the standard library, frozen or not, is not.
+        """
+        names: dict[str, Any] = {}
+        exec(compile("import threading\ndef wait():\n    threading.Event().wait(0.2)", path, "exec"), names)
+
+        async def work() -> None:
+            with LoopWatch(at_most_seconds=0.05) as watch:
+                await asyncio.sleep(0)
+                names["wait"]()
+                await asyncio.sleep(0)
+            where = watch.blocked[0].where
+            assert where == f"{path}:3 wait" if is_named else where.startswith(f"{__file__}:")
 
         run(work())
 
