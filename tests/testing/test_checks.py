@@ -503,6 +503,18 @@ class TestBadInput:
                 f"{PERFORMANCE}bye = 1",
                 "checks.toml:7: there is no 'bye' here; there are name, function, baseline, by",
             ),
+            (
+                SERIES + SERIES + SERIES.partition("expect = []")[2].replace("gauge", "guage"),
+                "checks.toml:18: type: 'guage' is none; write counter, gauge or histogram",
+            ),
+            (
+                f"  [[ contract ]] # one\n{SERIES}[[contract]]\noperation = 'y'\n",
+                "checks.toml:1: 'operation' is missing",
+            ),
+            (
+                "[[contract]]\noperation = 'x'\n[contract.logs]\n[[contract]]\noperation = 'y'\n[contract.logs]\nmay = ['a', 1]",
+                "checks.toml:7: may: expected str, got int",
+            ),
             (PERFORMANCE.replace("5.0", '"x"'), "checks.toml:6: by: expected float, got str"),
             (
                 PERFORMANCE.replace("shop_rules:quick", "shop_rules.quick"),

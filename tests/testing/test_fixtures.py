@@ -465,6 +465,7 @@ class TestIsolation:
             info("inner")
 
         assert inside is telemetry.monitor
+        assert (inside.service_name, inside.capture_state.mode) == ("test", "memory")
         assert default_monitor() is telemetry.monitor
         assert [record.message for record in inner.records] == ["inner"]
         assert telemetry.records == []
