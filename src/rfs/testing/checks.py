@@ -235,7 +235,7 @@ def _refused(file: CheckFile, fault: str) -> CheckFileError:
         place.append(name or int(index))
     names = [part for part in place if isinstance(part, str)]
     if field := re.search(r"unknown field `(.*)`", said):
-        kind = _KNOWN.get(names[-1], _Content) if names else _Content
+        kind = _KNOWN[names[-1]] if names else _Content
         known = ", ".join(each.name for each in msgspec.structs.fields(kind))
         return file.refusal(f"there is no {field[1]!r} here; there are {known}", *place, field[1])
     if field := re.search(r"missing required field `(.*)`", said):
