@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
+from typing import cast
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 
 import rfs.monitoring as recording
 from rfs.core.result import Failure, Result, Success
-from rfs.errors import CheckFileError
+from rfs.errors import CheckFileError, QueryError
+from rfs.monitoring._capture.record import LogRecord
 from rfs.monitoring._query import Query
 from rfs.monitoring.monitor import Monitor, use_monitor
 from rfs.reactive import MonoResult
@@ -923,6 +925,46 @@ metrics = { must = ["orders_placed_total", "orders_open", "waiting_seconds", "re
             (3, "'of_another' was not measured within 1h"),
             (3, "'open_orders' is measured of it, which may not be"),
         ]
+
+
+class Endless:
+    """Stands in for the records of a year: there is always one more page."""
+
+    def __init__(self, record: LogRecord) -> None:
+        self.page = [record] * 10_000
+        self.asked: list[tuple[str, str | None]] = []
+        self.patience = 0.0
+
+    def records(self, *, limit: int, time_range: str, before: str | None) -> list[LogRecord]:
+        self.asked.append((time_range, before))
+        return self.page[:limit]
+
+    def bounded(self, seconds: float) -> AbstractContextManager[None]:
+        self.patience = seconds
+        return nullcontext()
+
+
+@pytest.mark.usefixtures("folder")
+class TestTooMany:
+    def test_are_refused(self) -> None:
+        """
+        Of more than a million records nothing is said but that; none is looked at twice, and a question may take ten minutes.
+        """
+        monitor = Monitor()
+        monitor.log(20, "again")
+        (record,) = monitor.query.records()
+        endless = Endless(record)
+        Path("contract.toml").write_text('[[contract]]\noperation = "a"')
+        files = [read_checks(Path("contract.toml"))]
+
+        with pytest.raises(QueryError) as caught:
+            list(run_checks(files, lambda: nullcontext(cast("Query", endless)), "30d"))
+
+        assert str(caught.value) == str(
+            QueryError("range", "there are more than 1,000,000 records in it; ask for a shorter one")
+        )
+        assert endless.asked == [("30d", None), *[("30d", record.cursor)] * 99]
+        assert endless.patience == 600
 
 
 def trace_of(monitor: Monitor) -> str:
