@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -22,8 +22,11 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from rfs.core.result import Failure, Result, Success, error_code, is_expected
-from rfs.errors import ReplayError
+from rfs.errors import CursorError, ReplayError
 from rfs.monitoring import CorrelationContext, Monitor, log_result_operation, use_monitor
+from rfs.monitoring._capture.record import LogRecord
+from rfs.monitoring._query import Query
+from rfs.monitoring._spans import Trace, build_trace
 from rfs.monitoring.context import RANDOM_IDS, activate, current
 from rfs.reactive import MonoResult
 from rfs.testing._unhandled import Watch
@@ -1287,6 +1290,23 @@ def gives_way(monitor: Monitor) -> Result[int, str]:
     return Failure("no")
 
 
+class Pages:
+    """Stands in for the records of a year: there is always one more page, or none that can be had after so many."""
+
+    def __init__(self, record: LogRecord, broken_after: int | None) -> None:
+        self.record, self.broken_after = record, broken_after
+        self.asked: list[tuple[int, bool, str | None]] = []
+
+    def trace(self, correlation_id: str) -> Trace:
+        return build_trace(correlation_id, [], truncated=False)
+
+    def records(self, *, limit: int, failed: bool, before: str | None) -> list[LogRecord]:
+        self.asked.append((limit, failed, before))
+        if self.broken_after is not None and len(self.asked) > self.broken_after:
+            raise CursorError(str(before))
+        return [self.record] * limit
+
+
 def failing(monitor: Monitor, what: str, number: int = 1) -> None:
     """Let `outer` fail under this id."""
     with use_monitor(monitor), CorrelationContext(what):
@@ -1430,6 +1450,20 @@ class TestFound:
                 f"replay: {what}: no failure has this correlation id, or is at this cursor; "
                 "`rfs errors` shows ids of failures"
             )
+
+    @pytest.mark.parametrize(("broken_after", "asked"), [(None, 100), (1, 2)])
+    def test_by_a_cursor_is_not_looked_for_in_all_years(self, broken_after: int | None, asked: int) -> None:
+        """
+        Of more than a hundred thousand failures the newest are looked at, and of fewer where the store changes meanwhile.
+        """
+        monitor = Monitor()
+        monitor.log(40, "again", error="no")
+        pages = Pages(monitor.query.records()[0], broken_after)
+
+        with pytest.raises(ReplayError, match="no failure has this correlation id, or is at this cursor"):
+            find_failure(cast("Query", pages), "far")
+
+        assert pages.asked == [(1000, True, None), *[(1000, True, pages.record.cursor)] * (asked - 1)]
 
     @pytest.mark.parametrize(
         ("call", "raised"), [(raising, True), (returning, False), (inner, False)], ids=["raising", "returning", "inner"]
