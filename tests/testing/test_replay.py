@@ -420,7 +420,7 @@ class TestCommand:
 ONCE = """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -435,6 +435,9 @@ from rfs.core.result import Failure, Result, Success
 
 class Struct(msgspec.Struct):
     number: int
+
+
+Nameless = make_dataclass("Lost", ["number"])
 
 
 class Guest(pydantic.BaseModel):
@@ -529,6 +532,7 @@ def kinds(
     struct: Struct,
     either: int | str,
     thing: Opaque,
+    nameless: Nameless,
     unknown,
 ) -> Result[int, str]:
     return Failure("no")
@@ -774,7 +778,7 @@ def left_to_do(todo: Iterable[str]) -> str:
 WRITTEN: dict[str, Callable[[Any], object]] = {
     "unreadable": lambda once: once.unreadable(once.Order(7, "김밥"), once.Opaque(), "note", "a", "b", extra=1),
     "hidden": lambda once: once.hidden(once.Order(7, "김밥"), 3),
-    "kinds": lambda once: once.kinds("x", 0.5, True, b"x", None, once.Struct(1), 1, once.Opaque(), 1),
+    "kinds": lambda once: once.kinds("x", 0.5, True, b"x", None, once.Struct(1), 1, once.Opaque(), once.Nameless(1), 1),
     "bare": lambda once: once.bare(),
     "plain": lambda once: once.plain(-3, 0.25, None, True, ["a", "b"], {}, "it's \\ \n '\"'\x07é"),
     "partly": lambda once: once.partly({"password": "hunter2", "pin": "1234", "dish": "김밥"}, [once.Order(1, "김밥")]),
@@ -1364,6 +1368,22 @@ class TestFound:
         ]
         assert "    It fails at kept with UNKNOWN, as it was recorded: refused 1" in lines
         assert '            step="kept",' in lines
+
+    def test_is_written_without_an_error_as_well(self) -> None:
+        """
+        Where a record of another hand tells of no error, the text says so.
+        """
+        with use_monitor(Monitor()) as monitor, CorrelationContext("other"):
+            function = {"code.function.name": f"{__name__}.inner"}
+            monitor.log(40, "failed", kind="operation", operation="other", outcome="failed", fields=function)
+
+        found = find_failure(monitor.query, "other")
+        lines = write_test(found).source.splitlines()
+
+        assert (found.code, found.raised) == ("", False)
+        assert TIME.sub("recorded at that time", lines[1]) == "other failed with no code, recorded at that time."
+        assert "    It fails with no code, as it was recorded" in lines
+        assert '        code="",' in lines
 
     @pytest.mark.parametrize(
         ("operation", "code", "name"),

@@ -277,7 +277,7 @@ class _Writer:
         arguments = self._arguments(target)
         mocks = self._mocks(target)
         self._use("rfs.testing.replay", "assert_reproduces")
-        step = f" at {failure.step}" if failure.step else ""
+        how = f"{f' at {failure.step}' if failure.step else ''} with {failure.code or 'no code'}"
         lines = [
             "assert_reproduces(",
             *_indented(_called_with(called, arguments)),
@@ -297,9 +297,7 @@ class _Writer:
         message = "" if failure.error is None else _one_line(failure.error.message)
         source = [
             '"""',
-            _in_docstring(
-                f"{failure.operation} failed{step} with {failure.code}, recorded {failure.at:%Y-%m-%d %H:%M:%S} UTC."
-            ),
+            _in_docstring(f"{failure.operation} failed{how}, recorded {failure.at:%Y-%m-%d %H:%M:%S} UTC."),
             "",
             _in_docstring(f"Correlation id {failure.correlation_id}. Written by `rfs replay`."),
             '"""',
@@ -310,7 +308,7 @@ class _Writer:
             "",
             _bracketed(f"def {_test_name(failure)}(", given, ") -> None:", _LINE),
             '    """',
-            f"    {_in_docstring(f'It fails{step} with {failure.code}, as it was recorded: {message}'.rstrip(' :'))}",
+            f"    {_in_docstring(f'It fails{how}, as it was recorded: {message}'.rstrip(' :'))}",
             "",
             "    Passes while it does. When it is mended, assert here what it does instead.",
             '    """',
