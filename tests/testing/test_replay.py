@@ -1239,6 +1239,11 @@ def outer(number: int) -> Result[int, object]:
     return chained
 
 
+@log_result_operation("f.serves")
+def serves() -> Result[int, object]:
+    return outer(1)
+
+
 def refuse(number: int) -> Result[int, str]:
     return Failure(f"refused {number}")
 
@@ -1501,6 +1506,17 @@ class TestFound:
             call(1)
 
         assert find_failure(monitor.query, "once").raised is (raised or (not stacks and call is returning))
+
+    def test_goes_no_deeper_than_the_outermost_inside(self) -> None:
+        """
+        What failed inside of what failed inside is not told: a mock of the one never calls the other.
+        """
+        with use_monitor(Monitor()) as monitor, CorrelationContext("once"):
+            serves()
+
+        (only,) = find_failure(monitor.query, "once").inner
+
+        assert (only.operation, only.step, only.inner) == ("f.outer", "kept", ())
 
     def test_leaves_out_what_came_to_no_end(self) -> None:
         """
