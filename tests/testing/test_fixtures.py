@@ -1080,6 +1080,7 @@ class TestSnapshotText:
         assert "GET /menu/3" in text
         assert "dish: '<dish>'" in text
         assert 'result_success_total{operation="kitchen.cook"} 1' in text
+        assert '  result_duration_ms{operation="kitchen.cook"} count=1' in text.splitlines()
         assert "rfs_" not in text
 
     def test_one_line_stays_one(self, telemetry: Telemetry) -> None:
