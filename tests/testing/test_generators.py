@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from ipaddress import IPv4Address
+from itertools import pairwise, product
+from pathlib import PurePosixPath
 from textwrap import dedent
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpcore
@@ -25,6 +31,7 @@ import respx
 from dirty_equals import IsInt, IsStr
 from hypothesis import HealthCheck, Phase, example, find, given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 from polyfactory.factories import DataclassFactory
 
 from rfs.core.result import Failure, Result, Success, error_code
@@ -57,6 +64,8 @@ from rfs.testing.generators import (
 from rfs.testing.steps import StepVerifier
 from rfs.testing.virtual_time import VirtualTime
 
+T = TypeVar("T")
+
 
 @dataclass
 class Line:
@@ -75,6 +84,31 @@ class Order:
     paid: bool
     note: str | None
     lines: list[Line]
+
+
+@dataclass
+class Plain:
+    """A field of each kind of which a seed alone says what comes."""
+
+    text: str
+    number: int
+    share: float
+    yes: bool
+    raw: bytes
+    amount: Decimal
+    key: UUID
+    at: datetime
+    day: date
+    hour: time
+    wait: timedelta
+    path: PurePosixPath
+
+
+@dataclass
+class Host:
+    """What only Faker makes."""
+
+    address: IPv4Address
 
 
 class OrderModel(pydantic.BaseModel):
@@ -109,7 +143,157 @@ def everything(seed: generators.Seed) -> str:
     )
 
 
+def results_of(seed: generators.Seed = 7) -> ResultTestDataGenerator:
+    return ResultTestDataGenerator(seed)
+
+
+GIVEN: dict[str, tuple[Callable[[], object], object]] = {
+    "users": (
+        lambda: UserDataGenerator(7).generate_users(3),
+        [
+            User(
+                "user-1",
+                "김서준",
+                "seojun.kim1@example.com",
+                "010-0000-5156",
+                "서울특별시 마포구 월드컵로 138, 1408호",
+                72,
+            ),
+            User(
+                "user-2",
+                "강하은",
+                "haeun.kang2@example.com",
+                "010-0000-2310",
+                "대전광역시 유성구 대학로 226, 1804호",
+                57,
+            ),
+            User(
+                "user-3",
+                "최하은",
+                "haeun.choi3@example.com",
+                "010-0000-3461",
+                "서울특별시 종로구 자하문로 168, 203호",
+                71,
+            ),
+        ],
+    ),
+    "successes": (
+        lambda: results_of().generate_success_results(4),
+        [
+            Success(MenuItem("item-1a3f8734", "엄마손 비빔밥", 28_800)),
+            Success(MenuItem("item-41c884d2", "엄마손 떡볶이", 20_400)),
+            Success(MenuItem("item-31aa7695", "반반 갈비탕", 12_100)),
+            Success(MenuItem("item-07be721e", "해물파전", 16_400)),
+        ],
+    ),
+    "failures": (
+        lambda: results_of().generate_failure_results(5),
+        [Failure(code) for code in (Code.DECLINED, Code.SOLD_OUT, Code.SOLD_OUT, Code.NOT_FOUND, Code.SOLD_OUT)],
+    ),
+    "mixed": (
+        lambda: results_of().generate_mixed_results(5, 0.5, lambda number: number, lambda number: -number),
+        [Failure(0), Success(0), Success(1), Failure(-1), Success(2)],
+    ),
+    "seven of ten": (
+        lambda: [result.is_success() for result in ResultTestDataGenerator().generate_mixed_results(10)],
+        [True, True, True, True, True, False, False, True, True, False],
+    ),
+    "nested": (
+        lambda: results_of().generate_performance_test_data((1, 2), (1, 2)),
+        {
+            (1, 1): [Success({"number": 201, "note": "주문 포장 no onions"})],
+            (1, 2): [Success({"number": 952, "note": {"number": 288, "note": "two spoons 얼음 없이 창가 자리"}})],
+            (2, 1): [
+                Success({"number": 761, "note": "two spoons 창가 자리 포장"}),
+                Success({"number": 856, "note": "two spoons 덜 맵게"}),
+            ],
+            (2, 2): [
+                Success({"number": 356, "note": {"number": 942, "note": "no onions"}}),
+                Success({"number": 634, "note": {"number": 679, "note": "포장"}}),
+            ],
+        },
+    ),
+    "errors": (
+        lambda: [(str(error), error.details) for error in APIErrorGenerator(7).generate_errors(3)],
+        [
+            ("UNAUTHORIZED: 창가 자리 덜 맵게", {"request": "846d4d67"}),
+            ("RATE_LIMITED: 영수증 two spoons 주문", {"request": "8d06406c"}),
+            ("TIMEOUT_ERROR: 예약 창가 자리", {"request": "779a8b66"}),
+        ],
+    ),
+    "an error of a code": (
+        lambda: str(APIErrorGenerator(7).generate_error("SOLD_OUT")),
+        "SOLD_OUT: 창가 자리 덜 맵게",
+    ),
+    "plain fields": (
+        lambda: TestDataFactory(7).batch(Plain, 2),
+        [
+            Plain(
+                text="창가 자리",
+                number=4717,
+                share=5130.35,
+                yes=False,
+                raw="얼음 없이 영수증".encode(),
+                amount=Decimal("742.67"),
+                key=UUID("e4db757c-fe0d-4516-bb19-445eed129ffc"),
+                at=datetime(2026, 4, 24, 21, 36, 21, tzinfo=UTC),
+                day=date(2026, 3, 17),
+                hour=time(1, 33, 39),
+                wait=timedelta(seconds=32_218),
+                path=PurePosixPath("/srv/300da745"),
+            ),
+            Plain(
+                text="주문 생일 🎂",
+                number=9981,
+                share=5313.5,
+                yes=True,
+                raw="창가 자리 two spoons".encode(),
+                amount=Decimal("5469.6"),
+                key=UUID("78eff3b5-c786-4d1b-b789-f840b57f761b"),
+                at=datetime(2026, 2, 15, 21, 48, 13, tzinfo=UTC),
+                day=date(2026, 12, 1),
+                hour=time(20, 12, 10),
+                wait=timedelta(seconds=2192),
+                path=PurePosixPath("/srv/43507ccf"),
+            ),
+        ],
+    ),
+}
+
+
 class TestSeed:
+    @pytest.mark.parametrize("name", GIVEN)
+    def test_what_a_seed_gives_is_written_down(self, name: str) -> None:
+        """
+        To the last letter and digit; with another version, too.
+        """
+        make, wanted = GIVEN[name]
+
+        assert make() == wanted
+
+    def test_the_seed_is_zero_by_default(self) -> None:
+        """
+        Who names no seed gets the same data each time, those of the seed 0.
+        """
+        factory = TestDataFactory()
+
+        assert factory.seed == 0
+        assert everything(0) == everything(factory.seed)
+        assert (
+            factory.users.generate_user() == UserDataGenerator().generate_user() == UserDataGenerator(0).generate_user()
+        )
+        assert factory.results.generate_success_results(1) == ResultTestDataGenerator().generate_success_results(1)
+        assert str(factory.errors.generate_error()) == str(APIErrorGenerator().generate_error())
+        assert str(APIErrorGenerator(0).generate_error()) == str(APIErrorGenerator().generate_error())
+        assert factory.build(Line) == TestDataFactory(0).build(Line)
+
+    def test_what_faker_makes_is_seeded(self) -> None:
+        """
+        What is drawn by Faker comes of the seed as well.
+        """
+        assert TestDataFactory(7).batch(Host, 3) == TestDataFactory(7).batch(Host, 3)
+        assert TestDataFactory(7).batch(Host, 3) != TestDataFactory(8).batch(Host, 3)
+
     def test_same_seed_same_data(self) -> None:
         """
         Two factories of one seed give the same, whatever the seed is; another seed gives something else.
@@ -221,6 +405,26 @@ class TestData:
         with pytest.raises(ValueError, match="success_ratio must be from 0 to 1, not 70"):
             ResultTestDataGenerator().generate_mixed_results(10, 70)
 
+    @pytest.mark.parametrize(
+        ("count", "share", "successes"),
+        [(10, 0, 0), (10, 1, 10), (0, 0.5, 0), (3, 0.5, 2), (1, 0.5, 1), (1, 0.49, 0), (5, 0.3, 2), (10, 0.24, 2)],
+    )
+    def test_the_share_is_rounded(self, count: int, share: float, successes: int) -> None:
+        """
+        None and all are shares, too; what is half of one is one.
+        """
+        made = ResultTestDataGenerator().generate_mixed_results(count, share)
+
+        assert (len(made), sum(result.is_success() for result in made)) == (count, successes)
+
+    @pytest.mark.parametrize("share", [-0.01, 1.01, math.nan])
+    def test_a_share_that_is_none(self, share: float) -> None:
+        """
+        Less than none and more than all are refused.
+        """
+        with pytest.raises(ValueError, match=re.escape(f"success_ratio must be from 0 to 1, not {share!r}")):
+            ResultTestDataGenerator().generate_mixed_results(10, share)
+
     def test_functions_with_and_without_a_number(self) -> None:
         """
         A function for a value may take the running number, or nothing.
@@ -230,6 +434,9 @@ class TestData:
         assert make.generate_success_results(2, lambda number: str(number)) == [Success("0"), Success("1")]
         assert make.generate_success_results(2, lambda: "x") == [Success("x"), Success("x")]
         assert make.generate_success_results(1, dict) == [Success({})]
+        assert make.generate_failure_results(2, lambda number: number) == [Failure(0), Failure(1)]
+        assert make.generate_failure_results(2, lambda: "x") == [Failure("x"), Failure("x")]
+        assert make.generate_success_results(0) == make.generate_failure_results(0) == []
         assert all(isinstance(result.unwrap_error(), Code) for result in make.generate_failure_results(5))
 
     def test_performance_data_has_sizes_and_depths(self) -> None:
@@ -239,6 +446,12 @@ class TestData:
         data = ResultTestDataGenerator().generate_performance_test_data((1, 10), (1, 2))
 
         assert {case: len(made) for case, made in data.items()} == {(1, 1): 1, (1, 2): 1, (10, 1): 10, (10, 2): 10}
+        default = ResultTestDataGenerator().generate_performance_test_data()
+        assert {case: len(made) for case, made in default.items()} == {
+            (size, level): size for size in (10, 100, 1000) for level in (1, 3)
+        }
+        once = ResultTestDataGenerator().generate_performance_test_data(iter((2, 3)), iter((1, 2)))
+        assert set(once) == {(2, 1), (2, 2), (3, 1), (3, 2)}
         assert data[1, 2][0].unwrap() == {"number": IsInt, "note": {"number": IsInt, "note": IsStr}}
 
     def test_errors(self) -> None:
@@ -299,14 +512,22 @@ class TestFactories:
 
 class TestWithoutTheExtra:
     @pytest.mark.parametrize(
-        ("missing", "use", "extra"),
+        ("missing", "use", "said"),
         [
-            ("polyfactory", "TestDataFactory().build(User)", "testing"),
-            ("hypothesis", "chains()", "testing"),
-            ("fastapi", "TestDataFactory().errors", "web"),
+            (
+                "polyfactory",
+                "TestDataFactory().build(User)",
+                "factories need an optional package: pip install 'rfs[testing]'",
+            ),
+            ("hypothesis", "chains()", "strategies need an optional package: pip install 'rfs[testing]'"),
+            (
+                "fastapi",
+                "TestDataFactory().errors",
+                "APIErrorGenerator needs an optional package: pip install 'rfs[web]'",
+            ),
         ],
     )
-    def test_says_what_to_install(self, missing: str, use: str, extra: str) -> None:
+    def test_says_what_to_install(self, missing: str, use: str, said: str) -> None:
         """
         Without the package the module is there, the rest of it works, and what needs it says what to install.
         """
@@ -325,7 +546,7 @@ class TestWithoutTheExtra:
             [sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True, env=ENVIRONMENT
         )
 
-        assert f"pip install 'rfs[{extra}]'" in run.stdout
+        assert run.stdout == f"{said}\n"
 
     def test_the_module_loads_none_of_them(self) -> None:
         """
@@ -357,6 +578,51 @@ class CountingModel(generators._Model):
         """How often a retry ran again what it holds."""
         retries = [place for place, (name, _) in enumerate(self._program.operators) if name.startswith("retry")]
         return sum(self.runs[place] - self.runs[place + 1] for place in retries)
+
+
+PROGRAMS: dict[str, tuple[ChainProgram, tuple[str, object], list[str]]] = {
+    "a value": (ChainProgram(("value", 3)), ("value", 3), []),
+    "the first error": (ChainProgram(("error", 0)), ("error", Code.SOLD_OUT), []),
+    "the second error": (ChainProgram(("error", 1)), ("error", Code.NOT_FOUND), []),
+    "the third error": (ChainProgram(("error", 2)), ("error", Code.DECLINED), []),
+    "the first error again": (ChainProgram(("error", 3)), ("error", Code.SOLD_OUT), []),
+    "a source that fails": (ChainProgram(("flaky", 2)), ("error", Code.NOT_FOUND), ["source"]),
+    "a source that fails twice": (
+        ChainProgram(("flaky", 2), (("map", 2), ("retry", 3))),
+        ("value", 5),
+        ["source", "source", "source", "0:map"],
+    ),
+    "a retry that is not enough": (
+        ChainProgram(("flaky", 3), (("retry", 1),)),
+        ("error", Code.DECLINED),
+        ["source", "source"],
+    ),
+    "a retry of some": (
+        ChainProgram(("flaky", 3), (("retry_some", 1),)),
+        ("error", Code.DECLINED),
+        ["source", "source"],
+    ),
+    "a retry of others": (ChainProgram(("flaky", 3), (("retry_some", 2),)), ("error", Code.NOT_FOUND), ["source"]),
+    "a cache": (
+        ChainProgram(("flaky", 1), (("map_error", 1), ("cache", 0), ("retry", 2))),
+        ("error", Code.NOT_FOUND),
+        ["source", "0:map_error"],
+    ),
+    "a bug": (
+        ChainProgram(("value", 2), (("map_that_raises", 2),)),
+        ("defect", "ZeroDivisionError"),
+        ["0:map_that_raises"],
+    ),
+    "no bug": (ChainProgram(("value", 2), (("map_that_raises", 1),)), ("value", 2), ["0:map_that_raises"]),
+    "a filter": (ChainProgram(("value", 3), (("filter", 1),)), ("error", Code.NOT_FOUND), ["0:filter"]),
+    "a filter that lets pass": (ChainProgram(("value", 1), (("filter", 1),)), ("value", 1), ["0:filter"]),
+    "no recovery of others": (ChainProgram(("error", 1), (("recover_some", 2),)), ("error", Code.NOT_FOUND), []),
+    "two failures": (
+        ChainProgram(("value", 0), (("map_that_raises", 0), ("first_success", 2))),
+        ("error", ["ZeroDivisionError", Code.DECLINED]),
+        ["0:map_that_raises"],
+    ),
+}
 
 
 class TestChains:
@@ -413,6 +679,65 @@ class TestChains:
 
         assert operator in {name for name, _ in found.operators}
 
+    def test_each_operator_with_each_number(self) -> None:
+        """
+        Every operator and every number, on a value, an error, what fails first, and a bug: the model says what comes.
+        """
+        sources = [(kind, number) for kind in ("value", "error", "flaky") for number in range(4)]
+        before: list[tuple[tuple[str, int], ...]] = [(), (("map_that_raises", 0),)]
+
+        async def check() -> None:
+            for source, first, name, number in product(sources, before, generators._OPERATORS, range(4)):
+                await ChainProgram(source, (*first, (name, number))).check()
+
+        asyncio.run(check())
+
+    @pytest.mark.parametrize("name", PROGRAMS)
+    def test_what_programs_come_to(self, name: str) -> None:
+        """
+        What each comes to, and which functions it must call, here in plain words.
+        """
+        program, answer, wanted_calls = PROGRAMS[name]
+        calls: list[str] = []
+
+        assert tuple(program.model(calls)) == answer
+        assert calls == wanted_calls
+        asyncio.run(program.check())
+
+    async def test_a_wrong_call_is_told(self) -> None:
+        """
+        A chain that comes to what it must, but calls a function once too often, is wrong.
+        """
+
+        class Twice(ChainProgram):
+            def build(self, calls: list[str]) -> MonoResult[Any, Any]:
+                return super().build(calls).tap(lambda _: calls.append("more"))
+
+        program = Twice(("error", 4), (("recover", 2),))
+        with pytest.raises(AssertionError) as caught:
+            await program.check()
+
+        assert str(caught.value) == (
+            f"{program}:\n  came to Success(2), calling ['0:recover', 'more']\n"
+            "  must come to value 2, calling ['0:recover']"
+        )
+
+    @pytest.mark.parametrize(
+        ("of", "most"), [(chains(), 8), (chains(max_operators=2), 2), (chains(max_operators=0), 0)]
+    )
+    def test_what_programs_are_drawn(self, of: SearchStrategy[ChainProgram], most: int) -> None:
+        """
+        All sources and operators with the numbers from 0 to 3, and so many operators at the most.
+        """
+        programs = drawn_of(of)
+
+        assert {program.source for program in programs} == set(product(("value", "error", "flaky"), range(4)))
+        assert {len(program.operators) for program in programs} == set(range(most + 1))
+        if most:
+            assert {each for program in programs for each in program.operators} == set(
+                product(generators._OPERATORS, range(4))
+            )
+
     async def test_the_message_shows_both(self) -> None:
         """
         What the chain came to and what it must come to, and the program, which can be run again.
@@ -429,7 +754,173 @@ class TestChains:
         assert "came to Success(4), calling ['0:map']\n  must come to value 3, calling ['0:map']" in str(caught.value)
 
 
+def drawn_of(strategy: SearchStrategy[T], examples: int = 600) -> list[T]:
+    """Return what is drawn of *strategy*, the same each time."""
+    made: list[T] = []
+
+    @settings(
+        max_examples=examples,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        deadline=None,
+        suppress_health_check=[*HealthCheck],
+    )
+    @given(strategy)
+    def take(each: T) -> None:
+        made.append(each)
+
+    take()
+    return made
+
+
+@pytest.fixture(scope="module")
+def many_series() -> list[Series]:
+    """What is drawn by default."""
+    return drawn_of(series(), 400)
+
+
+@pytest.fixture(scope="module")
+def many_traces() -> list[Span]:
+    """What is drawn by default."""
+    return drawn_of(traces(), 400)
+
+
 class TestStrategies:
+    def test_all_texts_come(self) -> None:
+        """
+        Each Korean name, each dish and word and each text that breaks something; and others, which are in no list.
+        """
+        names = {surname + given for surname, _ in generators.SURNAMES for given, _ in generators.GIVEN_NAMES}
+        known = {*names, *generators.DISHES, *generators.WORDS, *generators._TEXTS}
+
+        come = Counter(drawn_of(texts(), 2000))
+
+        assert come.keys() >= known
+        assert len(come.keys() - known) > 100
+
+    def test_all_results_come(self) -> None:
+        """
+        By default numbers, texts and None; `Code`s and texts; and three kinds of exceptions as defects, of any text.
+        """
+        come = drawn_of(results())
+
+        values = [result.value for result in come if isinstance(result, Success)]
+        errors = [result.error for result in come if isinstance(result, Failure) and not result.is_defect]
+        defects = [result.error for result in come if isinstance(result, Failure) and result.is_defect]
+        assert {type(value) for value in values} == {type(None), int, str}
+        assert {type(error) for error in errors} == {Code, str}
+        assert {type(error) for error in defects} == {ValueError, KeyError, TimeoutError}
+        assert all(len(error.args) == 1 and isinstance(error.args[0], str) for error in defects)
+        for held in (values, errors, [error.args[0] for error in defects]):
+            assert any(isinstance(each, str) and re.fullmatch("[가-힣]{3}", each) for each in held)
+
+    def test_results_of_ones_own(self) -> None:
+        """
+        Values and errors of strategies that are handed in, and no others; defects are as ever.
+        """
+        come = drawn_of(results(st.just("v"), st.just("e")), 200)
+
+        assert {result.value for result in come if isinstance(result, Success)} == {"v"}
+        assert {result.error for result in come if isinstance(result, Failure) and not result.is_defect} == {"e"}
+        assert {type(result.error) for result in come if isinstance(result, Failure) and result.is_defect} == {
+            ValueError,
+            KeyError,
+            TimeoutError,
+        }
+        of_values = drawn_of(results(st.just("v")), 100)
+        assert {type(each.error) for each in of_values if isinstance(each, Failure) and not each.is_defect} == {
+            Code,
+            str,
+        }
+
+    def test_what_series_are_drawn(self, many_series: list[Series]) -> None:
+        """
+        Names and labels as they are allowed; all kinds; measurements within the limits that are promised, and near them.
+        """
+        assert all(re.fullmatch("drawn_[a-z][a-z0-9_]{0,20}", each.name) for each in many_series)
+        assert len({each.name for each in many_series}) > 100
+        assert {len(each.labels) for each in many_series} == {0, 1, 2, 3}
+        labels = [label for each in many_series for label in each.labels.items()]
+        assert all(re.fullmatch("[a-z][a-z0-9_]{0,20}", name) and len(value) <= 256 for name, value in labels)
+        assert any(re.search("[가-힣]", value) for _, value in labels)
+        measured = {
+            kind: [amount for each in many_series if each.metric_type is kind for _, amount in each.points]
+            for kind in (MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM)
+        }
+        assert sum(map(len, measured.values())) == sum(len(each.points) for each in many_series)
+        assert all(type(amount) is float for amounts in measured.values() for amount in amounts)
+        for kind, least, most in (
+            (MetricType.COUNTER, 0, 1e9),
+            (MetricType.GAUGE, -1e12, 1e12),
+            (MetricType.HISTOGRAM, 0, 1e6),
+        ):
+            assert least <= min(measured[kind]) <= 0.9 * least
+            assert 0.9 * most <= max(measured[kind]) <= most
+        assert any(amount % 1 for amount in measured[MetricType.COUNTER])
+
+    def test_the_times_of_series(self, many_series: list[Series]) -> None:
+        """
+        The first measurement is at 0; from one to the next pass none to 3600 seconds, often a round number of them.
+        """
+        assert {each.points[0][0] for each in many_series if each.points} == {0.0}
+        pauses = [(each.points[0][0], each.points[1][0]) for each in many_series if len(each.points) > 1]
+        passed = [later - sooner for sooner, later in pauses]
+        assert min(passed) == 0
+        assert 3000 < max(passed) <= 3600
+        assert {0.0, 1.0, 10.0, 60.0} <= set(passed)
+        assert all(sooner <= later for each in many_series for (sooner, _), (later, _) in pairwise(each.points))
+
+    def test_how_long_series_are(self, many_series: list[Series]) -> None:
+        """
+        From no measurement to as many as are asked for.
+        """
+        assert {len(each.points) for each in drawn_of(series(max_points=2))} == {0, 1, 2}
+        assert 20 < max(len(each.points) for each in many_series) <= 50
+
+    def test_what_traces_are_drawn(self, many_traces: list[Span]) -> None:
+        """
+        Six operations, one of them Korean; deep and broad ones, whose spans take at least as long as those within them.
+        """
+        spans = [span for trace in many_traces for _, span in trace.walk()]
+        assert {span.operation for span in spans} == {
+            "order.place", "stock.reserve", "payment.charge", "db.query", "주방.조리", "mail.send",
+        }  # fmt: skip
+        own = [round(span.seconds - sum(child.seconds for child in span.children), 3) for span in spans]
+        assert (min(own), max(own)) == (0, 5)
+        assert all(span.seconds == round(span.seconds, 3) for span in spans)
+        assert {type(span.result) for span in spans} >= {Success, Failure}
+        assert {type(span.children) for span in spans} == {tuple}
+        assert max(depth for trace in many_traces for depth, _ in trace.walk()) in {3, 4, 5}
+        assert max(len(span.children) for span in spans) >= 4
+
+    @pytest.mark.parametrize("most", [1, 2, 3])
+    def test_a_trace_has_no_more_spans_than_are_asked_for(self, most: int) -> None:
+        """
+        All of its spans are counted, those with others within them as well.
+        """
+        come = drawn_of(traces(most), 100)
+
+        assert {len([*trace.walk()]) for trace in come} == set(range(1, most + 1))
+
+    def test_a_trace_has_twenty_spans_by_default(self, many_traces: list[Span]) -> None:
+        """
+        None has more.
+        """
+        assert 10 < max(len([*trace.walk()]) for trace in many_traces) <= 20
+
+    def test_walking(self) -> None:
+        """
+        A span before those within it, each with its depth, from that where the walk begins.
+        """
+        leaf = Span("c", 0.5, Success(3))
+        middle = Span("b", 1, Success(2), (leaf,))
+        root = Span("a", 2, Success(1), (middle, leaf))
+
+        assert leaf.children == ()
+        assert [*root.walk()] == [(0, root), (1, middle), (2, leaf), (1, leaf)]
+        assert [*middle.walk(3)] == [(3, middle), (4, leaf)]
+
     @given(results())
     def test_results(self, result: Result[Any, Any]) -> None:
         """
@@ -550,6 +1041,62 @@ class TestHostileValues:
             repr(trapped)
         with pytest.raises(RuntimeError, match="hostile"):
             str(HOSTILE_VALUES["exception that cannot be shown"]())
+
+    @pytest.mark.parametrize("base", ["object", "text", "dict", "list", "int"])
+    def test_nothing_can_be_asked(self, base: str) -> None:
+        """
+        Not even what it is an instance of, nor what it has; its type alone says what it is.
+        """
+        trapped: Any = HOSTILE_VALUES[f"{base} of which nothing can be asked"]()
+        asked: list[Callable[[Any], object]] = [
+            repr, str, bool, len, iter, hash, dir, int, float, vars, "{}".format, lambda value: isinstance(value, Code),
+            lambda value: value == value, lambda value: value < value, lambda value: value(), lambda value: value.x,
+            lambda value: 1 in value, lambda value: value[0],
+        ]  # fmt: skip
+
+        for ask in asked:
+            with pytest.raises(generators._TouchedError):
+                ask(trapped)
+        bases = {"object": object, "text": str, "dict": dict, "list": list, "int": int}
+        assert type(trapped).__mro__[1] is bases[base]
+        assert type(trapped).__name__ == "Trapped"
+
+    def test_what_cannot_be_shown(self) -> None:
+        """
+        An object and an exception that can be neither shown, compared nor hashed, and have no truth.
+        """
+        for name in ("object that cannot be shown", "exception that cannot be shown"):
+            value: Any = HOSTILE_VALUES[name]()
+            asked: list[Callable[[Any], object]] = [repr, str, bool, hash, "{}".format, lambda value: value == 1]
+            for ask in asked:
+                with pytest.raises(RuntimeError, match=r"^hostile$"):
+                    ask(value)
+            assert type(value).__name__ == "Raising"
+        assert isinstance(value, Exception)
+        assert value.args == ("x",)
+
+    def test_what_has_no_end(self) -> None:
+        """
+        A dict that holds itself, and a list within a list, 3,000 times.
+        """
+        cycle: Any = HOSTILE_VALUES["cycle"]()
+        assert {name: held if held is not cycle else "itself" for name, held in cycle.items()} == {
+            "number": 1,
+            "self": "itself",
+        }
+        deep: Any = HOSTILE_VALUES["3,000 levels"]()
+        levels = 0
+        while isinstance(deep, list):
+            (deep,) = deep
+            levels += 1
+        assert (levels, deep) == (3000, "bottom")
+
+    def test_all_are_drawn(self) -> None:
+        """
+        Each of them comes; they are made anew each time.
+        """
+        assert {value.name for value in drawn_of(hostile_values())} == set(HOSTILE_VALUES)
+        assert HostileValue("cycle").make() is not HostileValue("cycle").make()
 
     @given(hostile_values())
     def test_are_drawn_by_name(self, value: HostileValue) -> None:

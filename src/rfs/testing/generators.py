@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -423,7 +424,12 @@ class Series(NamedTuple):
 
 
 def series(max_points: int = 50) -> SearchStrategy[Series]:
-    """Draw series that a monitor takes: names and labels it allows, label values of any text, times that rise or stay."""
+    """
+    Draw series that a monitor takes: names and labels it allows, label values of any text, times that rise or stay.
+
+    From one measurement to the next pass up to 3600 seconds. Increments of a counter are from 0 to 1e9, values of a gauge
+    from -1e12 to 1e12, and observations of a histogram from 0 to 1e6.
+    """
     names = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
     # 256 characters is the longest value of a label that is kept as it is.
     labels = st.dictionaries(names, texts().filter(lambda text: len(text) <= 256), max_size=3)
@@ -461,22 +467,26 @@ class Span(NamedTuple):
             yield from child.walk(depth + 1)
 
 
-def _thousandth(number: int) -> float:
-    return number / 1000
-
-
 def traces(max_spans: int = 20) -> SearchStrategy[Span]:
-    """Draw one trace: the tree of its operations."""
+    """Draw one trace, the tree of its operations: from one span to *max_spans*, all of them counted."""
     names = st.sampled_from(("order.place", "stock.reserve", "payment.charge", "db.query", "주방.조리", "mail.send"))
-    own = st.integers(0, 5000).map(_thousandth)
+    own = st.integers(0, 5000)  # milliseconds
+    levels = st.integers(1, 5)
+    return st.lists(st.tuples(names, own, results(), levels), min_size=1, max_size=max_spans).map(_tree)
 
-    def with_children(children: SearchStrategy[Span]) -> SearchStrategy[Span]:
-        return st.builds(whole, names, own, results(), st.lists(children, max_size=4))
 
-    def whole(name: str, seconds: float, result: AnyResult, children: Sequence[Span]) -> Span:
-        return Span(name, round(seconds + sum(child.seconds for child in children), 3), result, tuple(children))
+def _tree(drawn: Iterable[tuple[str, int, AnyResult, int]]) -> Span:
+    """Return the first as a span that holds the others; each is within the last one before it of a lesser level."""
+    left = deque(drawn)
 
-    return st.recursive(st.builds(whole, names, own, results(), st.just(())), with_children, max_leaves=max_spans)
+    def whole(level: int) -> Span:
+        name, own, result, _ = left.popleft()
+        children = list[Span]()
+        while left and left[0][3] > level:
+            children.append(whole(left[0][3]))
+        return Span(name, round(own / 1000 + sum(child.seconds for child in children), 3), result, tuple(children))
+
+    return whole(0)
 
 
 # --- chains ------------------------------------------------------------------------------------------
