@@ -889,6 +889,7 @@ class TestStrategies:
         own = [round(span.seconds - sum(child.seconds for child in span.children), 3) for span in spans]
         assert (min(own), max(own)) == (0, 5)
         assert all(span.seconds == round(span.seconds, 3) for span in spans)
+        assert any(each % 1 for each in own)
         assert {type(span.result) for span in spans} >= {Success, Failure}
         assert {type(span.children) for span in spans} == {tuple}
         assert max(depth for trace in many_traces for depth, _ in trace.walk()) in {3, 4, 5}

@@ -26,6 +26,7 @@ from rfs.testing.result_helpers import (
     registered_service,
 )
 from rfs.testing.virtual_time import VirtualTime
+from tests.testing.programs.wrong import seen
 
 
 class OrderService:
@@ -300,6 +301,31 @@ class TestFinding:
 
         assert told in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("service", "method"),
+        [
+            ("no_such_service", "count"),
+            ("order_service", "fnd"),
+            ("no_such_thing.service", "count"),
+            ("rfs.core.result.Sucess", "count"),
+            (order_service, "fnd"),
+            (order_service, "name"),
+            (Streams, "many"),
+            (dict, "fromkeys"),
+        ],
+    )
+    async def test_absence_is_shown_where_the_test_asks(self, service: object, method: str) -> None:
+        """
+        The traceback that pytest shows ends in the test's own line, not inside of the search, in async blocks as well.
+        """
+        with pytest.raises(MockTargetError) as plain, mock_result_service(service, method):
+            pass  # pragma: no cover
+        with pytest.raises(MockTargetError) as awaited:
+            async with mock_result_service(service, method):
+                pass  # pragma: no cover
+
+        assert seen(plain.value) == seen(awaited.value) == []
+
     def test_module_that_cannot_be_imported_says_so_itself(
         self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -361,6 +387,7 @@ class TestStandingIn:
 
             assert await order_service.chain("7").retry(1) == Success("mocked")
             mock.assert_called_once_with("7")
+            assert [step.name for step in order_service.chain("8").steps] == ["chain"]
 
     async def test_annotation_says_that_it_is_awaited(self) -> None:
         """
@@ -525,7 +552,28 @@ class TestStandingIn:
 
         assert fault in str(caught.value)
         assert str(caught.value).startswith("OrderService.find(number: ")
+        assert seen(caught.value) == []
         mock.assert_not_called()
+
+    def test_plain_call_that_does_not_fit(self) -> None:
+        """
+        Nor does the mock of a plain method or of one that returns a chain, and all of the sentence is told.
+        """
+        wrong: Any = order_service
+
+        for name, told in (
+            ("count", "OrderService.count(status: 'str') -> 'Result[int, str]': missing a required argument: 'status'"),
+            (
+                "chain",
+                "OrderService.chain(number: 'str') -> 'MonoResult[str, str]': missing a required argument: 'number'",
+            ),
+        ):
+            with mock_result_service("order_service", name) as mock, pytest.raises(TypeError) as caught:
+                getattr(wrong, name)()
+
+            assert str(caught.value) == told
+            assert seen(caught.value) == []
+            mock.assert_not_called()
 
     async def test_async_block(self) -> None:
         """
@@ -727,6 +775,72 @@ class TestAnswers:
             "Mock sequence exhausted: all of its 1 results have been returned, and it was called again (service.method)"
         )
 
+    async def test_each_call_has_a_failure_of_its_own(self) -> None:
+        """
+        A Failure is made anew for each call, a declared one or a defect; one of a class of its own is handed out as it is.
+        """
+
+        class Special(Failure[str]):
+            __slots__ = ()
+
+        error = KeyError("x")
+        defect: Failure[Exception] = Failure.from_exception(error)
+        special = Special("z")
+
+        for failure in (Failure("y"), defect):
+            mocker = ResultServiceMocker("service", "method").side_effect(lambda failure=failure: failure)
+            one, other = await mocker(), await mocker()
+            assert one == other == failure
+            assert len({id(one), id(other), id(failure)}) == 3
+            assert isinstance(one, Failure)
+            assert one.is_defect is failure.is_defect
+        found = await ResultServiceMocker("service", "method").side_effect(lambda: defect)()
+        assert found.get_error() is error
+        assert await ResultServiceMocker("service", "method").side_effect(lambda: special)() is special
+
+    def test_a_new_one(self) -> None:
+        """
+        Before it is called a mock has no calls, and knows its names.
+        """
+        mocker = ResultServiceMocker("service", "method")
+
+        assert (mocker.service_name, mocker.method_name, mocker.title) == ("service", "method", "service.method")
+        assert (mocker.call_count, mocker.call_args_history, mocker.misused) == (0, [], [])
+        assert repr(mocker) == "ResultServiceMocker('service', 'method'): it was not called"
+
+    async def test_sequences_of_anything_that_can_be_gone_through(self) -> None:
+        """
+        A generator is as good as a list, and it is gone through at once.
+        """
+        taken: list[int] = []
+
+        def results() -> Iterator[Result[int, str]]:
+            for number in range(2):
+                taken.append(number)
+                yield Success(number)
+
+        mocker = ResultServiceMocker("service", "method").return_sequence(results())
+
+        assert taken == [0, 1]
+        assert [await mocker(), await mocker()] == [Success(0), Success(1)]
+        mocker.reset_mock()
+        assert [await mocker(), await mocker()] == [Success(0), Success(1)]
+        assert str((await mocker()).unwrap_error()) == (
+            "Mock sequence exhausted: all of its 2 results have been returned, and it was called again (service.method)"
+        )
+
+    async def test_calls_are_remembered_in_order(self) -> None:
+        """
+        Positional and named arguments of each call.
+        """
+        mocker = ResultServiceMocker("service", "method").return_success(1)
+
+        await mocker("a", 1)
+        await mocker(deep=True)
+
+        assert mocker.call_count == 2
+        assert mocker.call_args_history == [(("a", 1), {}), ((), {"deep": True})]
+
     async def test_reset_forgets_calls_and_begins_anew(self) -> None:
         """
         After a reset nothing was called, and a sequence is whole again.
@@ -738,6 +852,31 @@ class TestAnswers:
 
         assert (mocker.call_count, mocker.call_args_history) == (0, [])
         assert await mocker() == Success(1)
+
+    async def test_reset_counts_calls_anew(self) -> None:
+        """
+        The first call after a reset is the first one, for faults as well; and a mistake before it is forgiven.
+        """
+        with mock_result_service("order_service", "find") as mock:
+            mock.return_success(1).inject_fault(Failure("first"), calls={1})
+            answers = [await order_service.find("7"), await order_service.find("7")]
+            mock.misused.append("a mistake")
+            mock.reset_mock()
+            answers += [await order_service.find("7"), await order_service.find("7")]
+
+        assert answers == [Failure("first"), Success(1)] * 2
+
+    async def test_reset_leaves_other_answers(self) -> None:
+        """
+        What is no sequence stays the answer.
+        """
+        one = ResultServiceMocker("service", "method").return_success(1)
+        other = ResultServiceMocker("service", "method").side_effect(lambda: Success(2))
+
+        one.reset_mock()
+        other.reset_mock()
+
+        assert [await one(), await other()] == [Success(1), Success(2)]
 
 
 def order_in_another_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[Result[str, str]]]:
@@ -792,6 +931,43 @@ class TestMisuse:
         with pytest.raises(MockError, match=told):
             block.__exit__(None)
         assert answers[1].unwrap_or("swallowed") == "swallowed"
+
+    async def test_the_first_mistake_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Of several mistakes the first one, with the method, and the traceback ends in the test; so it is in async blocks.
+        """
+        order = order_in_another_module(monkeypatch)
+
+        block = mock_result_service("order_service", "find")
+        mock = block.__enter__()
+        await order()
+        mock.side_effect = str
+        await order()
+        with pytest.raises(MockError) as plain:
+            block.__exit__(None)
+        with pytest.raises(MockError) as awaited:
+            async with mock_result_service("order_service", "find"):
+                await order()
+
+        told = (
+            "the mock was called and has no answer: say one, `return_success(value)` for example (order_service.find)"
+        )
+        assert str(plain.value) == str(awaited.value) == told
+        assert seen(plain.value) == seen(awaited.value) == []
+
+    async def test_what_an_async_block_is_left_by(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What the test fails of is told, and not what came of it, in async blocks as well.
+        """
+        order = order_in_another_module(monkeypatch)
+
+        async def failing_test() -> None:
+            async with mock_result_service("order_service", "find"):
+                await order()
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await failing_test()
 
     async def test_another_error_is_not_hidden_by_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
@@ -859,8 +1035,31 @@ class TestMisuse:
         with mock_result_service("order_service", "count") as mock:
             mock.side_effect = decide
 
-            with pytest.raises(MockError, match="the method is a plain one, and its side effect async"):
+            with pytest.raises(MockError) as caught:
                 order_service.count("open")
+
+        told = "the method is a plain one, and its side effect async; a plain one must decide (order_service.count)"
+        assert str(caught.value) == told
+        assert seen(caught.value) == []
+
+    def test_swallowed_mistake_of_a_plain_method(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Code under test that swallows this cannot hide it; what can only be awaited need not be a coroutine.
+        """
+
+        class Later:
+            def __await__(self) -> Iterator[Any]:
+                raise NotImplementedError
+
+        shop = module(monkeypatch, "shop", service=order_service)
+        code = "def order():\n    try:\n        service.count('open')\n    except Exception:\n        pass\n"
+        exec(code, vars(shop))
+
+        block = mock_result_service("order_service", "count")
+        block.__enter__().side_effect = lambda _: Later()
+        shop.order()
+        with pytest.raises(MockError, match="its side effect async; a plain one must decide"):
+            block.__exit__(None)
 
 
 class TestLatencyAndFaults:
@@ -944,6 +1143,29 @@ class TestLatencyAndFaults:
         with pytest.raises(OSError):
             mocker.answer((), {}, None)
 
+    async def test_any_exception_is_a_fault(self) -> None:
+        """
+        One that is no Exception, too, as an object or as a class; and each method returns the mock.
+        """
+        mocker = ResultServiceMocker("service", "method").return_success(1)
+        assert mocker.inject_fault(asyncio.CancelledError, calls={1}) is mocker
+        assert mocker.inject_fault(KeyboardInterrupt("now"), calls=[2]) is mocker
+        assert mocker.with_latency(0, calls=range(3)) is mocker
+
+        with pytest.raises(asyncio.CancelledError):
+            await mocker()
+        with pytest.raises(KeyboardInterrupt, match="now"):
+            await mocker()
+        assert await mocker() == Success(1)
+
+    async def test_a_class_that_is_no_exception_is_no_fault(self) -> None:
+        """
+        It is refused as any other object.
+        """
+        wrong: Any = dict
+        with pytest.raises(TypeError, match=r"^a fault is an exception or a Failure, not type$"):
+            ResultServiceMocker("service", "method").inject_fault(wrong)
+
     async def test_retry_gets_through(self) -> None:
         """
         A chain that retries gets through a service that raises at first.
@@ -1003,8 +1225,28 @@ class TestCallAssertions:
             await mocker()
         with pytest.raises(AssertionError) as caught:
             mocker.assert_called_once()
-        assert str(caught.value).splitlines()[0] == "expected orders.find to be called once; it was called 12 times:"
-        assert str(caught.value).splitlines()[-1] == "... and 2 more"
+        assert str(caught.value).splitlines() == [
+            "expected orders.find to be called once; it was called 12 times:",
+            "    find('7', deep=True)",
+            *["    find()"] * 9,
+            "... and 2 more",
+        ]
+
+    async def test_ten_calls_are_shown(self, mocker: ResultServiceMocker) -> None:
+        """
+        Of ten calls none is left out, of eleven one.
+        """
+        for number in range(10):
+            await mocker(number, "x", deep=[number], name="창가")
+        ten = repr(mocker).splitlines()
+        await mocker()
+        eleven = repr(mocker).splitlines()
+
+        assert ten == [
+            "ResultServiceMocker('orders', 'find'): it was called 10 times:",
+            *(f"    find({number}, 'x', deep=[{number}], name='창가')" for number in range(10)),
+        ]
+        assert eleven == [ten[0].replace("10", "11"), *ten[1:], "... and 1 more"]
 
     async def test_arguments_are_compared_by_name(self) -> None:
         """
@@ -1018,8 +1260,13 @@ class TestCallAssertions:
         mock.assert_called_once_with("7", deep=False)
         with pytest.raises(AssertionError, match=r"\['number'\]: expected '8', got '7'"):
             mock.assert_called_once_with("8")
-        with pytest.raises(AssertionError, match="can never be called so: missing a required argument: 'number'"):
+        with pytest.raises(AssertionError) as caught:
             mock.assert_called_once_with()
+        assert str(caught.value) == (
+            "order_service.find(number: 'str', *, deep: 'bool' = False) -> 'Result[str, str]' can never be called so: "
+            "missing a required argument: 'number'"
+        )
+        assert seen(caught.value) == []
 
     async def test_matchers_match(self, mocker: ResultServiceMocker) -> None:
         """

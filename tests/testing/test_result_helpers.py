@@ -38,10 +38,15 @@ from rfs.testing.result_helpers import (
     assert_result_failure,
     assert_result_success,
     assert_result_value,
+    flux_test,
     mock_result_service,
+    mono_test,
+    performance_test,
+    result_test,
     result_test_context,
 )
 from rfs.testing.virtual_time import VirtualTime
+from tests.testing.programs.wrong import seen
 
 pytest_plugins = ["pytester"]
 
@@ -51,6 +56,14 @@ HERE = "tests/testing/test_result_helpers.py"
 
 class SoldOutError(Exception):
     code = "SOLD_OUT"
+
+
+class CodedError(Exception):
+    """Says nothing but its code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self.code = code
 
 
 @dataclass
@@ -77,16 +90,18 @@ async def sold_out(_: object) -> Result[int, SoldOutError]:
 
 
 def message_of(assertion: Callable[..., object], *args: Any, **kwargs: Any) -> str:
-    """What an assertion says that fails."""
+    """What an assertion says that fails, where the test asks and not inside of itself."""
     with pytest.raises(AssertionError) as caught:
         assertion(*args, **kwargs)
+    assert seen(caught.value) == []
     return str(caught.value)
 
 
 async def message_of_async(assertion: Awaitable[object]) -> str:
-    """What an assertion says that is awaited and fails."""
+    """What an assertion says that is awaited and fails, where the test asks and not inside of itself."""
     with pytest.raises(AssertionError) as caught:
         await assertion
+    assert seen(caught.value) == []
     return str(caught.value)
 
 
@@ -225,6 +240,10 @@ class TestResultError:
         assert assert_result_error(Failure("SOLD_OUT"), IsStr(regex="SOLD_.*")) == "SOLD_OUT"
         assert assert_result_error(Failure("SOLD_OUT"), IsStr) == "SOLD_OUT"
         assert assert_result_error(Failure(EMPTY), EMPTY) == ()
+        assert assert_result_error(Failure(("rice", 1)), (IsStr, 1)) == ("rice", 1)
+        assert assert_result_error(Failure((int, 1)), (int, 1)) == (int, 1)
+        assert assert_result_error(Failure(None)) is None
+        assert message_of(assert_result_error, Failure("x"), EMPTY).startswith("the error is not as expected:")
 
     def test_difference_is_shown(self) -> None:
         """
@@ -271,6 +290,25 @@ class TestMono:
             told,
         )
 
+    async def test_each_tells_where_a_failure_was_made(self) -> None:
+        """
+        Whichever assertion runs the chain remembers that, also the one of a time limit.
+        """
+
+        async def too_late(_: object) -> Result[int, TimeoutError]:
+            return Failure(TimeoutError())
+
+        for assertion in (
+            assert_mono_result_success(self.chain),
+            assert_mono_result_failure(self.chain, OSError),
+            assert_mono_result_value(self.chain, 7),
+            assert_mono_result_error(self.chain, "x"),
+            assert_mono_result_timeout(self.chain, 0),
+        ):
+            assert re.search(rf"made at: {HERE}:\d+ in sold_out$", await message_of_async(assertion))
+        late = assert_mono_result_timeout(MonoResult.from_value(1).bind_async_result(too_late), 5)
+        assert re.search(r"it came after 0\.\d{3} s: (.|\n)*\.too_late$", await message_of_async(late))
+
     async def test_each_fails_where_it_is_not(self) -> None:
         """
         The messages are those of the assertions on Results.
@@ -294,6 +332,10 @@ class TestMono:
         assert await message_of_async(assert_mono_result_success(there)) == (
             "expected a MonoResult or an awaitable of a Result, got Success; for a Result that is there, use the assertion "
             "without `mono`: Success(7)"
+        )
+        seven: Any = 7
+        assert await message_of_async(assert_mono_result_success(seven)) == (
+            "expected a MonoResult or an awaitable of a Result, got int: 7"
         )
 
 
@@ -321,7 +363,18 @@ class TestMonoTimeout:
         assert isinstance(error, StepTimeoutError)
         assert took == pytest.approx(3600)
 
-    @pytest.mark.parametrize("error", [TimeoutError(), "the bank timed out", "Timeout of the bank"])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            TimeoutError(),
+            "the bank timed out",
+            "Timed Out",
+            "Timeout of the bank",
+            "TIMEOUT",
+            CodedError("GATEWAY_TIMEOUT"),
+            CodedError("timeout"),
+        ],
+    )
     def test_limit_of_somebody_else_passes(self, error: object) -> None:
         """
         A time limit is known by its error's class or text, wherever it was.
@@ -332,6 +385,42 @@ class TestMonoTimeout:
             return Failure(error)
 
         assert VirtualTime().run(assert_mono_result_timeout(MonoResult(work), 5)) == error
+
+    @pytest.mark.parametrize(
+        ("seconds", "told"),
+        [
+            (4.375, "expected a time limit of 5 s, but it came after 4.375 s: Failure(StepTimeoutError("),
+            (4.5, ""),
+            (5.5, ""),
+            (5.625, "expected a time limit of 5 s, but it was one of 5.625 s: Failure(StepTimeoutError("),
+        ],
+    )
+    def test_a_tenth_more_or_less_is_the_same(self, seconds: float, told: str) -> None:
+        """
+        A limit that is a tenth too early or too late is the one that is meant; what is further off is not.
+        """
+        assertion = assert_mono_result_timeout(self.slow(9).timeout(seconds), 5)
+
+        if told:
+            assert VirtualTime().run(message_of_async(assertion)).startswith(told)
+        else:
+            assert VirtualTime().run(assertion).seconds == seconds
+
+    def test_is_given_up_after_twice_the_time_and_five_seconds(self) -> None:
+        """
+        At 25 s where 10 s are expected; a limit at 24 s is still waited for.
+        """
+
+        async def test(chain: MonoResult[Any, Any]) -> tuple[str, float]:
+            began = time.monotonic()
+            return await message_of_async(assert_mono_result_timeout(chain, 10)), time.monotonic() - began
+
+        given_up, took = VirtualTime().run(test(self.slow(26)))
+        late, _ = VirtualTime().run(test(self.slow(24)))
+
+        assert given_up == "expected a time limit of 10 s, but it still ran after 25 s"
+        assert took == pytest.approx(25)
+        assert late == "expected a time limit of 10 s, but after 24.000 s it was Success('late')"
 
     def test_whatever_else_fails(self) -> None:
         """
@@ -369,7 +458,7 @@ class TestMonoTimeout:
         """
         The expected limit is a time.
         """
-        with pytest.raises(ValueError, match="timeout_seconds must be a finite number of seconds, 0 or more"):
+        with pytest.raises(ValueError, match=r"^timeout_seconds must be a finite number of seconds, 0 or more, not "):
             await assert_mono_result_timeout(MonoResult.from_value(1), seconds)
 
 
@@ -387,6 +476,9 @@ class TestFlux:
         assert_flux_success_rate(self.flux, 0.75)
         assert_flux_success_rate(self.flux, 0.76, tolerance=0.01)
         assert_flux_success_rate(self.flux, 0.5, tolerance=0.25)
+        assert_flux_success_rate(self.flux, 0.74)
+        assert_flux_success_rate(self.flux, 0.76)
+        assert_flux_success_rate(self.flux, 0.75, tolerance=0)
         assert await assert_flux_success_values(self.flux, [1, IsPositiveInt(), 3]) == [1, 2, 3]
 
     @pytest.mark.parametrize(
@@ -401,6 +493,16 @@ class TestFlux:
                 assert_flux_success_rate,
                 (0.77,),
                 "expected a success rate of 0.77 ± 0.01, got 0.75: 3 successes and 1 failures",
+            ),
+            (
+                assert_flux_success_rate,
+                (0.7611,),
+                "expected a success rate of 0.7611 ± 0.01, got 0.75: 3 successes and 1 failures",
+            ),
+            (
+                assert_flux_success_rate,
+                (0.5, 0.249),
+                "expected a success rate of 0.5 ± 0.249, got 0.75: 3 successes and 1 failures",
             ),
         ],
     )
@@ -437,6 +539,35 @@ class TestFlux:
         assert told.count("Failure(") == 5
         assert told.endswith("... and 995 more")
 
+    @pytest.mark.parametrize("failures", [4, 5, 6])
+    def test_five_failures_are_shown(self, failures: int) -> None:
+        """
+        Each with its place in the whole; of six, one is left out.
+        """
+        mixed: FluxResult[int, int] = FluxResult.from_results(
+            [Success(0), *(Failure(number) for number in range(failures))]
+        )
+
+        assert message_of(assert_flux_success_count, mixed, 2).splitlines() == [
+            f"expected 2 successes, got 1 successes and {failures} failures",
+            *(
+                line
+                for number in range(min(failures, 5))
+                for line in (f"[{number + 1}] Failure({number})", "    code: int")
+            ),
+            *(["... and 1 more"] if failures > 5 else []),
+        ]
+
+    def test_rate_has_four_digits(self) -> None:
+        """
+        A third is 0.3333.
+        """
+        third: FluxResult[int, str] = FluxResult.from_results([Success(1), Failure("x"), Failure("x")])
+
+        assert message_of(assert_flux_success_rate, third, 0.5).startswith(
+            "expected a success rate of 0.5 ± 0.01, got 0.3333: 1 successes and 2 failures\n[1] Failure('x')"
+        )
+
     def test_stream_that_was_not_awaited_is_told(self) -> None:
         """
         A stream has no counts yet.
@@ -446,6 +577,8 @@ class TestFlux:
         assert message_of(assert_flux_total_count, stream, 1) == (
             "expected a FluxResult, got ResultStream (an await is missing): ResultStream(max_concurrent=10, fail_fast=False)"
         )
+        there: Any = [1]
+        assert message_of(assert_flux_total_count, there, 1) == "expected a FluxResult, got list: [1]"
 
 
 class TestVirtualTime:
@@ -529,8 +662,16 @@ class TestFactory:
         """
         A share is from 0 to 1.
         """
-        with pytest.raises(ValueError, match="cannot be successes"):
+        with pytest.raises(ValueError, match=rf"^of {total} results a share of {rate} cannot be successes$"):
             ResultTestDataFactory.create_mixed_results(total, rate, str, str)
+
+    def test_no_results_at_all(self) -> None:
+        """
+        None is a number, too.
+        """
+        assert ResultTestDataFactory.create_mixed_results(0, 0, str, str) == []
+        assert ResultTestDataFactory.create_mixed_results(2, 0, str, str) == [Failure("0"), Failure("1")]
+        assert ResultTestDataFactory.create_mixed_results(2, 1, str, str) == [Success("0"), Success("1")]
 
 
 class TestMarks:
@@ -586,6 +727,50 @@ class TestMarks:
         run.assert_outcomes(passed=passed, failed=failed, deselected=7 - passed - failed)
         if failed:
             run.stdout.re_match_lines([r".*test_slow took [\d.]+ ms, more than 0 ms", r".*test_slow_async took "])
+
+    def test_what_is_marked(self) -> None:
+        """
+        The function itself, which keeps its name; the limit is the mark's argument.
+        """
+
+        def work() -> None: ...
+
+        async def work_async() -> None: ...
+
+        def marks(test: Any) -> list[tuple[str, dict[str, object]]]:
+            return [(mark.name, mark.kwargs) for mark in test.pytestmark if not mark.args]
+
+        for mark in (result_test, mono_test, flux_test, performance_test):
+
+            def test() -> None: ...
+
+            assert mark(test) is test
+            assert marks(test) == [(mark.__name__, {})]
+        for limited in (performance_test(max_duration_ms=5)(work), performance_test(max_duration_ms=5)(work_async)):
+            assert marks(limited) == [("performance_test", {"max_duration_ms": 5})]
+            assert limited.__name__ in {"work", "work_async"}
+
+    def test_limit_of_a_duration(self) -> None:
+        """
+        What takes just as long as it may passes, with its answer; what takes longer is told, plain or async.
+        """
+
+        @performance_test(max_duration_ms=500)
+        def work(seconds: float) -> str:
+            time.sleep(seconds)
+            return "done"
+
+        @performance_test(max_duration_ms=500)
+        async def work_async(*, seconds: float) -> str:
+            await asyncio.sleep(seconds)
+            return "done"
+
+        with VirtualTime():
+            assert work(0.5) == "done"
+            assert message_of(work, 0.501) == "work took 501.0 ms, more than 500 ms"
+            assert asyncio.run(work_async(seconds=0.499)) == "done"
+            told = asyncio.run(message_of_async(work_async(seconds=1.5)))
+        assert told == "work_async took 1500.0 ms, more than 500 ms"
 
 
 class TestFixture:
@@ -671,6 +856,27 @@ class TestContext:
         assert inside is context.monitor
         assert default_monitor() is before
         assert (metrics["dishes_cooked"], metrics["result_success_total"]) == (2, 2)
+        assert context.monitor.service_name == "test"
+        assert context.service_mocks == {}
+
+    async def test_what_was_measured(self) -> None:
+        """
+        The increase of counters, the last value of gauges, how often histograms and timers were measured.
+        """
+        async with result_test_context() as context:
+            for amount in (3, 5):
+                collect_metric("plates", amount, MetricType.COUNTER)
+                collect_metric("waiting", amount, MetricType.GAUGE)
+                collect_metric("weight", amount, MetricType.HISTOGRAM)
+                collect_metric("oven", amount, MetricType.TIMER)
+            metrics = context.get_collected_metrics()
+
+        assert {name: metrics[name] for name in ("plates", "waiting", "weight", "oven")} == {
+            "plates": 8,
+            "waiting": 5,
+            "weight": 2,
+            "oven": 2,
+        }
 
     async def test_mocks_services_until_it_ends(self) -> None:
         """
@@ -698,14 +904,23 @@ class TestContext:
             assert message_of(context.assert_service_called, "kitchen.wash") == (
                 "kitchen.wash is not mocked; these are: kitchen.cook"
             )
+            context.setup_service_mocks({"kitchen.stock": Success(1), f"{__name__}.kitchen.stock": Success(2)})
+            assert message_of(context.assert_service_called, "kitchen.wash") == (
+                f"kitchen.wash is not mocked; these are: kitchen.cook, kitchen.stock, {__name__}.kitchen.stock"
+            )
+            assert kitchen.stock("rice") == Success(2)
+        async with result_test_context() as context:
+            assert message_of(context.assert_service_called, "cook") == "cook is not mocked; these are: none"
 
     async def test_name_without_a_method_is_refused(self) -> None:
         """
         A mock needs a service and a method.
         """
-        with pytest.raises(MockTargetError, match=r"mock of kitchen: write it as `service\.method`"):
+        with pytest.raises(MockTargetError, match=r"^mock of kitchen: write it as `service\.method`$") as caught:
             async with result_test_context({"kitchen": Success(1)}):
                 pass  # pragma: no cover
+
+        assert seen(caught.value) == []
 
     async def test_answer_that_is_no_result_is_told(self) -> None:
         """
@@ -728,6 +943,29 @@ class TestContext:
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
         assert {line["operation"] for line in lines} == {"kitchen.cook"}
 
+    @pytest.mark.parametrize(
+        ("level", "printed"),
+        [({}, {"INFO"}), ({"level": "DEBUG"}, {"DEBUG", "INFO"}), ({"level": "ERROR"}, set[str]())],
+    )
+    async def test_prints_from_a_level_on(
+        self, level: dict[str, Any], printed: set[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """
+        It is INFO, if nothing else is said.
+        """
+
+        @log_result_operation("kitchen.peel", log_level="DEBUG")
+        async def peel() -> Result[str, str]:
+            return Success("peeled")
+
+        async with result_test_context() as context:
+            context.setup_logging(**level)
+            await peel()
+            await cook("rice")
+
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+        assert {line["level"] for line in lines} == printed
+
     async def test_exception_ends_it_all(self) -> None:
         """
         A test that fails leaves neither mock nor monitor behind.
@@ -746,14 +984,15 @@ class TestContext:
         Where performance is tracked, what took too long fails the test at its end; elsewhere there is nothing to track.
         """
 
-        async def measured(duration_ms: float) -> None:
+        async def measured(*durations_ms: float) -> None:
             async with result_test_context(performance_tracking=True) as context:
-                assert context.performance_data is not None
-                context.performance_data.append(
-                    {"duration_ms": duration_ms, "max_duration_ms": 10, "is_within_limit": duration_ms <= 10}
-                )
+                assert context.performance_data == []
+                context.performance_data += [
+                    {"duration_ms": each, "max_duration_ms": 10, "is_within_limit": each <= 10} for each in durations_ms
+                ]
 
         await measured(9)
         assert await message_of_async(measured(11)) == "it took 11.0 ms, more than 10 ms"
+        assert await message_of_async(measured(9, 12.34, 13)) == "it took 12.3 ms, more than 10 ms"
         async with result_test_context() as context:
             assert context.performance_data is None

@@ -64,6 +64,7 @@ def find(name: str, method: str, frame: FrameType | None) -> object:
         MockTargetError: There is none, or there is more than one in loaded modules.
 
     """
+    __tracebackhide__ = True
     if _registry.get(name):
         return having(_registry[name][-1], name, method)
     if "." in name or ":" in name:
@@ -98,6 +99,7 @@ def find(name: str, method: str, frame: FrameType | None) -> object:
 
 def having(service: object, name: str, method: str) -> object:
     """Return *service* if it has a *method*; `MockTargetError` calls it *name* otherwise."""
+    __tracebackhide__ = True
     if _get(service, method) is _MISSING:
         raise MockTargetError(f"{name}.{method}", f"{_shown(service)} has no {method!r}{_meant(method, dir(service))}")
     return service
@@ -105,6 +107,7 @@ def having(service: object, name: str, method: str) -> object:
 
 def _imported(name: str, method: str, frame: FrameType | None) -> object:
     """Return what a dotted path leads to: by attributes on from a module, or else from a name that the caller sees."""
+    __tracebackhide__ = True
     head, *parts = re.split(r"[.:]", name)
     beginnings = [(found, parts) for _, found in _seen_from(frame, head)]
     for end in range(len(parts) + 1, 0, -1):
@@ -205,6 +208,7 @@ class Method:
     """One method of one service, as it was, and who stands in for it."""
 
     def __init__(self, service: object, name: str, is_async: bool | None) -> None:
+        __tracebackhide__ = True
         self.title = f"{name_of(service)}.{name}"
         self._service = service
         self._name = name
@@ -225,6 +229,7 @@ class Method:
 
     def put(self, stand_in: StandIn) -> None:
         """Let *stand_in* answer; the first one changes the attribute."""
+        __tracebackhide__ = True
         if not self._stand_ins:
             self._set(staticmethod(self._dispatch) if self._is_static() else self._dispatch)
         self._stand_ins = (*self._stand_ins, stand_in)
@@ -253,6 +258,7 @@ class Method:
 
     def _set(self, value: object) -> None:
         """Set the attribute, or delete it, also of an object that refuses (a frozen dataclass, a pydantic model)."""
+        __tracebackhide__ = True
         for set_one, delete_one in ((setattr, delattr), (object.__setattr__, object.__delattr__)):
             try:
                 if value is _MISSING:
@@ -279,6 +285,7 @@ class Method:
 
             @_like_original(self._original)
             async def dispatch(*args: Any, **kwargs: Any) -> Any:
+                __tracebackhide__ = True
                 stand_in = self._answering()
                 if stand_in is None:
                     return await self._original(*args, **kwargs)
@@ -288,6 +295,7 @@ class Method:
 
             @_like_original(self._original)
             def dispatch(*args: Any, **kwargs: Any) -> Any:
+                __tracebackhide__ = True
                 stand_in = self._answering()
                 if stand_in is None:
                     return self._original(*args, **kwargs)
@@ -304,6 +312,7 @@ _lock = Lock()
 
 def put(stand_in: StandIn, service: object, name: str, is_async: bool | None) -> Method:
     """Let *stand_in* answer calls of the method *name* of *service*, and return the method."""
+    __tracebackhide__ = True
     with _lock:
         method = _methods.get((id(service), name)) or Method(service, name, is_async)
         method.put(stand_in)

@@ -790,6 +790,7 @@ class MockedService:
         self._births = ExitStack()
 
     def __enter__(self) -> ResultServiceMocker:
+        __tracebackhide__ = True
         self._mocker.method = put(self._mocker, self._service, self._mocker.method_name, self._is_async)
         self._births.enter_context(remembered())
         return self._mocker
@@ -802,6 +803,7 @@ class MockedService:
             raise MockError(self._mocker.title, self._mocker.misused[0])
 
     async def __aenter__(self) -> ResultServiceMocker:
+        __tracebackhide__ = True
         return self.__enter__()
 
     async def __aexit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
