@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from enum import StrEnum
@@ -18,6 +19,7 @@ from rfs.testing import steps
 from rfs.testing.steps import READ_AHEAD, StepVerifier
 from rfs.testing.virtual_time import VirtualTime
 from tests.testing.conftest import watched
+from tests.testing.programs.wrong import seen
 
 
 class Code(StrEnum):
@@ -46,6 +48,7 @@ def message(verifier: StepVerifier) -> str:
     """How *verifier* fails."""
     with pytest.raises(AssertionError) as caught:
         verify(verifier)
+    assert [each for each in seen(caught.value) if each.startswith("rfs.testing.steps.")] == []
     return str(caught.value)
 
 
@@ -88,7 +91,147 @@ async def numbers(*pauses: float, error: Exception | None = None) -> AsyncIterat
         raise error
 
 
+def breaks(value: object) -> Any:
+    raise ZeroDivisionError(value)
+
+
+async def breaks_later(value: object) -> Any:
+    raise KeyError(value)
+
+
+async def no_result(value: object) -> Any:
+    return value
+
+
+VALUE, ERROR = MonoResult.from_value, MonoResult.from_error
+SLOW = "step 'charge' timed out: its timeout of 5 s is over"
+
+SEEN: dict[str, tuple[Callable[[], MonoResult[Any, Any]], list[str]]] = {
+    "map": (lambda: VALUE(1).map(str, name="text"), ["step 'text' ok: Success('1')", "Success('1')"]),
+    "bug": (
+        lambda: VALUE(1).map(breaks).map(str),
+        ["step 'breaks' failed: Failure(ZeroDivisionError(1))", "Failure(ZeroDivisionError(1))"],
+    ),
+    "bind_result": (
+        lambda: VALUE(1).bind_result(lambda n: Success(n + 1), name="plus").bind_result(Failure, name="fails"),
+        ["step 'plus' ok: Success(2)", "step 'fails' failed: Failure(2)", "Failure(2)"],
+    ),
+    "bind_async_result": (
+        lambda: VALUE(1).bind_async_result(breaks_later),
+        ["step 'breaks_later' failed: Failure(KeyError(1))", "Failure(KeyError(1))"],
+    ),
+    "no result": (
+        lambda: VALUE(1).bind_async_result(no_result),
+        [
+            "step 'no_result' failed: Failure(TypeError('the function given to no_result must return a Result, not int'))",
+            "Failure(TypeError('the function given to no_result must return a Result, not int'))",
+        ],
+    ),
+    "filter": (
+        lambda: VALUE(1).filter(bool, "x").filter(lambda n: not n, "y"),
+        ["step 'filter' failed: Failure('y')", "Failure('y')"],
+    ),
+    "map_error": (lambda: ERROR("x").map_error(str.upper), ["step 'map_error' failed: Failure('X')", "Failure('X')"]),
+    "recover": (lambda: ERROR("x").recover(len), ["step 'recover' recovered: Success(1)", "Success(1)"]),
+    "recover of others": (lambda: ERROR("x").recover(len, on_codes="Y"), ["Failure('x')"]),
+    "on_error_return_value": (
+        lambda: ERROR("x").on_error_return_value(2),
+        ["step 'on_error_return_value' recovered: Success(2)", "Success(2)"],
+    ),
+    "on_error_return_result": (
+        lambda: ERROR("x").on_error_return_result(lambda _: Failure("z")),
+        ["step 'on_error_return_result' failed: Failure('z')", "Failure('z')"],
+    ),
+    "fallback": (lambda: ERROR("x").fallback(VALUE(4)), ["step 'fallback' recovered: Success(4)", "Success(4)"]),
+    "fallback that fails": (
+        lambda: ERROR("x").fallback(ERROR("w")),
+        ["step 'fallback' failed: Failure('w')", "Failure('w')"],
+    ),
+    "zip": (lambda: VALUE(1).zip(VALUE(2)), ["step 'zip' ok: Success((1, 2))", "Success((1, 2))"]),
+    "first_success": (
+        lambda: ERROR("x").first_success(VALUE(3)),
+        ["step 'first_success' ok: Success(3)", "Success(3)"],
+    ),
+    "first_success of none": (
+        lambda: ERROR("x").first_success(ERROR("y")),
+        ["step 'first_success' failed: Failure(['x', 'y'])", "Failure(['x', 'y'])"],
+    ),
+    "first_success that changes nothing": (lambda: VALUE(1).first_success(VALUE(3)), ["Success(1)"]),
+    "tap": (lambda: VALUE(1).tap(lambda _: None), ["Success(1)"]),
+    "logged": (
+        lambda: (
+            ERROR("x")
+            .log_step("a")
+            .log_step("b")
+            .log_error("c")
+            .recover(len)
+            .log_performance("d")
+            .log_step("e")
+            .log_error("f")
+        ),
+        [
+            "step 'a' failed: Failure('x')",
+            "step 'b' skipped: Failure('x')",
+            "step 'c' skipped: Failure('x')",
+            "step 'recover' recovered: Success(1)",
+            "step 'd' recovered: Success(1)",
+            "step 'e' recovered: Success(1)",
+            "step 'f' ok: Success(1)",
+            "Success(1)",
+        ],
+    ),
+    "timeout": (
+        lambda: MonoResult.from_async_result(Work(seconds=60), name="charge").timeout(5).log_step("late"),
+        [
+            "step 'charge' cancelled",
+            *(f'step {name!r} failed: Failure(StepTimeoutError("{SLOW}"))' for name in ("timeout", "late")),
+            f'Failure(StepTimeoutError("{SLOW}"))',
+        ],
+    ),
+    "cache": (
+        lambda: MonoResult.from_async_result(find_table).cache().map(str),
+        ["step 'find_table' ok: Success(7)", "step 'str' ok: Success('7')", "Success('7')"],
+    ),
+}
+
+
 class TestSteps:
+    @pytest.mark.parametrize("name", SEEN)
+    def test_what_is_seen_of_a_chain(self, name: str) -> None:
+        """
+        Each step with its outcome and Result, operators where they change something, and the Result of the whole.
+        """
+        chain, lines = SEEN[name]
+
+        told = message(StepVerifier(chain()).expect_count(2)).split("  before it:\n")[1]
+
+        assert re.findall(r"^    [\d.]+ s  (.*)$", told, re.MULTILINE) == lines
+
+    def test_each_retry_has_its_number(self) -> None:
+        """
+        Of a retry within a retry, too: the outer one begins the inner one anew, which counts from 1 again.
+        """
+        mono = MonoResult.from_async_result(Work(3), name="charge").retry(1).map_error(str).retry(1).map(str.upper)
+
+        told = message(StepVerifier(mono).expect_retry(3).expect_value("paid"))
+
+        charge, retry = (
+            "step 'charge' failed: Failure(DeclinedError('no funds'))",
+            "after Failure(DeclinedError('no funds'))",
+        )
+        assert re.findall(r"s  (.*)$", told, re.MULTILINE) == [
+            "Success('PAID')",
+            charge,
+            f"retry 1 {retry}",
+            charge,
+            "step 'map_error' failed: Failure('no funds')",
+            "retry 1 after Failure('no funds')",
+            charge,
+            f"retry 1 {retry}",
+            "step 'charge' ok: Success('paid')",
+            "step 'upper' ok: Success('PAID')",
+        ]
+
     def test_a_retried_order(self) -> None:
         """
         Steps, retries with their pauses, the value and the end, to the second: 1 + 2 + 1 + 4 + 1 of virtual time.
@@ -227,6 +370,33 @@ class TestSteps:
 
         verify(StepVerifier(mono).expect_failure(lambda error: error.step == "stubborn", code="TIMEOUT"))
 
+    def test_steps_are_no_events(self) -> None:
+        """
+        Where nothing is expected, steps may come, and at the last instant anything.
+        """
+        took = verify(
+            StepVerifier(order())
+            .expect_no_event(0.5)
+            .expect_no_event(0.5)
+            .expect_step("found")
+            .within(0)
+            .expect_value("PAID")
+            .within(0)
+        )
+
+        assert took == 1
+
+    def test_what_is_done_first_finds_the_source_begun(self) -> None:
+        """
+        Before the first expectation the source has had a turn; the same function may be asked for plainly and as async.
+        """
+        work = Work()
+        calls: list[int] = []
+
+        verify(StepVerifier(MonoResult(work)).then(lambda: calls.append(work.calls)).expect_value("paid"))
+
+        assert calls == [1]
+
     def test_the_limits_of_several_are_those_of_the_last(self) -> None:
         """
         Two retries after 1 + 2 + 1 + 4 seconds: the first of them may come sooner.
@@ -363,6 +533,31 @@ class TestCancellation:
 
         assert took == 5
 
+    def test_it_meets_nothing_of_what_ended_before(self) -> None:
+        """
+        A step that was cancelled at its time limit is not the one that a later cancellation meets.
+        """
+        slow = MonoResult.from_async_result(Work(seconds=60), name="charge").timeout(5)
+        retried = StepVerifier(slow.retry(1, backoff_seconds=20, max_backoff_seconds=20)).then_await(10).then_cancel()
+
+        verify(retried.expect_cancelled("retry"))
+        verify(retried.expect_cancelled())
+        assert message(retried.expect_cancelled("charge")) == (
+            "expectation 3 of 4, expect_cancelled('charge'): it met 'retry'\n"
+            "  came: 10 s  the cancellation, in step 'retry'\n"
+            "  before it:\n"
+            "    10 s  step 'retry' cancelled"
+        )
+
+    def test_it_may_meet_no_step(self) -> None:
+        """
+        A stream has none.
+        """
+        stream = numbers(9, 9)
+        assert message(StepVerifier(stream).then_await(10).then_cancel().expect_cancelled("x")) == (
+            "expectation 3 of 4, expect_cancelled('x'): it met no step\n  came: 10 s  the cancellation\n  before it: nothing"
+        )
+
     def test_it_need_not_be_expected(self) -> None:
         """
         Who cancels has said how it ends.
@@ -477,6 +672,43 @@ class TestVirtualTime:
 
         assert work.calls == 2
 
+    @pytest.mark.parametrize(
+        ("pause", "at_least", "told"),
+        [
+            (1.0, 1.0, ""),
+            (1.0000005, 0.0, ""),
+            (1.00005, 0.0, "it came after 1.00005 s, not within 1 s"),
+            (1.0005, 0.0, "it came after 1.0005 s, not within 1 s"),
+            (1.002, 0.0, "nothing like it came within 1 s"),
+            (0.9999995, 1.0, ""),
+            (0.9995, 1.0, "it came after 0.9995 s already, not 1 s"),
+        ],
+    )
+    def test_to_the_microsecond(self, pause: float, at_least: float, told: str) -> None:
+        """
+        What comes a microsecond too late or too soon is in time, for timers are rounded; what comes a little later is told so.
+        """
+        verifier = StepVerifier(numbers(pause)).expect_value(1).within(1, at_least=at_least)
+
+        if told:
+            assert message(verifier).splitlines()[0].endswith(f": {told}")
+        else:
+            verify(verifier)
+
+    def test_patience(self) -> None:
+        """
+        An expectation waits for a minute by default, and for no longer than it was told; an event of just then is in time.
+        """
+        verify(StepVerifier(numbers(60)).expect_value(1))
+        verify(StepVerifier(numbers(7), patience_seconds=7).expect_value(1))
+        assert message(StepVerifier(numbers(61)).expect_value(1)) == (
+            "expectation 1 of 2, expect_value(1): nothing like it came within 60 s\n  before it: nothing"
+        )
+        assert message(StepVerifier(numbers(8), patience_seconds=7).expect_value(1)) == (
+            "expectation 1 of 2, expect_value(1): nothing like it came within 7 s\n  before it: nothing"
+        )
+        verify(StepVerifier(numbers(61)).expect_value(1).within(100))
+
 
 class TestMatching:
     @pytest.mark.parametrize(
@@ -501,6 +733,17 @@ class TestMatching:
 
         verify(StepVerifier(MonoResult.from_value(no)).expect_value(no))
 
+    def test_items_are_values_and_failures(self) -> None:
+        """
+        Both are counted where items are, and neither steps nor retries.
+        """
+        flux: FluxResult[int, str] = FluxResult.from_results([Success(1), Failure("x"), Success(3)])
+
+        verify(StepVerifier(flux).expect_count(3))
+        assert message(StepVerifier(order(1)).expect_count(1)).startswith(
+            "expectation 1 of 2, expect_count(1): something else came\n  came: 3 s  retry 1 after"
+        )
+
     @pytest.mark.parametrize("code", ["DECLINED", Code.DECLINED])
     def test_codes(self, code: object) -> None:
         """
@@ -508,6 +751,32 @@ class TestMatching:
         """
         verify(StepVerifier(MonoResult.from_error(DeclinedError("x"))).expect_failure(DeclinedError, code=code))
 
+
+TOLD: list[tuple[Callable[[StepVerifier], StepVerifier], str]] = [
+    (lambda v: v.expect_step("charge", "failed", KeyError), "expect_step('charge', 'failed', expected=KeyError)"),
+    (lambda v: v.expect_step("charge", "failed").within(0.5), "expect_step('charge', 'failed').within(0.5)"),
+    (lambda v: v.expect_step("charge", "ok", "paid"), "expect_step('charge', expected='paid')"),
+    (lambda v: v.expect_step("charge"), "expect_step('charge')"),
+    (lambda v: v.expect_retry().within(0.5), "expect_retry().within(0.5)"),
+    (lambda v: v.expect_retry(1).within(0.5), "expect_retry().within(0.5)"),
+    (lambda v: v.expect_retry(5), "expect_retry(5)"),
+    (lambda v: v.expect_value(), "expect_value()"),
+    (lambda v: v.expect_value(None), "expect_value(None)"),
+    (lambda v: v.expect_value(is_even), "expect_value(is_even)"),
+    (lambda v: v.expect_value(lambda _: True), "expect_value(the predicate)"),
+    (lambda v: v.expect_values(1, str, "둘"), "expect_values(1, str, '둘')"),
+    (lambda v: v.expect_failure(OSError), "expect_failure(OSError)"),
+    (lambda v: v.expect_failure(code=Code.DECLINED, defect=True), "expect_failure(code='DECLINED', defect=True)"),
+    (lambda v: v.expect_failure("x", code="A", defect=False), "expect_failure('x', code='A', defect=False)"),
+    (lambda v: v.expect_count(3), "expect_count(3)"),
+    (lambda v: v.expect_no_event(9), "expect_no_event(9)"),
+    (lambda v: v.expect_no_event(9.5), "expect_no_event(9.5)"),
+    (lambda v: v.expect_cancelled(), "expect_cancelled()"),
+    (lambda v: v.expect_cancelled("charge"), "expect_cancelled('charge')"),
+    (lambda v: v.expect_cancelled().within(2), "expect_cancelled().within(2)"),
+    (lambda v: v.expect_cancelled().within(2, at_least=1), "expect_cancelled().within(2, at_least=1)"),
+    (lambda v: v.then_await(1).then(list).expect_cancelled(), "expect_cancelled()"),
+]
 
 FAILED: dict[str, tuple[Callable[[], StepVerifier], str]] = {
     "step that came otherwise": (
@@ -677,6 +946,15 @@ def is_even(number: int) -> bool:
 
 
 class TestMessages:
+    @pytest.mark.parametrize(("expect", "text"), TOLD)
+    def test_names_the_expectation_as_it_was_written(
+        self, expect: Callable[[StepVerifier], StepVerifier], text: str
+    ) -> None:
+        """
+        With what was given, and without what was not.
+        """
+        assert f", {text}: " in message(expect(StepVerifier(order(1))))
+
     @pytest.mark.parametrize("name", FAILED)
     def test_tells_which_what_came_and_what_before(self, name: str) -> None:
         """
@@ -728,33 +1006,44 @@ class TestMisuse:
         stream = StepVerifier(FluxResult.empty())
         expects: list[Callable[[], StepVerifier]] = [lambda: stream.expect_step("x"), stream.expect_retry]
         for expect in expects:
-            with pytest.raises(TypeError, match="only a MonoResult shows its steps, FluxResult does not"):
+            with pytest.raises(
+                TypeError, match=r"^expect_(step|retry): only a MonoResult shows its steps, FluxResult does not$"
+            ):
                 expect()
 
     def test_nothing_that_can_be_expected_of(self) -> None:
         """
         A plain value, or the function that should have been called, is refused.
         """
-        for source in (5, find_table):
-            with pytest.raises(TypeError, match="it is no chain, stream or awaitable"):
+        for source, kind in ((5, "int"), (find_table, "function")):
+            told = f"^nothing can be expected of {kind}: it is no chain, stream or awaitable$"
+            with pytest.raises(TypeError, match=told):
                 StepVerifier(source)
 
     @pytest.mark.parametrize(
-        "misuse",
+        ("misuse", "told"),
         [
-            lambda verifier: verifier.within(1),
-            lambda verifier: verifier.then_await(1).within(1),
-            lambda verifier: verifier.expect_value().within(-1),
-            lambda verifier: verifier.then_await(float("nan")),
-            lambda verifier: verifier.expect_no_event(-1),
-            lambda verifier: verifier.expect_value().within(1, at_least=2),
-            lambda verifier: verifier.expect_retry(0),
-            lambda verifier: verifier.expect_count(0),
+            (lambda v: v.within(1), "within() limits the expectation before it, and there is none"),
+            (lambda v: v.then_await(1).within(1), "within() limits the expectation before it, and there is none"),
+            (lambda v: v.expect_value().within(-1), "within must be a finite number of seconds, 0 or more, not -1"),
+            (lambda v: v.then_await(-1), "then_await must be a finite number of seconds, 0 or more, not -1"),
+            (lambda v: v.then_await(float("nan")), "then_await must be a finite number of seconds, 0 or more, not nan"),
+            (lambda v: v.expect_no_event(-1), "expect_no_event must be a finite number of seconds, 0 or more, not -1"),
+            (lambda v: v.expect_value().within(1, at_least=2), "within(1): at_least must be from 0 to that, not 2"),
+            (lambda v: v.expect_value().within(1, at_least=-1), "within(1): at_least must be from 0 to that, not -1"),
+            (lambda v: v.expect_retry(0), "expect_retry: times must be at least 1, not 0"),
+            (lambda v: v.expect_count(0), "expect_count: count must be at least 1, not 0"),
+            (
+                lambda v: StepVerifier(order(), patience_seconds=-1),
+                "patience_seconds must be a finite number of seconds, 0 or more, not -1",
+            ),
         ],
     )
-    def test_impossible_times(self, misuse: Callable[[StepVerifier], object]) -> None:
+    def test_impossible_times(self, misuse: Callable[[StepVerifier], object], told: str) -> None:
         """
         A limit of nothing, a duration that is none and no retry at all are refused when they are said.
         """
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=re.escape(told)) as caught:
             misuse(StepVerifier(order()))
+
+        assert str(caught.value) == told

@@ -86,7 +86,7 @@ _Judge: TypeAlias = "Callable[[_Event], str | None]"
 
 @dataclass(frozen=True, slots=True)
 class _Expectation:
-    text: str
+    text: str  # as it is told when it is not met; what is only done cannot be unmet
     judges: tuple[_Judge, ...] = ()
     act: Callable[[_Watch], Awaitable[None]] | None = None
     at_most: float | None = None
@@ -157,7 +157,7 @@ class _Watch:
         """Add what came now."""
         if outcome == "cancelled":
             self._interrupted = self._interrupted or name  # the innermost step is the first that gets here
-        elif kind != "cancelled":
+        else:
             self._interrupted = ""
         if kind == "step":
             self._last = result
@@ -363,7 +363,7 @@ class StepVerifier:
     def expect_no_event(self, seconds: float) -> Self:
         """Expect that for *seconds*, the last instant not included, nothing but steps comes, and no end."""
         _chain.seconds("expect_no_event", seconds)
-        return self._do(_call("expect_no_event", seconds), lambda watch: watch.nothing_for(seconds))
+        return self._do(lambda watch: watch.nothing_for(seconds), _call("expect_no_event", seconds))
 
     def expect_cancelled(self, step: str | None = None) -> Self:
         """Expect that the source ends by its cancellation, and that this meets *step*, if one is named."""
@@ -403,7 +403,7 @@ class StepVerifier:
     def then_await(self, seconds: float) -> Self:
         """Let *seconds* pass; what comes meanwhile is there for the next expectations."""
         _chain.seconds("then_await", seconds)
-        return self._do(_call("then_await", seconds), lambda watch: watch.let_pass(seconds))
+        return self._do(lambda watch: watch.let_pass(seconds))
 
     def then(self, do: Callable[[], object]) -> Self:
         """Call *do*, plain or async."""
@@ -413,11 +413,11 @@ class StepVerifier:
             if isawaitable(done):
                 await done
 
-        return self._do(f"then({_chain.function_name(do) or '…'})", act)
+        return self._do(act)
 
     def then_cancel(self) -> Self:
         """Cancel the source if it runs, and wait until it has ended; what came before and was not expected is forgotten."""
-        return self._do("then_cancel()", lambda watch: watch.cancel())
+        return self._do(lambda watch: watch.cancel())
 
     # --- running ---
 
@@ -466,7 +466,7 @@ class StepVerifier:
     def _and(self, text: str, *judges: _Judge) -> Self:
         return self._with((*self._expectations, _Expectation(text, judges)))
 
-    def _do(self, text: str, act: Callable[[_Watch], Awaitable[None]]) -> Self:
+    def _do(self, act: Callable[[_Watch], Awaitable[None]], text: str = "") -> Self:
         return self._with((*self._expectations, _Expectation(text, act=act)))
 
     def _with(self, expectations: tuple[_Expectation, ...]) -> Self:
@@ -517,7 +517,7 @@ def _argument(value: object) -> str:
 
 
 def _given(value: object, default: object = ANY) -> tuple[object, ...]:
-    return () if value is default or (type(value) is type(default) and value == default) else (value,)
+    return () if type(value) is type(default) and value == default else (value,)
 
 
 def _named(**values: object) -> dict[str, object]:
