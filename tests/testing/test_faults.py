@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import builtins
 import errno
+import io
 import os
+import re
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
+from inspect import iscoroutinefunction
 from pathlib import Path
 
 import pytest
@@ -15,6 +22,9 @@ from rfs.core.result import Failure, Result, Success
 from rfs.monitoring.monitor import Monitor
 from rfs.testing.faults import Injector, full_disk, in_fork
 from tests.testing.conftest import Virtual
+from tests.testing.programs.wrong import seen
+
+BEFORE = (builtins.open, os.open, os.mkdir)
 
 
 class TestInjector:
@@ -100,13 +110,93 @@ class TestInjector:
 
         assert faulty(1) == faulty(1) != faulty(2)
 
+    def test_all_calls_by_default(self, virtual: Virtual) -> None:
+        """
+        Without a share every call is faulty, without anything else the fault is none; of a share of none no call is.
+        """
+
+        async def cook() -> str:
+            return "rice"
+
+        def plain() -> str:
+            return "rice"
+
+        for share, fired in ((1.0, 20), (0.0, 0)):
+            fault = Injector(share=share)
+            cooked, prepared = fault(cook), fault(plain)
+            assert [virtual(cooked()) for _ in range(10)] == [prepared() for _ in range(10)] == ["rice"] * 10
+            assert fault.fired == fired
+        assert Injector()(plain)() == "rice"
+
+    def test_latency_before_an_error(self, virtual: Virtual, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A call that fails late fails after its latency; one that is not faulty is not late, and none waits for nothing.
+        """
+        slept: list[float] = []
+        monkeypatch.setattr("time.sleep", slept.append)
+
+        def plain() -> str:
+            return "rice"
+
+        async def cook() -> str:
+            return "rice"
+
+        async def test() -> float:
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(TimeoutError):
+                await Injector(latency_seconds=3, error=TimeoutError)(cook)()
+            await Injector(latency_seconds=3, share=0)(cook)()
+            await Injector()(cook)()
+            return asyncio.get_running_loop().time() - began
+
+        with pytest.raises(TimeoutError):
+            Injector(latency_seconds=3, error=TimeoutError)(plain)()
+        Injector(latency_seconds=3, share=0)(plain)()
+        Injector()(plain)()
+
+        assert slept == [3]
+        assert virtual(test()) == 3.0
+
+    def test_what_is_handed_in(self, virtual: Virtual) -> None:
+        """
+        A function keeps its name and gets its arguments, by place and by name, where it is called after all.
+        """
+
+        def plain(dish: str, *, hot: bool) -> tuple[str, bool]:
+            return dish, hot
+
+        async def cook(dish: str, *, hot: bool) -> tuple[str, bool]:
+            return dish, hot
+
+        for share in (0, 1):
+            fault = Injector(share=share)
+            assert fault(plain)("rice", hot=True) == ("rice", True)
+            assert virtual(fault(cook)("rice", hot=False)) == ("rice", False)
+            assert (fault(plain).__name__, fault(cook).__name__) == ("plain", "cook")
+            assert iscoroutinefunction(fault(cook))
+
+    def test_answers_that_are_no_exception(self, virtual: Virtual) -> None:
+        """
+        Whatever else is given as an error is returned, a class too; of a dropped call None.
+        """
+
+        async def cook() -> object:
+            return "rice"
+
+        for error in (Failure("burnt"), "burnt", 0, dict):
+            assert Injector(error=error)(lambda: "rice")() == error
+            assert virtual(Injector(error=error)(cook)()) == error
+        dropped: object = Injector(drop=True)(lambda: "rice")()
+        assert dropped is None
+
     def test_misuse(self) -> None:
         """
         What cannot be is refused.
         """
-        with pytest.raises(ValueError, match=r"share must be 0 to 1, not 1\.5"):
-            Injector(share=1.5)
-        with pytest.raises(ValueError, match="give error or drop"):
+        for share in (1.5, -0.1, float("nan")):
+            with pytest.raises(ValueError, match=rf"^faults: share must be 0 to 1, not {share}$"):
+                Injector(share=share)
+        with pytest.raises(ValueError, match=r"^faults: a call that is dropped has no error; give error or drop$"):
             Injector(drop=True, error=OSError())
 
 
@@ -142,6 +232,65 @@ class TestFullDisk:
         finally:
             os.close(held)
             os.close(folder)
+
+    def test_what_takes_space(self, tmp_path: Path) -> None:
+        """
+        Files that are opened for writing in whatever way, folders, and what is named from an open folder or in bytes.
+        """
+        kept = tmp_path / "kept"
+        kept.write_text("rice")
+        folder = os.open(tmp_path, os.O_RDONLY)
+        inner = tmp_path / "inner"
+        inner.mkdir()
+        try:
+            with full_disk(str(tmp_path)) as fault:
+                tries: list[Callable[[], object]] = [
+                    *(
+                        partial(open, kept, mode)
+                        for mode in ("w", "a", "r+", "w+", "wb", "ab", "r+b", "rb+", "x", "wt")
+                    ),
+                    partial(open, kept, mode="w"),
+                    partial(open, kept, "w", encoding="utf-8"),
+                    partial(io.open, kept, "w"),
+                    partial(open, os.fsencode(kept), "w"),
+                    partial(os.open, kept, os.O_CREAT | os.O_RDWR),
+                    partial(os.mkdir, tmp_path / "new"),
+                    partial(os.mkdir, "new", dir_fd=folder),
+                    partial(os.mkdir, inner / "new"),
+                ]
+                for number, attempt in enumerate(tries, 1):
+                    with pytest.raises(OSError, match="No space left") as caught:
+                        attempt()
+                    assert caught.value.errno == errno.ENOSPC
+                    assert fault.fired == number
+                assert caught.value.filename == str(inner / "new")
+        finally:
+            os.close(folder)
+
+    def test_what_takes_none(self, tmp_path: Path) -> None:
+        """
+        Reading in whatever way, pipes, and files that are there and opened without being made.
+        """
+        kept = tmp_path / "kept"
+        kept.write_text("rice")
+        folder = os.open(tmp_path, os.O_RDONLY)
+        read, write = os.pipe()
+        try:
+            with full_disk(tmp_path) as fault:
+                for mode in ("r", "rb", "rt"):
+                    with kept.open(mode) as held:
+                        assert held.read() in {"rice", b"rice"}
+                with kept.open(encoding="utf-8", errors="xmlcharrefreplace") as held:
+                    assert held.read() == "rice"
+                os.close(os.open("kept", os.O_RDWR, dir_fd=folder))
+                assert os.write(write, b"rice") == 4
+                assert os.read(read, 9) == b"rice"
+        finally:
+            for each in (folder, read, write):
+                os.close(each)
+
+        assert fault.fired == 0
+        assert (builtins.open, os.open, os.mkdir) == BEFORE
 
     def test_elsewhere_is_space(self, tmp_path: Path) -> None:
         """
@@ -189,14 +338,58 @@ class TestInFork:
         def breaks() -> None:
             raise LookupError("no rice")
 
-        with pytest.raises(AssertionError, match=r"the child raised:\n(.|\n)*in breaks(.|\n)*LookupError: no rice"):
+        with pytest.raises(AssertionError) as caught:
             in_fork(breaks)
+
+        assert re.match(
+            r"the child raised:\nTraceback (.|\n)*in breaks(.|\n)*LookupError: no rice\n$", str(caught.value)
+        )
+        assert seen(caught.value) == []
+
+    def test_raises_what_is_no_exception(self) -> None:
+        """
+        Or answers what cannot be pickled.
+        """
+
+        def leaves() -> None:
+            raise SystemExit(3)
+
+        for function, told in ((leaves, "SystemExit: 3"), (lambda: lambda: None, "PicklingError|AttributeError")):
+            with pytest.raises(AssertionError, match=rf"^the child raised:\n(.|\n)*({told})"):
+                in_fork(function)
+
+    def test_ends_at_once(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """
+        The child does not run the exit handlers of its parent, and is gone when it has answered.
+        """
+        atexit.register(handler := lambda: os.write(1, b"handled"))
+        try:
+            child = in_fork(os.getpid)
+        finally:
+            atexit.unregister(handler)
+
+        assert capfd.readouterr().out == ""
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child, 0)
+
+    def test_answers_of_nothing(self) -> None:
+        """
+        None is an answer; so is one that takes its time.
+        """
+
+        def slow() -> str:
+            time.sleep(0.2)
+            return "밥"
+
+        answer: object = in_fork(lambda: None)
+        assert answer is None
+        assert in_fork(slow) == "밥"
 
     def test_dies(self) -> None:
         """
         So is how it died.
         """
-        with pytest.raises(AssertionError, match="died without an answer, with status -9"):
+        with pytest.raises(AssertionError, match=r"^the child died without an answer, with status -9$"):
             in_fork(lambda: os.kill(os.getpid(), 9))
 
     def test_hangs(self) -> None:
@@ -205,5 +398,5 @@ class TestInFork:
         """
         lock = threading.Lock()
 
-        with lock, pytest.raises(AssertionError, match=r"the child hung: it had not answered after 0\.5 s"):
+        with lock, pytest.raises(AssertionError, match=r"^the child hung: it had not answered after 0\.5 s$"):
             in_fork(lambda: lock.acquire(), at_most_seconds=0.5)

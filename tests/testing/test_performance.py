@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from itertools import count, pairwise
 from pathlib import Path
 from random import Random
 from statistics import median
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -51,6 +53,7 @@ from rfs.testing.performance import (
 )
 from tests.faults.processes import FAR_SECONDS, ROOT, environment, size
 from tests.testing.conftest import Virtual
+from tests.testing.programs.wrong import seen
 
 
 class Machine:
@@ -100,7 +103,232 @@ def message(assertion: Callable[[], object]) -> str:
     """How *assertion* fails."""
     with pytest.raises(AssertionError) as caught:
         assertion()
+    assert seen(caught.value) == []
     return str(caught.value)
+
+
+class Noted(Machine):
+    """A machine whose clock notes when it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[float] = []
+
+    def __call__(self) -> float:
+        self.read.append(self.now)
+        return self.now
+
+    def batches(self, seconds: float) -> list[int]:
+        """How many calls of so many *seconds* each batch had."""
+        return [round((end - begin) / seconds) for begin, end in zip(self.read[::2], self.read[1::2], strict=True)]
+
+
+def baseline(machine: Machine, directory: Path) -> Path:
+    """A file in which "work" is known as what takes as long as its reference."""
+    path = directory / "known.json"
+    record_baseline(machine.operation(0.25), "work", path, reference=machine.operation(0.25))
+    return path
+
+
+# Each assertion on an operation of a quarter of a second that is within its limit, with a reference of the same, or without.
+QUARTER: dict[str, Callable[[Callable[[], Any], Callable[[], Any], Path, dict[str, Any]], performance.Comparison]] = {
+    "latency": lambda ours, _, __, options: assert_latency(ours, at_most_seconds=0.25, calibrated=False, **options),
+    "throughput": lambda ours, _, __, options: assert_throughput(
+        ours, at_least_per_second=4, calibrated=False, **options
+    ),
+    "not slower": lambda ours, theirs, _, options: assert_not_slower(ours, theirs, by=0.0, **options),
+    "baseline": lambda ours, theirs, path, options: assert_baseline(
+        ours, "work", path, by=0.0, reference=theirs, **options
+    ),
+}
+
+
+class TestEachComparison:
+    @pytest.mark.parametrize("name", QUARTER)
+    def test_exactly_the_limit_is_within(self, name: str, machine: Machine, tmp_path: Path) -> None:
+        """
+        What takes just as long as it may is within; a series takes ten seconds at the most, if nothing else is said.
+        """
+        path = baseline(machine, tmp_path)
+        quarter, has_reference = machine.operation(0.25), name in {"not slower", "baseline"}
+
+        found = QUARTER[name](quarter, quarter, path, {})
+
+        assert found.verdict is Verdict.WITHIN
+        assert found.rounds == (20 if has_reference else 40)
+        assert found.operation_seconds == 0.25
+        assert found.reference_seconds == (0.25 if has_reference else None)
+        assert found.measured == (Interval(1.0, 1.0, 1.0) if has_reference else Interval(0.25, 0.25, 0.25))
+        assert found.limit == (1.0 if has_reference else 0.25)
+
+    @pytest.mark.parametrize(("seconds", "rounds"), [(0, 1), (1.9, 4), (2, 4), (2.1, 5)])
+    @pytest.mark.parametrize("name", QUARTER)
+    def test_takes_no_longer_than_it_may(
+        self, name: str, seconds: float, rounds: int, machine: Machine, tmp_path: Path
+    ) -> None:
+        """
+        Rounds begin until the time is over, at least one; of so few it cannot be told, which is a warning, or a failure if asked for.
+        """
+        path = baseline(machine, tmp_path)
+        eighth, options = machine.operation(0.25), {"max_seconds": seconds}
+        if name in {"latency", "throughput"}:
+            options["max_seconds"] = seconds / 2
+
+        with pytest.warns(CannotTellWarning, match=r"^cannot tell: ") as told:
+            found = QUARTER[name](eighth, eighth, path, options)
+
+        assert (found.verdict, found.rounds) == (Verdict.CANNOT_TELL, rounds)
+        assert [Path(each.filename).name for each in told] == [Path(__file__).name]
+        assert message(lambda: QUARTER[name](eighth, eighth, path, {**options, "strict": True})) == (
+            f"cannot tell, and strict: {str(told[0].message).removeprefix('cannot tell: ')}"
+        )
+
+    @pytest.mark.parametrize("name", ["latency", "throughput", "not slower"])
+    def test_cpu_time_is_asked_for(self, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """
+        The clock on the wall stands, and that of the processor goes on; or the other way round.
+        """
+        for cpu in (True, False):
+            going, standing = Machine(), Noted()
+            monkeypatch.setattr(performance, "process_time", going if cpu else standing)
+            monkeypatch.setattr(performance, "perf_counter", standing if cpu else going)
+            quarter = going.operation(0.25)
+
+            found = QUARTER[name](quarter, quarter, tmp_path, {"cpu": True} if cpu else {})
+
+            assert found.verdict is Verdict.WITHIN
+            assert standing.read == []
+
+    def test_kinds_of_time_are_told(self, machine: Machine) -> None:
+        """
+        Calibrated or of the clock, of the processor or not.
+        """
+        slow = machine.operation(0.25)
+
+        def latency(*, calibrated: bool, cpu: bool) -> str:
+            told = message(lambda: assert_latency(slow, at_most_seconds=0.1, calibrated=calibrated, cpu=cpu))
+            return "".join(re.findall(r"rounds\) of (.*), allowed are 100 ms\n", told))
+
+        def throughput(*, calibrated: bool, cpu: bool) -> str:
+            told = message(lambda: assert_throughput(slow, at_least_per_second=1e6, calibrated=calibrated, cpu=cpu))
+            calls = r"4 \(between 4 and 4, \d+ rounds\) calls are done, asked are 1,000,000\n"
+            return "".join(re.findall(rf"^in a (.*) {calls}", told))
+
+        kinds = [(False, False), (False, True), (True, False), (True, True)]
+        assert [latency(calibrated=calibrated, cpu=cpu) for calibrated, cpu in kinds] == [
+            "time",
+            "CPU time",
+            "calibrated time",
+            "calibrated CPU time",
+        ]
+        assert [throughput(calibrated=calibrated, cpu=cpu) for calibrated, cpu in kinds] == [
+            "second",
+            "CPU second",
+            "calibrated second",
+            "calibrated CPU second",
+        ]
+
+    def test_what_the_clock_said_is_told(self, machine: Machine) -> None:
+        """
+        Without a reference nothing is said of one.
+        """
+        assert message(lambda: assert_latency(machine.operation(0.25), at_most_seconds=0.1, calibrated=False)) == (
+            "a call takes 250 ms (between 250 ms and 250 ms, 40 rounds) of time, allowed are 100 ms\n  here a call takes 250 ms"
+        )
+
+    def test_calibrated_limit(self, machine: Machine) -> None:
+        """
+        The limit is kept in calls of the reference, which takes 45 µs on the machine that seconds are of.
+        """
+        assert performance.REFERENCE_SECONDS == 45e-6
+        assert assert_latency(machine.operation(45e-6), at_most_seconds=90e-6).limit == pytest.approx(2)
+        assert assert_throughput(machine.operation(45e-6), at_least_per_second=10_000).limit == pytest.approx(1 / 0.45)
+
+
+class TestBatches:
+    @pytest.mark.parametrize(
+        ("seconds", "tried", "times"),
+        [
+            (2**-20, [1, 8, 64, 512], 1049),
+            (2**-16, [1, 8, 16, 32], 66),
+            (2**-13, [1, 2, 4], 8),
+            (2**-12, [1, 2], 4),
+            (2**-11, [1], 2),
+            (2**-10, [1], 1),
+            (2**-7, [1], 1),
+        ],
+    )
+    def test_last_a_millisecond(
+        self, seconds: float, tried: list[int], times: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Some batches are tried until one lasts long enough, and nine more like it; all others then last a millisecond, or one call.
+        """
+        noted = Noted()
+        install(noted, monkeypatch)
+
+        assert_latency(noted.operation(seconds), at_most_seconds=1.0, calibrated=False)
+
+        assert noted.batches(seconds) == [*tried, *[tried[-1]] * 9, *[times] * LOOKS[0]]
+
+    def test_of_slow_calls_none_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        One that takes more than eight milliseconds says enough.
+        """
+        noted = Noted()
+        install(noted, monkeypatch)
+
+        assert_latency(noted.operation(2**-6), at_most_seconds=1.0, calibrated=False)
+
+        assert noted.batches(2**-6) == [1, *[1] * LOOKS[0]]
+
+    def test_the_quickest_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What was slow when it was tried, and is not later, has the batches of what it is.
+        """
+        noted = Noted()
+        install(noted, monkeypatch)
+        calls = count()
+
+        def warms_up() -> None:
+            noted.spend(2**-13 * (4 if next(calls) < 6 else 1))
+
+        assert_latency(warms_up, at_most_seconds=1.0, calibrated=False)
+
+        assert noted.batches(2**-13)[-LOOKS[0] :] == [8] * LOOKS[0]
+
+    @pytest.mark.parametrize("seconds", [2**-20, 2**-13, 2**-9, 2**-6])
+    def test_both_sides_last_equally_long(self, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A call of the longer one, and as many of the shorter.
+        """
+        noted = Noted()
+        install(noted, monkeypatch)
+
+        assert_not_slower(noted.operation(seconds), noted.operation(2**-9), by=100)
+
+        lasted = [end - begin for begin, end in zip(noted.read[::2], noted.read[1::2], strict=True)][-2 * LOOKS[0] :]
+        assert lasted == [max(seconds, 2**-9)] * len(lasted)
+
+    def test_batches_are_fitted_again(self, machine: Machine) -> None:
+        """
+        Where the operation is another one than it was when it was tried, the reference's batches come to last as long as its own.
+        """
+        began = machine.now
+        order: list[tuple[str, float]] = []
+
+        def changes() -> None:
+            order.append(("ours", machine.now))
+            machine.spend(2**-10 if machine.now - began < 0.05 else 2**-7)
+
+        def steady() -> None:
+            order.append(("theirs", machine.now))
+            machine.spend(2**-10)
+
+        assert_not_slower(changes, steady, by=100)
+
+        sides = "".join("o" if side == "ours" else "t" for side, _ in order)
+        assert max(map(len, re.findall("t+", sides[-200:]))) >= 8
 
 
 class TestLatency:
@@ -327,6 +555,51 @@ class TestStatistics:
         assert missed <= 4
         assert median(widths[LOOKS[-1]]) < median(widths[LOOKS[0]]) / 2
 
+    @pytest.mark.parametrize(
+        ("rounds", "left_out"),
+        [
+            (14, 0),
+            (17, 0),
+            (18, 1),
+            (64, 16),
+            (96, 29),
+            (128, 42),
+            (192, 69),
+            (384, 155),
+            (768, 332),
+            (1536, 694),
+            (3072, 1432),
+        ],
+    )
+    def test_how_many_are_left_out(self, rounds: int, left_out: int) -> None:
+        """
+        By the sign test, of an error of one in ten thousand on either side: so many at each end, as in tables of the binomial.
+        """
+        assert median_interval([float(number) for number in range(rounds)]) == (
+            (rounds - 1) / 2,
+            left_out,
+            rounds - 1 - left_out,
+        )
+
+    @pytest.mark.parametrize("rounds", [1, 2, 13])
+    def test_too_few_say_nothing(self, rounds: int) -> None:
+        """
+        Thirteen are the most of which no interval can be made.
+        """
+        assert median_interval([2.0] * rounds) == (2.0, -float("inf"), float("inf"))
+
+    def test_a_fifth_slower_is_settled(self) -> None:
+        """
+        A block counts while its second quickest round is at most a fifth slower than that of the best; the last may be a short one.
+        """
+        ratios = [float(number) for number in range(18)]
+        best, slower, slow = [1.0] * 8, [0.5, 1.2, *[9.0] * 6], [0.5, 1.25, *[9.0] * 6]
+
+        assert settled(ratios, [*best, *slower, 1.2, 3.0]) == [*ratios[:16]]
+        assert settled(ratios, [*best, *slow, 1.0, 1.0]) == [*ratios[:8], *ratios[16:]]
+        assert settled(ratios[:17], [*best, *slow, 1.2]) == [*ratios[:8], ratios[16]]
+        assert settled([7.0], [1.0]) == [7.0]
+
     def test_settled(self) -> None:
         """
         Blocks in which most of the reference's rounds are slow are left out; single ones that are interrupted are not.
@@ -473,6 +746,58 @@ class TestBaseline:
             "  here a call takes 120 µs, one of the reference 50 µs"
         )
 
+    def test_file(self, machine: Machine, tmp_path: Path) -> None:
+        """
+        Baselines stand in JSON, sorted, by interpreter, processor and version of the reference; a text is as good as a path.
+        """
+        path = tmp_path / "baselines.json"
+        eighth = machine.operation(0.125)
+        record_baseline(machine.operation(0.25), "주문", str(path), reference=eighth)
+        record_baseline(machine.operation(0.125), "a", path, reference=eighth, cpu=True)
+
+        here = f"cpython-{sys.version_info.major}.{sys.version_info.minor}-{platform.machine()}-reference-1"
+        assert path.read_text(encoding="utf-8") == dedent(
+            f"""\
+            {{
+              "{here}": {{
+                "a": {{
+                  "cpu": true,
+                  "ratio": 1.0
+                }},
+                "주문": {{
+                  "cpu": false,
+                  "ratio": 2.0
+                }}
+              }}
+            }}
+            """
+        )
+        assert assert_baseline(machine.operation(0.25), "주문", str(path), reference=eighth).limit == pytest.approx(2.2)
+
+    @pytest.mark.parametrize(("options", "took"), [({}, 3), ({"max_seconds": 1}, 1)])
+    def test_recording_takes_its_time(
+        self, options: dict[str, Any], took: float, machine: Machine, tmp_path: Path
+    ) -> None:
+        """
+        Three seconds, if nothing else is said, however plain it is; of what is quick, 3,072 rounds.
+        """
+        began = machine.now
+        known = record_baseline(
+            machine.operation(2**-5), "slow", tmp_path / "b.json", reference=machine.operation(2**-5), **options
+        )
+        spent = machine.now - began
+        calls = count()
+
+        def quick() -> None:
+            next(calls)
+            machine.spend(2**-12)
+
+        record_baseline(quick, "quick", tmp_path / "b.json", reference=machine.operation(2**-12), max_seconds=100)
+
+        assert known.median == 1
+        assert spent == pytest.approx(took, abs=0.15)
+        assert 4 * LOOKS[-1] <= next(calls) <= 4 * LOOKS[-1] + 50
+
     def test_missing(self, tmp_path: Path) -> None:
         """
         A name without a baseline fails, and says what makes one.
@@ -493,8 +818,9 @@ class TestBaseline:
         path = tmp_path / "baselines.json"
         path.write_text(content)
 
-        with pytest.raises(ValueError, match="holds something else"):
+        with pytest.raises(ValueError, match=rf"^baselines: {re.escape(str(path))} holds something else: .") as caught:
             assert_baseline(reference_workload, "orders", path)
+        assert caught.value.__cause__ is None
         with pytest.raises(ValueError, match="holds something else"):
             record_baseline(reference_workload, "orders", path, max_seconds=0.01)
         assert path.read_text() == content
@@ -532,6 +858,60 @@ class TestBaseline:
             cpu.spend(100e-6)
 
         assert assert_baseline(waits_longer, "orders", path, reference=reference).verdict is Verdict.WITHIN
+
+
+class TestReference:
+    def test_never_changes_its_answer(self) -> None:
+        """
+        To which each part of the work adds something.
+        """
+        assert reference_workload() == reference_workload() == 10_464
+
+
+class TestShown:
+    @pytest.mark.parametrize(
+        ("seconds", "shown"),
+        [
+            (0.0, "0 ns"), (1e-10, "0.1 ns"), (9.99e-7, "999 ns"), (1e-6, "1 µs"), (9.994e-4, "999 µs"), (1e-3, "1 ms"),
+            (0.1234, "123 ms"), (0.999, "999 ms"), (1.0, "1 s"), (90.0, "90 s"), (-0.002, "-2 ms"),
+        ],
+    )  # fmt: skip
+    def test_seconds(self, seconds: float, shown: str) -> None:
+        """
+        In the unit that leaves one to three digits before the point.
+        """
+        known = Interval(1.0, 1.0, 1.0)
+        found = performance.Comparison(Verdict.WITHIN, known, 1.0, 64, seconds, None)
+
+        assert found.beside() == f"here a call takes {shown}"
+        assert (
+            found._replace(reference_seconds=2 * seconds)
+            .beside()
+            .startswith(f"here a call takes {shown}, one of the ref")
+        )
+
+    @pytest.mark.parametrize(
+        ("size", "shown"),
+        [
+            (0, "0 bytes"), (0.25, "0.25 bytes"), (1, "1 bytes"), (99.94, "99.9 bytes"), (100, "100 bytes"), (-99.94, "-99.9 bytes"),
+            (1023, "1023 bytes"), (1024, "1 KiB"), (-2048, "-2 KiB"), (1 << 20, "1 MiB"), (3.5 * (1 << 20), "3.5 MiB"),
+        ],
+    )  # fmt: skip
+    def test_bytes(self, size: float, shown: str) -> None:
+        """
+        So are bytes, of which there are 1,024 to the next unit.
+        """
+        assert performance._bytes(size) == shown
+
+    def test_comparison(self) -> None:
+        """
+        The median, its interval, and of how many rounds; or that they were too few.
+        """
+        found = performance.Comparison(Verdict.WITHIN, Interval(1.5, 1.25, 2.0), 3.0, 64, 1.0, None)
+
+        assert found.shown(lambda value: f"{value}x") == "1.5x (between 1.25x and 2.0x, 64 rounds)"
+        few = found._replace(measured=Interval(1.5, -float("inf"), float("inf")), rounds=13)
+        assert few.shown(lambda value: f"{value}x") == "1.5x (of 13 rounds, too few for an interval)"
 
 
 GROWING: dict[Order, Callable[[int], float]] = {
@@ -585,6 +965,115 @@ class TestGrowth:
         measured = [exactly(GROWING["n"](each), 0.5) for each in SIZES]
 
         assert fit_growth(SIZES, measured, "n").verdict is Verdict.CANNOT_TELL
+
+    @pytest.mark.parametrize(
+        ("seconds", "at_most", "verdict", "order"),
+        [
+            # Times that are 9 % off a straight line in turns, and 11 %.
+            ([0.91e-6, 2 * 1.09e-6, 4 * 0.91e-6, 8 * 1.09e-6], "n", Verdict.WITHIN, "n"),
+            ([0.8e-6, 2 * 1.2e-6, 4 * 0.8e-6, 8 * 1.2e-6], "n", Verdict.CANNOT_TELL, "n log n"),
+            ([1e-6, 1e-6, 1e-6, 1e-6], "1", Verdict.WITHIN, "1"),
+            ([1e-6, 2e-6, 4e-6, 8e-6], "1", Verdict.BEYOND, "n"),
+            ([1e-6, 4e-6, 16e-6, 64e-6], "n log n", Verdict.BEYOND, "n²"),
+            ([1e-6, 8e-6, 64e-6, 512e-6], "n²", Verdict.BEYOND, "n³"),
+            ([8e-6, 4e-6, 2e-6, 1e-6], "n", Verdict.CANNOT_TELL, "1"),
+        ],
+    )
+    def test_what_fits(self, seconds: list[float], at_most: Order, verdict: Verdict, order: Order) -> None:
+        """
+        What comes within a tenth fits; what is further from every order cannot be told, for another one is not twice as near.
+        """
+        found = fit_growth((100, 200, 400, 800), [exactly(each) for each in seconds], at_most)
+
+        assert (found.verdict, found.order) == (verdict, order)
+        assert found.sizes == (100, 200, 400, 800)
+        assert found.seconds == tuple(seconds)
+        assert found.noise == pytest.approx(0.002 / 8)
+
+    def test_how_far_off_each_order_is(self) -> None:
+        """
+        The root mean square of the relative errors of the best a + b·f(n), here of 9 + 3n; a search over all a and b finds these.
+        """
+        sizes = (10, 20, 40, 80)
+
+        found = fit_growth(sizes, [exactly(9e-6 + 3e-6 * size) for size in sizes], "n")
+
+        wanted = {"1": 0.53516, "log n": 0.39805, "n": 0.0, "n log n": 0.04440, "n²": 0.17381, "n³": 0.27381}
+        assert found.misfits == {order: pytest.approx(misfit, abs=0.00001) for order, misfit in wanted.items()}
+
+    def test_noise_widens_what_fits(self) -> None:
+        """
+        An order that is off by three times the noise fits; where the noise is more than a tenth, it cannot be told all the same.
+        """
+        off = [0.8e-6, 2 * 1.2e-6, 4 * 0.8e-6, 8 * 1.2e-6]
+
+        def found(noise: float) -> Verdict:
+            measured = [Interval(each, each * (1 - 4 * noise), each * (1 + 4 * noise)) for each in off]
+            return fit_growth((100, 200, 400, 800), measured, "n").verdict
+
+        assert [found(noise) for noise in (0.05, 0.075, 0.099, 0.101)] == [
+            Verdict.CANNOT_TELL,
+            Verdict.WITHIN,
+            Verdict.WITHIN,
+            Verdict.CANNOT_TELL,
+        ]
+
+    def test_shown(self) -> None:
+        """
+        A line per size, how far off each order is, and the noise.
+        """
+        grown = performance.Growth(
+            Verdict.WITHIN, "n", (8, 1_048_576), (1e-6, 0.25), {"1": 0.5, "n": 0.004, "n²": 1.5}, 0.0123
+        )
+
+        assert str(grown) == ("           8  1 µs\n   1,048,576  250 ms\n  off by 1: 50%, n: 0%, n²: 150%; noise 1.2%")
+
+    def test_defaults(self, machine: Machine) -> None:
+        """
+        Sizes of two powers of ten, handed to the operation as they are, for ten seconds at the most; in so few rounds any order fits.
+        """
+        sizes: set[int] = set()
+
+        def work(size: int) -> None:
+            sizes.add(size)
+            machine.spend(size * 2**-15)
+
+        began = machine.now
+        with pytest.warns(CannotTellWarning, match=r"^cannot tell: the time grows with 1, allowed is n²\n") as told:
+            found = assert_growth(work, at_most="n²")
+
+        assert found.sizes == SIZES
+        assert sizes == set(SIZES)
+        # What is tried first, and rounds of a second until the ten are over.
+        assert machine.now - began == pytest.approx(12, abs=1)
+        assert [Path(each.filename).name for each in told] == [Path(__file__).name]
+        assert message(lambda: assert_growth(work, at_most="n²", strict=True)).startswith(
+            "cannot tell, and strict: the"
+        )
+
+    def test_cpu_time(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Where CPU time is asked for, the clock on the wall is not read.
+        """
+        wall = Noted()
+        monkeypatch.setattr(performance, "perf_counter", wall)
+
+        found = assert_growth(lambda n: machine.spend(1e-6 * n), at_most="n", sizes=(16, 64, 256, 1024), cpu=True)
+
+        assert found.order == "n"
+        assert wall.read == []
+
+    def test_alarm_must_be_raised_twice(self, machine: Machine) -> None:
+        """
+        What grew too fast for a while, and does not when it is measured again, is no regression.
+        """
+        began = machine.now
+
+        def recovers(size: int) -> None:
+            machine.spend(1e-8 * size * (size if machine.now - began < 0.25 else 100))
+
+        assert assert_growth(recovers, at_most="n", sizes=(16, 64, 256, 1024)).verdict is Verdict.WITHIN
+        assert machine.now - began > 0.5
 
     def test_within(self, machine: Machine) -> None:
         """
@@ -648,9 +1137,13 @@ class TestGrowth:
         wrong: Any = "n^2"
         with pytest.raises(ValueError, match=r"at least four, positive and rising, not \[1, 2, 3\]"):
             assert_growth(sum, at_most="n", sizes=(1, 2, 3))
-        with pytest.raises(ValueError, match="rising"):
-            assert_growth(sum, at_most="n", sizes=(1, 2, 4, 3))
-        with pytest.raises(ValueError, match=r"one of 1, log n, n, n log n, n², n³, not 'n\^2'"):
+        for sizes in ((1, 2, 4, 3), (1, 2, 2, 3), (0, 1, 2, 3), ()):
+            told = f"growth: sizes must be at least four, positive and rising, not {[*sizes]}"
+            with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+                assert_growth(sum, at_most="n", sizes=sizes)
+        with pytest.raises(
+            ValueError, match=r"^growth: at_most must be one of 1, log n, n, n log n, n², n³, not 'n\^2'$"
+        ):
             assert_growth(sum, at_most=wrong)
 
 
@@ -727,6 +1220,96 @@ class TestMemory:
         assert found.bytes_per_call == pytest.approx(10_000, rel=0.1)
         assert found.is_growing
 
+    @pytest.mark.parametrize(
+        ("held", "slope", "grows"),
+        [
+            ([1, 2, 3, 4, 5, 6, 7], 1, False),
+            ([1, 2, 3, 4, 5, 6, 7, 8], 1, True),
+            ([8, 7, 6, 5, 4, 3, 2, 1], -1, False),
+            ([5] * 20, 0, False),
+            ([0, *[100] * 19], 0, False),
+            ([0, 1, 1, 1, 1, 2, 4, 4, 4, 5], 0.5, False),
+            ([0, 2, 2, 3, 3, 4, 4, 5, 5], 0.5, True),
+            ([0, 0, 3, 3, 3, 3, 3, 5, 5, 5, 5, 5], 0.4, False),
+            ([0, 0, 0, 1, 0, 1, 2, 2, 2, 2, 2, 2, 2, 2], 1 / 6, False),
+            ([0, 1, 1, 2, 4, 2, 5, 5, 5, 5, 5], 0.5, True),
+            ([0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 5, 5, 5], 2 / 9, True),
+            ([0, 1, 2, 1, 2, 2, 4, 4, 5, 5], 5 / 9, True),
+        ],
+    )
+    def test_trend(self, held: list[float], slope: float, grows: bool) -> None:
+        """
+        The slope of Theil and Sen, and the test of Mann and Kendall for values that are equal, too, near its limit.
+        """
+        found, is_growing = performance._trend(held)
+
+        assert found == pytest.approx(slope)
+        assert is_growing is grows
+
+    @pytest.mark.parametrize(("calls", "made"), [(1, 20), (20, 20), (39, 20), (40, 40), (100, 100)])
+    def test_how_often_it_is_called(self, calls: int, made: int) -> None:
+        """
+        So many times as were asked for, in twenty parts; and a few times before, to warm up and for its peak.
+        """
+        called = count()
+
+        measure_memory(lambda: next(called), calls=calls)
+        measured = next(called)
+        assert_no_leak(lambda: next(called), calls=calls)
+
+        assert measured - made == 5
+        assert next(called) - measured - 1 - made == 2
+
+    def test_thousand_calls_by_default(self) -> None:
+        """
+        For what is measured and for what is asserted.
+        """
+        called = count()
+        measure_memory(lambda: next(called))
+        assert next(called) == 1005
+        assert_no_leak(lambda: next(called))
+        assert next(called) == 1006 + 1002
+
+    def test_leak_that_is_allowed(self) -> None:
+        """
+        A byte a call, if nothing else is said; or as many as are.
+        """
+        assert 999 < assert_no_leak(lambda: KEPT.append(bytes(1000)), calls=100, at_most_bytes_per_call=2000) < 1200
+        assert "allowed are 1 bytes;" in message(lambda: assert_no_leak(lambda: KEPT.append(bytes(1000)), calls=100))
+        assert "allowed are 900 bytes;" in message(
+            lambda: assert_no_leak(lambda: KEPT.append(bytes(1000)), calls=100, at_most_bytes_per_call=900)
+        )
+
+    def test_three_lines_are_named(self) -> None:
+        """
+        Of four lines that keep something, those that keep most, the most first.
+        """
+
+        def leaks() -> None:
+            KEPT.append(bytes(1000))
+            KEPT.append(bytes(4000))
+            KEPT.append(bytes(3000))
+            KEPT.append(bytes(2000))
+
+        lines = message(lambda: assert_no_leak(leaks, calls=100)).splitlines()[1:]
+
+        first = leaks.__code__.co_firstlineno
+        assert [re.sub(r"^  .* of ", "", line) for line in lines] == [f"{__file__}:{first + at}" for at in (2, 3, 4)]
+
+    def test_collector_is_left_as_it_was(self) -> None:
+        """
+        What somebody else has frozen stays so; what is frozen for a measurement is not afterwards.
+        """
+        measure_memory(lambda: None, calls=20)
+        assert gc.get_freeze_count() == 0
+        gc.freeze()
+        try:
+            frozen = gc.get_freeze_count()
+            measure_memory(lambda: None, calls=20)
+            assert gc.get_freeze_count() >= frozen - 100
+        finally:
+            gc.unfreeze()
+
     def test_tracing_stays_on(self) -> None:
         """
         Who traces memory goes on tracing it.
@@ -760,6 +1343,83 @@ class TestHelper:
         assert measured["error"] is None
         assert measured["is_within_limit"] is True
         assert 0 < measured["duration_ms"] < measured["max_duration_ms"] == 60_000
+
+    @pytest.mark.parametrize(("limit", "is_within"), [(250, True), (249, False)])
+    def test_mono_is_measured(self, limit: float, is_within: bool, machine: Machine, virtual: Virtual) -> None:
+        """
+        In milliseconds; what takes just as long as it may is within its limit.
+        """
+
+        async def burn() -> Result[str, str]:
+            machine.spend(0.25)
+            return Failure("burnt")
+
+        measured = virtual(PerformanceTestHelper().measure_mono_performance(MonoResult.from_async_result(burn), limit))
+
+        assert measured == {
+            "duration_ms": 250,
+            "max_duration_ms": limit,
+            "is_within_limit": is_within,
+            "success": False,
+            "error": "burnt",
+        }
+
+    def test_each_fault_is_told(self) -> None:
+        """
+        What took too long, what failed, or both; of neither nothing is said.
+        """
+        helper = PerformanceTestHelper()
+        fine = {"duration_ms": 12.3456, "max_duration_ms": 20, "is_within_limit": True, "success": True, "error": None}
+
+        helper.assert_performance(fine)
+        assert message(lambda: helper.assert_performance({**fine, "is_within_limit": False})) == (
+            "it took 12.3 ms, allowed are 20 ms"
+        )
+        assert message(lambda: helper.assert_performance({**fine, "success": False, "error": "x"})) == "it failed: 'x'"
+        assert (
+            message(
+                lambda: helper.assert_performance({**fine, "is_within_limit": False, "success": False, "error": "x"})
+            )
+            == "it took 12.3 ms, allowed are 20 ms\nit failed: 'x'"
+        )
+
+    def test_defaults(self, virtual: Virtual) -> None:
+        """
+        A hundred calls, ten at once; a hundred requests in a second, ten under way.
+        """
+        at_once, most = 0, 0
+
+        async def work() -> None:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            await asyncio.sleep(0.5)
+            at_once -= 1
+
+        helper = PerformanceTestHelper()
+        called = virtual(helper.measure_async_operation(work))
+        most_called, most = most, 0
+        loaded = virtual(helper.load_test(work))
+
+        assert (called.total_iterations, most_called) == (100, 10)
+        assert called.requests_per_second == pytest.approx(100 / 5)
+        assert (loaded.total_iterations, most) == (100, 10)
+        # The last is meant to begin after 0.99 s, and is done when ten times ten have taken half a second each.
+        assert loaded.max_duration_ms == pytest.approx(5090 - 990, abs=100)
+        assert loaded.average_duration_ms == pytest.approx(2300)
+
+    def test_memory_of_a_hundred(self, virtual: Virtual) -> None:
+        """
+        If nothing else is said.
+        """
+        called = count()
+
+        async def work() -> None:
+            next(called)
+
+        virtual(PerformanceTestHelper().measure_memory_usage(work))
+
+        assert next(called) == 105
 
     def test_mono_message(self, virtual: Virtual) -> None:
         """

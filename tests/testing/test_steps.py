@@ -458,6 +458,26 @@ class TestStreams:
             .expect_failure(OSError, defect=True)
         )
 
+    def test_an_iterator_that_cannot_be_closed(self) -> None:
+        """
+        What has nothing but items is read all the same, and need not be closed.
+        """
+
+        class Numbers:
+            def __init__(self) -> None:
+                self.given = 0
+
+            def __aiter__(self) -> Numbers:
+                return self
+
+            async def __anext__(self) -> int:
+                if self.given == 2:
+                    raise StopAsyncIteration
+                self.given += 1
+                return self.given
+
+        verify(StepVerifier(Numbers()).expect_values(1, 2))
+
     def test_awaitables(self) -> None:
         """
         A function that returns a Result, a FluxResult or a value is awaited.

@@ -592,8 +592,8 @@ async def _soon(held: T) -> T:
     return held
 
 
-def _raise(value: object, number: int) -> None:
-    raise RuntimeError(value, number)
+def _raise(_: object) -> None:
+    raise RuntimeError
 
 
 # Each takes the chain, a number and what notes a call.
@@ -611,7 +611,7 @@ _OPERATORS: Mapping[str, Callable[[MonoResult[Any, Any], int, Callable[[Any], An
         lambda error: _soon((noted(error), _either(n))[1])
     ),
     "fallback": lambda mono, n, _: mono.fallback(MonoResult.from_result(_either(n))),
-    "tap_that_raises": lambda mono, n, noted: mono.tap(lambda value: _raise(noted(value), n), noted),
+    "tap_that_raises": lambda mono, _, noted: mono.tap(lambda value: _raise(noted(value)), noted),
     "retry": lambda mono, n, _: mono.retry(n),
     "retry_some": lambda mono, n, _: mono.retry(n, on_codes=_code(n)),
     "timeout": lambda mono, n, _: mono.timeout(3600 + n),
