@@ -7,9 +7,11 @@ Real time is asked by `clock_gettime`, which is never virtual. The bounds on it 
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.server
 import importlib
 import queue
+import re
 import selectors
 import socket
 import subprocess
@@ -21,10 +23,11 @@ from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from time import monotonic as monotonic_by_name
 from time import sleep as sleep_by_name
+from typing import Any
 
 import pytest
 import uvloop
@@ -32,9 +35,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfs.monitoring import AlertCondition, Monitor, Rule
+from rfs.testing import virtual_time
 from rfs.testing.virtual_time import VirtualTime, VirtualTimeWarning
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+SEOUL = timezone(timedelta(hours=9))
 PATCHED = (
     (time, ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep")),
     (selectors.DefaultSelector, ("select",)),
@@ -48,9 +53,25 @@ def real() -> float:
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
+def entered() -> VirtualTime:
+    """The clock that is entered now."""
+    assert virtual_time._active is not None
+    return virtual_time._active
+
+
 def patched() -> list[object]:
     """What virtual time replaces, as it is now."""
     return [getattr(owner, name) for owner, names in PATCHED for name in names] + [monotonic_by_name, sleep_by_name]
+
+
+class Waits:
+    """A job that is no function."""
+
+    def __init__(self, wait: Callable[..., bool]) -> None:
+        self._wait = wait
+
+    def __call__(self) -> bool:
+        return self._wait()
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -91,7 +112,78 @@ async def get(port: int, seconds: float) -> bytes:
         await writer.wait_closed()
 
 
+def drive(every: float) -> None:
+    """Drive a Monitor by a clock that is not entered."""
+    clock = VirtualTime()
+    clock.drive(Monitor(clock=clock), every)
+
+
 class TestOneClock:
+    @pytest.mark.parametrize(
+        ("start", "wall"),
+        [
+            ({}, START),
+            ({"start": 0}, datetime(1970, 1, 1, tzinfo=UTC)),
+            ({"start": 1_700_000_000.25}, datetime(2023, 11, 14, 22, 13, 20, 250_000, tzinfo=UTC)),
+            ({"start": datetime(2026, 3, 1, 9, 0, 0, 7, tzinfo=SEOUL)}, datetime(2026, 3, 1, 0, 0, 0, 7, tzinfo=UTC)),
+            ({"start": datetime(1969, 12, 31, tzinfo=UTC)}, datetime(1969, 12, 31, tzinfo=UTC)),
+        ],
+    )
+    def test_where_it_begins(self, start: dict[str, Any], wall: datetime) -> None:
+        """
+        The wall clock where it is told to, by default at the beginning of 2026; what only goes on, far from 0.
+        """
+        clock = VirtualTime(**start)
+
+        assert (clock.now, clock.now.tzinfo) == (wall, UTC)
+        assert clock.time_ns() == (wall - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
+        assert (clock.monotonic(), clock.elapsed_seconds) == (1000.0, 0.0)
+        clock.advance(1.5)
+        clock.jump(3600.25)
+        assert clock.now == wall + timedelta(seconds=3601.75)
+        assert (clock.monotonic(), clock.elapsed_seconds) == (1001.5, 1.5)
+
+    def test_run_where_it_is_entered(self) -> None:
+        """
+        `run` enters and leaves what is not entered, and leaves entered what was.
+        """
+
+        async def main() -> float:
+            await asyncio.sleep(5)
+            return time.monotonic()
+
+        clock = VirtualTime()
+        assert clock.run(main()) == 1005
+        with clock:
+            assert clock.run(main()) == 1010
+            time.sleep(5)
+            assert time.monotonic() == 1015
+        assert clock.elapsed_seconds == 15
+
+    def test_advance_lets_others_have_their_turn(self) -> None:
+        """
+        Outside of a loop it returns when all that was due meanwhile has woken, each at its time.
+        """
+        woken: list[float] = []
+
+        def sleeper(seconds: float) -> None:
+            time.sleep(seconds)
+            woken.append(time.monotonic())
+
+        with VirtualTime() as clock:
+            threads = [threading.Thread(target=sleeper, args=(seconds,)) for seconds in (30, 10, 20)]
+            for thread in threads:
+                thread.start()
+            clock.advance(25)
+            after = [*woken]
+            clock.advance(10)
+            for thread in threads:
+                thread.join()
+
+        assert after == [1010, 1020]
+        assert woken == [1010, 1020, 1030]
+        assert clock.elapsed_seconds == 35
+
     def test_everything_tells_the_same_time(self) -> None:
         """
         After an hour of sleep, an hour has passed on every clock, to the nanosecond, and next to none really.
@@ -456,6 +548,45 @@ class TestRealWork:
 
             assert clock.monotonic() == began
 
+    @pytest.mark.parametrize(
+        ("make", "name"),
+        [
+            (lambda wait: wait, "Event.wait"),
+            (lambda wait: functools.partial(wait, 60), "Event.wait"),
+            (lambda wait: functools.partial(functools.partial(wait), 60), "Event.wait"),
+            (lambda wait: Waits(wait), "Waits"),
+        ],
+    )
+    def test_what_holds_is_named(self, make: Callable[[Callable[..., bool]], Callable[[], bool]], name: str) -> None:
+        """
+        A job by its function, also within partials, or by its class; it is told where the test runs, and once.
+        """
+        event = threading.Event()
+
+        async def main() -> bool:
+            loop = asyncio.get_running_loop()
+            loop.call_later(5, event.set)
+            return await loop.run_in_executor(None, make(event.wait))
+
+        told = (
+            rf"^virtual time was held for 0\.05 real seconds by job {name} #\d+; it goes on without waiting for that$"
+        )
+        with pytest.warns(VirtualTimeWarning, match=told) as warned:
+            assert VirtualTime(patience=0.05, grace=0).run(main())
+        assert len(warned) == 1
+
+    @pytest.mark.parametrize(("reason", "name"), [((), "hold"), (("a device",), "a device")])
+    def test_a_hold_that_is_forgotten(self, reason: tuple[str, ...], name: str) -> None:
+        """
+        It is reported by what was said of it, and then no hold any more.
+        """
+        with VirtualTime(patience=0.05) as clock, clock.hold(*reason):
+            with pytest.warns(VirtualTimeWarning, match=rf"held for 0\.05 real seconds by {name} #\d+; it goes on"):
+                time.sleep(60)
+            time.sleep(60)
+
+            assert clock.elapsed_seconds == 120
+
     def test_a_process_that_goes_on(self) -> None:
         """
         A server of a subprocess would hold the time for ever, too: it is reported once, and then time passes beside it.
@@ -625,25 +756,76 @@ class TestLeaving:
     @pytest.mark.parametrize(
         ("make", "fault"),
         [
-            (lambda: VirtualTime(datetime(2026, 1, 1)), "start must be an aware datetime"),  # noqa: DTZ001 - the fault
-            (lambda: VirtualTime(float("nan")), "start must be a finite number of seconds"),
+            (
+                lambda: VirtualTime(datetime(2026, 1, 1)),  # noqa: DTZ001 - the fault
+                "start must be an aware datetime, not datetime.datetime(2026, 1, 1, 0, 0)",
+            ),
+            (lambda: VirtualTime(float("nan")), "start must be a finite number of seconds, 0 or more, not nan"),
             (lambda: VirtualTime(grace=-1), "grace must be a finite number of seconds, 0 or more, not -1"),
-            (lambda: VirtualTime(patience=float("inf")), "patience must be a finite number of seconds"),
+            (
+                lambda: VirtualTime(patience=float("inf")),
+                "patience must be a finite number of seconds, 0 or more, not inf",
+            ),
             (lambda: VirtualTime().advance(-1), "seconds must be a finite number of seconds, 0 or more, not -1"),
-            (lambda: VirtualTime().jump(float("inf")), "seconds must be finite"),
-            (lambda: VirtualTime().drive(Monitor()), "the Monitor must be made with this clock"),
+            (
+                lambda: asyncio.run(VirtualTime().sleep(-1)),
+                "seconds must be a finite number of seconds, 0 or more, not -1",
+            ),
+            (lambda: VirtualTime().jump(float("inf")), "seconds must be finite, not inf"),
+            (lambda: VirtualTime().jump(float("nan")), "seconds must be finite, not nan"),
+            (lambda: VirtualTime().drive(Monitor()), "the Monitor must be made with this clock: Monitor(clock=...)"),
+            (lambda: drive(-1), "every must be a finite number of seconds, 0 or more, not -1"),
+            (lambda: drive(0), "every must be above 0 seconds, not 0"),
         ],
     )
-    def test_what_cannot_be_is_said(self, make: object, fault: str) -> None:
+    def test_what_cannot_be_is_said(self, make: Callable[[], object], fault: str) -> None:
         """
         A time that cannot be is refused by name, at once.
         """
-        assert callable(make)
-        with pytest.raises(ValueError, match=fault):
+        with pytest.raises(ValueError, match=re.escape(fault)) as caught:
             make()
+
+        assert str(caught.value) == fault
+
+    def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Without time-machine it says what to install, and nothing is changed.
+        """
+        before = patched()
+        monkeypatch.setitem(sys.modules, "time_machine", None)
+
+        with pytest.raises(ImportError) as caught, VirtualTime():
+            pass  # pragma: no cover
+
+        assert str(caught.value) == "virtual time needs an optional package: pip install 'rfs[testing]'"
+        assert patched() == before
 
 
 class TestDecorator:
+    def test_is_made_as_it_was(self) -> None:
+        """
+        Start, grace and patience are those of the decorator, for plain functions and coroutines, which keep their names.
+        """
+        decorate = VirtualTime(START, patience=0.05)
+
+        @decorate
+        def plain(*, hour: int) -> datetime:
+            with entered().hold():
+                time.sleep(3600 * hour)
+            return datetime.now(UTC)
+
+        @decorate
+        async def coroutine(hour: int) -> datetime:
+            with entered().hold():
+                await asyncio.sleep(3600 * hour)
+            return datetime.now(UTC)
+
+        assert (plain.__name__, coroutine.__name__) == ("plain", "coroutine")
+        with pytest.warns(VirtualTimeWarning, match=r"held for 0\.05 real seconds"):
+            assert plain(hour=1) == START + timedelta(hours=1)
+        with pytest.warns(VirtualTimeWarning, match=r"held for 0\.05 real seconds"):
+            assert asyncio.run(coroutine(2)) == START + timedelta(hours=2)
+
     def test_functions(self) -> None:
         """
         A decorated function has a virtual time of its own, each time the same.
@@ -806,5 +988,22 @@ class TestDrive:
         clock.advance(35)
 
         assert seen == [1010, 1020, 1030]
-        with pytest.raises(ValueError, match="every must be above 0 seconds, not 0"):
-            clock.drive(monitor, every=0)
+
+    def test_the_interval_is_a_second(self) -> None:
+        """
+        If nothing else is said; two monitors have their seconds in turn.
+        """
+        clock = VirtualTime(START)
+        seen: list[tuple[str, float]] = []
+
+        def noted(name: str) -> Callable[..., None]:
+            return lambda *_: seen.append((name, clock.monotonic()))
+
+        for name in ("one", "other"):
+            monitor = Monitor(clock=clock)
+            monitor.alerts.evaluate = noted(name)  # type: ignore[method-assign]
+            clock.drive(monitor)
+
+        clock.advance(2.5)
+
+        assert seen == [("one", 1001), ("other", 1001), ("one", 1002), ("other", 1002)]

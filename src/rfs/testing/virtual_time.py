@@ -129,7 +129,8 @@ class VirtualTime:
             since = start - datetime(1970, 1, 1, tzinfo=UTC)
             start_ns = since // timedelta(microseconds=1) * 1000
         else:
-            start_ns = round(_chain.seconds("start", start) * 1e9)
+            # To the microsecond, as a datetime: of this size floats are exact to no more.
+            start_ns = round(_chain.seconds("start", start) * 1e6) * 1000
         self._arguments = (start, _chain.seconds("grace", grace), _chain.seconds("patience", patience))
         _, self._grace, self._patience = self._arguments
         self._now_ns = _MONOTONIC_START_NS
