@@ -733,10 +733,10 @@ class TestChains:
 
         assert {program.source for program in programs} == set(product(("value", "error", "flaky"), range(4)))
         assert {len(program.operators) for program in programs} == set(range(most + 1))
-        if most:
-            assert {each for program in programs for each in program.operators} == set(
-                product(generators._OPERATORS, range(4))
-            )
+        operators = {each for program in programs for each in program.operators}
+        assert {name for name, _ in operators} == (set(generators._OPERATORS) if most else set())
+        if most > 2:  # of so few operators some numbers may not come
+            assert operators == set(product(generators._OPERATORS, range(4)))
 
     async def test_the_message_shows_both(self) -> None:
         """
@@ -876,7 +876,7 @@ class TestStrategies:
         From no measurement to as many as are asked for.
         """
         assert {len(each.points) for each in drawn_of(series(max_points=2))} == {0, 1, 2}
-        assert 20 < max(len(each.points) for each in many_series) <= 50
+        assert 10 < max(len(each.points) for each in many_series) <= 50
 
     def test_what_traces_are_drawn(self, many_traces: list[Span]) -> None:
         """
