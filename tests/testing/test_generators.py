@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 from ipaddress import IPv4Address
 from itertools import pairwise, product
 from pathlib import PurePosixPath
@@ -732,13 +733,13 @@ class TestChains:
         )
 
     @pytest.mark.parametrize(
-        ("of", "most"), [(chains(), 8), (chains(max_operators=2), 2), (chains(max_operators=0), 0)]
+        ("of", "most"), [(chains, 8), (partial(chains, max_operators=2), 2), (partial(chains, 0), 0)]
     )
-    def test_what_programs_are_drawn(self, of: SearchStrategy[ChainProgram], most: int) -> None:
+    def test_what_programs_are_drawn(self, of: Callable[[], SearchStrategy[ChainProgram]], most: int) -> None:
         """
         All sources and operators with the numbers from 0 to 3, and so many operators at the most.
         """
-        programs = drawn_of(of)
+        programs = drawn_of(of())
 
         assert {program.source for program in programs} == set(product(("value", "error", "flaky"), range(4)))
         assert {len(program.operators) for program in programs} == set(range(most + 1))
