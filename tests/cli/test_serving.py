@@ -25,7 +25,12 @@ from rfs.monitoring import AlertCondition, create_alert_rule
 from rfs.monitoring.monitor import Monitor
 
 monitor = Monitor(service_name="orders")
+started = Monitor(service_name="orders", directory="orders")
 number = 7
+
+def start():
+    started.start()
+    return started
 
 def declare():
     create_alert_rule("declined", "result_failure_total", AlertCondition.GREATER_THAN, 2)
@@ -106,7 +111,7 @@ class TestLeading:
 
         assert (server.said["service"], server.said["directory"]) == ("orders", str(tmp_path / "orders"))
         assert 'result_success_total{operation="재고.확인"} 20' in exposition.splitlines()
-        assert (status, errors) == (-signal.SIGTERM, "")
+        assert (status, errors) == (0, "")
         said = eventually(lambda: rfs("doctor", "-d", tmp_path / "orders").text.partition(f"pid {orders.pid} leads")[1])
         assert said
         assert (
@@ -181,8 +186,62 @@ class TestRules:
 
             assert (server.said["service"], server.said["directory"]) == ("orders", str(tmp_path / "orders"))
 
+    def test_a_monitor_that_runs_already_ends_well(self, tmp_path: Path) -> None:
+        """
+        One that its own module has started is stopped at the end, too: nobody finds a process that was killed.
+        """
+        (tmp_path / "rules_of_orders.py").write_text(RULES + "start()\n")
+        with serving(
+            "-d", tmp_path / "orders", "-s", "orders", "--import", "rules_of_orders:started", folder=tmp_path
+        ) as server:
+            eventually(server.leads)
+            assert server.end(signal.SIGTERM)[0] == 0
+
+        stopped(tmp_path / "orders")
+        assert "was killed" not in rfs("logs", "-d", tmp_path / "orders", "-n", 1_000).text
+
+    @pytest.mark.parametrize(
+        ("more", "fault"),
+        [
+            (["-d", "other", "--import", "rules_of_orders:started"], "the imported Monitor records into orders, not into other"),
+            (["--import", "rules_of_orders:monitor", "--import", "rules_of_orders:started"], "another Monitor was imported before"),
+            (["--import", "rules_of_orders:declare", "--import", "rules_of_orders:started"], "1 alert rules are declared on the default"),
+            (["--everywhere", "--import", "rules_of_orders:started"], "this Monitor has a directory of its own, orders"),
+        ],
+    )  # fmt: skip
+    def test_that_would_not_be_evaluated_are_refused(self, more: list[str], fault: str, tmp_path: Path) -> None:
+        """
+        Where two Monitors are meant, or two directories, it is not guessed which.
+        """
+        (tmp_path / "rules_of_orders.py").write_text(RULES)
+        done = refused(*["-d", "orders", "-s", "orders", *more], folder=tmp_path)
+
+        assert fault in done
+
+
+def refused(*arguments: object, folder: Path = ROOT) -> str:
+    """What the command says on standard error, having said nothing else and ended with status 2."""
+    env = environment(PYTHONPATH=str(ROOT / "src"))
+    done = subprocess.run(
+        command("serve", "--port", 0, *arguments),
+        check=False, capture_output=True, text=True, cwd=folder, env=env, timeout=FAR_SECONDS,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, ""), done
+    return done.stderr
+
 
 class TestDoors:
+    @pytest.mark.parametrize(("host", "reached"), [("127.0.0.2", "127.0.0.2"), ("0.0.0.0", "127.0.0.1")])
+    def test_the_printed_link_opens(self, host: str, reached: str, tmp_path: Path) -> None:
+        """
+        Whatever address is listened on, the link that is printed works from this machine.
+        """
+        with serving("-d", tmp_path / "orders", "-s", "orders", "--host", host) as server:
+            page = httpx.get(server.said["dashboard"], follow_redirects=True)
+
+        assert urlsplit(server.said["dashboard"]).hostname == reached
+        assert page.status_code == 200
+
     def test_who_may_see_what(self, tmp_path: Path) -> None:
         """
         The dashboard opens by its one-time link, once, and by its token; the scrape token opens the exposition alone; all else is denied.
@@ -212,7 +271,7 @@ class TestDoors:
 class TestRefusals:
     def test_of_what_cannot_be_served(self, tmp_path: Path) -> None:
         """
-        A directory that is not there, an address that is taken and another service's directory: status 2, and nothing is led.
+        A directory that is not there or is memory, and an address that is taken: status 2.
         """
         stopped(tmp_path / "orders")
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -242,42 +301,42 @@ class TestRefusals:
         What is named and cannot be used ends it, before it leads, with what is wrong.
         """
         (tmp_path / "rules_of_orders.py").write_text(RULES)
-        done = subprocess.run(
-            command("serve", "-d", tmp_path / "orders", "-s", "orders", "--port", 0, "--import", what),
-            check=False, capture_output=True, text=True, cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT / "src")), timeout=FAR_SECONDS,
-        )  # fmt: skip
+        done = refused("-d", tmp_path / "orders", "-s", "orders", "--import", what, folder=tmp_path)
 
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"rfs: --import {what}: {fault}\n"
+        assert done == f"rfs: --import {what}: {fault}\n"
+        assert not list((tmp_path / "orders").glob("live/leader-*"))
 
     def test_of_all_machines(self, tmp_path: Path) -> None:
         """
         What all machines have sent needs the service's name, and a store where they send it.
         """
-        done = subprocess.run(
-            command("serve", "--everywhere", "-s", "orders", "--port", 0),
-            check=False, capture_output=True, text=True, env=environment(PYTHONPATH=str(ROOT / "src")), timeout=FAR_SECONDS,
-        )  # fmt: skip
+        done = refused("--everywhere", "-s", "orders")
 
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith("rfs: --everywhere: this Monitor has no `forward_to`")
-        assert done.stderr.endswith("name one with RFS_STORE\n")
+        assert done.startswith("rfs: --everywhere: this Monitor has no `forward_to`")
+        assert done.endswith("such as the ClickHouse that RFS_STORE names\n")
         unnamed = rfs("serve", "--everywhere", "-d", tmp_path)
         assert (unnamed.status, unnamed.errors) == (
             2,
             "rfs: --everywhere needs the service's name: --service or RFS_SERVICE_NAME\n",
         )
 
+    def test_of_a_directory_without_a_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What would be sent on under a name that nobody has given is not served.
+        """
+        monkeypatch.setenv("RFS_STORE", "clickhouse://127.0.0.1:1/rfs")
+
+        answer = rfs("serve", "-d", tmp_path)
+
+        assert answer.status == 2
+        assert "does not say whose it is, and RFS_STORE is sent what it holds; name it with --service" in answer.errors
+
     def test_of_another_services_directory(self, orders: Process, tmp_path: Path) -> None:
         """
         Where a service of another name lives, it is told which, and that service goes on.
         """
-        done = subprocess.run(
-            command("serve", "-d", tmp_path / "orders", "-s", "kitchen", "--port", 0),
-            check=False, capture_output=True, text=True, env=environment(PYTHONPATH=str(ROOT / "src")), timeout=FAR_SECONDS,
-        )  # fmt: skip
+        done = refused("-d", tmp_path / "orders", "-s", "kitchen")
 
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "orders" in done.stderr
-        assert str(orders.pid) in done.stderr
+        assert "orders" in done
+        assert str(orders.pid) in done
         assert orders.ask(do="place", first=0, count=1) == 1

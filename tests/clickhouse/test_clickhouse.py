@@ -765,9 +765,13 @@ class TestAllMachines:
         """
         A minute after the last window of any machine the value of a gauge is unknown.
         """
+        for _ in range(2):
+            watching.log(20, "looked")
+            watching.beat()
         assert watching.query.latest("tables_open") is not None
 
         monkeypatch.setattr(watching._forward_to, "_now", lambda: time() + 62)
+        watching.beat()
 
         assert watching.query.latest("tables_open") is None
 
@@ -775,8 +779,12 @@ class TestAllMachines:
         """
         Without a store of many machines it cannot be asked for.
         """
-        for monitor in (Monitor(), Monitor(forward_to=MemoryStore()), Monitor(directory=tmp_path)):
-            with pytest.raises(ValueError, match="has no `forward_to` that many machines write into"):
+        for monitor, fault in (
+            (Monitor(), "has no `forward_to` that many machines write into"),
+            (Monitor(forward_to=MemoryStore()), "has no `forward_to` that many machines write into"),
+            (Monitor(directory=tmp_path), f"has a directory of its own, {tmp_path}"),
+        ):
+            with pytest.raises(ValueError, match=fault):
                 monitor.answer_for_all_machines()
             monitor.stop()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from rfs.errors import StoreError
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._store import Batch, Kind
 from rfs.monitoring._store.memory import MemoryStore
-from rfs.monitoring.alerts import AlertCondition, Rule
+from rfs.monitoring.alerts import AlertCondition, Rule, RuleStatus
 from rfs.monitoring.monitor import Monitor
 from rfs.testing.virtual_time import VirtualTime
 
@@ -141,5 +143,34 @@ class TestForAllMachines:
             clock.advance(1)
 
         assert asked == [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3]
+        assert not any(batch.window for batch in store.batches)
+        assert payloads(store.batches) == 1  # of the alert
+        assert monitor.query.series_count is None
         assert [alert.rule_name for alert in monitor.alerts.active()] == ["full"]
+        monitor.stop()
+
+    def test_a_fault_is_met_once_a_round(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A server that hangs is asked for the first rule, and the others do not wait for it as well.
+        """
+        store, clock, asked = Shared(), VirtualTime(), list[str]()
+
+        def kinds() -> Mapping[str, Kind]:
+            asked.append("kinds")
+            raise StoreError("clickhouse", "timed out", "S116")
+
+        monkeypatch.setattr(store, "kinds", kinds)
+        monitor = Monitor(forward_to=store, clock=clock)
+        monitor.answer_for_all_machines()
+        for name in ("full", "fuller", "fullest"):
+            monitor.alerts.set_rule(Rule(name, "tables_open", AlertCondition.GREATER_THAN, 5))
+
+        monitor.beat()
+
+        assert asked == ["kinds"]
+        assert {state.status for state in monitor.alerts.states().values()} == {RuleStatus.ERROR}
+        monkeypatch.undo()
+        clock.advance(5)
+        monitor.beat()
+        assert {state.status for state in monitor.alerts.states().values()} == {RuleStatus.FIRING}
         monitor.stop()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
 
 from rfs.monitoring import _live
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._live import Lease
+from rfs.monitoring._live import Lease, LiveReader
 from rfs.monitoring.alerts import AlertCondition, Rule
 from rfs.monitoring.monitor import Monitor
 from rfs.testing.virtual_time import VirtualTime
@@ -161,10 +163,84 @@ class TestGivingBack:
         assert worker.keep()
 
 
-class TestRules:
-    def test_that_who_leads_does_not_know_are_told(self, process: MakeMonitor) -> None:
+class TestFaults:
+    def test_who_cannot_follow_asks_no_more(self, process: MakeMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        The process that leads says how many alert rules of the service it does not evaluate, until it knows as many.
+        If there is no room for the file of a new epoch, who led leads on in his own, and is not asked again for a minute.
+        """
+        first, second = process(), process()
+        worker, server = Lease(first.capture), Lease(second.capture)
+        assert worker.keep()
+        server.takes_precedence = True
+        assert not server.keep()
+        assert not worker.keep()
+
+        def claim(*_: object) -> bool:
+            raise OSError(ENOSPC, "No space left on device")
+
+        for directory in (first.capture.directory, second.capture.directory):
+            monkeypatch.setattr(directory, "claim", claim)
+        with pytest.raises(OSError, match="No space"):
+            server.keep()
+        monkeypatch.setattr(_live, "LEASE_SECONDS", 0)
+        assert worker.keep()
+        monkeypatch.undo()
+        assert worker.epoch == 1
+
+        assert not any(server.keep() or not worker.keep() for _ in range(5))
+        server._asks_from = 0.0  # a minute later
+        assert not server.keep()
+        assert not worker.keep()
+        assert server.keep()
+
+    def test_an_older_leader_is_not_asked(self, process: MakeMonitor, tmp_path: Path) -> None:
+        """
+        The file of a leader that knows of no precedence stays as it is.
+        """
+        worker, server = Lease(process().capture), Lease(process().capture)
+        assert worker.keep()
+        (file,) = (tmp_path / "live").glob("leader-*")
+        os.truncate(file, 1_032)
+        server.takes_precedence = True
+
+        assert not server.keep()
+        assert file.stat().st_size == 1_032
+
+    def test_a_fork_does_not_take_precedence(self, process: MakeMonitor) -> None:
+        """
+        The child of a process that takes precedence is one like any other.
+        """
+        worker, server = Lease(process().capture), Lease(process().capture)
+        assert worker.keep()
+        server.takes_precedence = True
+
+        server.after_fork()
+
+        assert not server.keep()
+        assert worker.keep()
+
+    def test_the_dead_are_left_to_who_leads(self, process: MakeMonitor) -> None:
+        """
+        Dead processes that who led has taken, and not folded, are taken by who leads then.
+        """
+        worker, server, dead = process(), process(), process()
+        dead.log(20, "hello")
+        dead.capture.close()
+        readers = [LiveReader(each.capture) for each in (worker, server)]
+        for reader in readers:
+            reader.refresh()
+
+        assert len(readers[0].take_dead()) == 1
+        assert not readers[1].take_dead()
+        readers[0].leave_dead()
+        assert len(readers[1].take_dead()) == 1
+        assert not readers[0].take_dead()
+
+
+class TestRules:
+    def test_that_who_leads_does_not_know_are_told(self, process: MakeMonitor, clock: VirtualTime) -> None:
+        """
+        The process that leads says, after ten seconds of it, how many alert rules of the service it does not evaluate.
         """
         worker, server = process(), process()
         for name in ("busy", "broken"):
@@ -172,8 +248,12 @@ class TestRules:
         server.take_precedence()
         assert leads(server)
         worker.beat()
+        server.beat()
+        clock.advance(9)
+        server.beat()
         assert not server.diagnostics
 
+        clock.advance(2)
         server.beat()
 
         (told,) = server.diagnostics

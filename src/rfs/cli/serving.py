@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,8 +17,11 @@ import typer
 from rfs.cli.output import Output, visible
 from rfs.cli.places import find_directory, import_from_here, name_of
 from rfs.errors import RfsError
+from rfs.monitoring import monitor as monitors
 from rfs.monitoring._capture.live import MEMORY, default_directory
 from rfs.monitoring.monitor import Monitor, default_monitor
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where one who listens everywhere is reached from here
 
 
 def serve(
@@ -54,39 +58,54 @@ def serve(
         # The modules of the service act on the default Monitor, which is made with these.
         os.environ.update({"RFS_DIR": str(place)} | ({"RFS_SERVICE_NAME": name} if name else {}))
         monitor = _declared(imports)
-        if everywhere:
-            try:
-                monitor.answer_for_all_machines()
-            except ValueError as error:
-                raise RfsError(f"--everywhere: {error}; name one with RFS_STORE") from error
-        else:
-            if monitor.directory is None:
-                monitor.use_directory(place)
-            if monitor.capture_state.degraded:
-                raise RfsError(f"nothing can be led in {monitor.directory}: {monitor.capture_state.degraded}")
-            monitor.take_precedence()
-        app, guard = create_app(
-            monitor,
-            dashboard_token=os.environ.get(TOKEN_VARIABLE, ""),
-            scrape_token=os.environ.get(SCRAPE_TOKEN_VARIABLE, ""),
-            allowed_hosts=(*LOOPBACK_HOSTS, *allowed_hosts),
-        )
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        told = {
-            "service": monitor.service_name,
-            "directory": str(monitor.directory or ""),
-            "dashboard": f"{address}/?token={guard.new_start_token()}",
-            "metrics": f"{address}/metrics/prometheus",
-            "alert_rules": monitor.alerts.rule_count,
-        }
-        if output.is_json:
-            output.objects([told])
-        else:
-            for what, value in told.items():
-                typer.echo(f"{what.replace('_', ' '):<12} {visible(str(value))}")  # never folded: it is clicked on
-        config = uvicorn.Config(app, access_log=False, log_level="warning", lifespan="on")
-        with suppress(KeyboardInterrupt):  # uvicorn has ended well, and hands it on
-            uvicorn.Server(config).run(sockets=[listener])
+        try:
+            _prepare(monitor, place, everywhere=everywhere)
+            app, guard = create_app(
+                monitor,
+                dashboard_token=os.environ.get(TOKEN_VARIABLE, ""),
+                scrape_token=os.environ.get(SCRAPE_TOKEN_VARIABLE, ""),
+                allowed_hosts=(*LOOPBACK_HOSTS, host, *allowed_hosts),
+            )
+            reached = _LOOPBACK.get(host, host)
+            address = f"http://{f'[{reached}]' if ':' in reached else reached}:{listener.getsockname()[1]}"
+            told = {
+                "service": monitor.service_name,
+                "directory": str(monitor.directory or ""),
+                "dashboard": f"{address}/?token={guard.new_start_token()}",
+                "metrics": f"{address}/metrics/prometheus",
+                "alert_rules": monitor.alerts.rule_count,
+            }
+            if output.is_json:
+                output.objects([told])
+            else:
+                for what, value in told.items():
+                    typer.echo(f"{what.replace('_', ' '):<12} {visible(str(value))}")  # never folded: it is clicked on
+            # uvicorn ends well and then raises the signal anew, of which a process would die before the Monitor is stopped.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning", lifespan="on"))
+            with suppress(KeyboardInterrupt):
+                server.run(sockets=[listener])
+            if not server.started:
+                raise RfsError("the server did not start; it has said why")
+        finally:
+            monitor.stop()  # also one that its own module has started
+
+
+def _prepare(monitor: Monitor, place: Path, *, everywhere: bool) -> None:
+    """Let *monitor* answer for all machines, or lead in the directory *place*."""
+    if everywhere:
+        try:
+            monitor.answer_for_all_machines()
+        except ValueError as error:
+            raise RfsError(f"--everywhere: {error}") from error
+        return
+    if monitor.directory is None:
+        monitor.use_directory(place)
+    elif monitor.directory.absolute() != place.absolute():
+        raise RfsError(f"the imported Monitor records into {monitor.directory}, not into {place}; name its --directory")
+    if monitor.capture_state.degraded:
+        raise RfsError(f"nothing can be led in {monitor.directory}: {monitor.capture_state.degraded}")
+    monitor.take_precedence()
 
 
 def _named(service: str) -> str:
@@ -100,13 +119,16 @@ def _place(directory: Path | None, service: str) -> tuple[Path, str]:
     if service and str(directory) != MEMORY:
         return directory or default_directory(service), service
     place = find_directory(directory, service)
-    return place, name_of(place)
+    name = name_of(place)
+    if not name and os.environ.get("RFS_STORE"):
+        raise RfsError(f"{place} does not say whose it is, and RFS_STORE is sent what it holds; name it with --service")
+    return place, name
 
 
 def _declared(imports: Sequence[str]) -> Monitor:
     """Import each of ``MODULE`` and ``MODULE:NAME``, where NAME is the service's Monitor, or a function to call."""
     import_from_here()
-    monitor = None
+    found_monitor: Monitor | None = None
     for each in imports:
         module, _, name = each.partition(":")
         try:
@@ -114,11 +136,21 @@ def _declared(imports: Sequence[str]) -> Monitor:
             for part in name.split(".") if name else ():
                 found = getattr(found, part)
             if isinstance(found, Monitor):
-                monitor = found
+                if found_monitor not in (None, found):
+                    raise ValueError("another Monitor was imported before")
+                found_monitor = found
             elif name:
                 if not callable(found):
                     raise TypeError(f"{name!r} is neither a Monitor nor a function")
                 found()
         except Exception as error:
             raise RfsError(f"--import {each}: {type(error).__name__}: {error}") from error
-    return default_monitor() if monitor is None else monitor
+    if found_monitor is None:
+        return default_monitor()
+    unserved = monitors.default
+    if unserved not in (None, found_monitor) and unserved.alerts.rule_count:
+        raise RfsError(
+            f"{unserved.alerts.rule_count} alert rules are declared on the default Monitor, and another one was imported, which "
+            "would not evaluate them; declare them on that, with `use_monitor`"
+        )
+    return found_monitor

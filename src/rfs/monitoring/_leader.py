@@ -105,6 +105,7 @@ class Leader:
         self.sinks: list[Sink] = []
         # The threads that are inside one. What they record goes to no sink, or it would never end.
         self.in_sink: set[int] = set()
+        self.forwards_windows = True
         self.live = LiveReader(capture, on_problem)
         self._lease = Lease(capture)
         self._last_second = 0
@@ -164,6 +165,11 @@ class Leader:
     def take_precedence(self) -> None:
         """Lead from the next turn on, whoever leads; only not in the place of one that takes precedence, too."""
         self._lease.takes_precedence = True
+
+    @property
+    def takes_precedence(self) -> bool:
+        """Whether this process leads whoever else could."""
+        return self._lease.takes_precedence
 
     def attached(self) -> None:
         """Take what other processes have measured before as known: it did not happen now."""
@@ -404,7 +410,9 @@ class Leader:
             self._pass_on(runs, window)
 
     def _pass_on(self, runs: Sequence[Run], window: Window | None) -> None:
-        if self._forward_to is None:
+        if not self.forwards_windows:
+            window = None
+        if self._forward_to is None or (window is None and not runs):
             return
         try:
             self._forward_to.append(Batch(self._process, self._forwarded, runs, window))
@@ -522,6 +530,8 @@ class Leader:
         if self._capture.directory is None or not led:
             if local is not None:
                 local.resign()
+            with self._lock:
+                self.live.leave_dead()
             return
         if local is not None:
             local.lead(self._lease.epoch, is_first=self._lease.is_first, has_written=self._lease.has_written)

@@ -42,6 +42,7 @@ from rfs.monitoring._capture.live import (
     LiveDirectory,
     is_locked,
     process_of,
+    release_lock,
     take_lock,
     was_running,
 )
@@ -84,6 +85,7 @@ _PRECEDES_AT = _UNABLE_AT + 1  # a byte that is 1 if the leader takes precedence
 _WANTED_AT = _PRECEDES_AT + 1  # when one that does has last asked for the lead, by CLOCK_MONOTONIC
 _EXEMPLAR_TRIES = 3  # it changes once a second
 _LEADER_BYTES = _WANTED_AT + 8
+_ASK_AGAIN_SECONDS = 60.0  # after the lead was handed over to a process that then could not make the file of its epoch
 _WORDS = struct.Struct("=QQ")
 _DOUBLES = struct.Struct("=dd")
 _TABLE_BYTES = 2 * HEADER_BYTES
@@ -161,6 +163,7 @@ class LiveReader:
     def after_fork(self) -> None:
         """In a forked child: nothing is mapped yet."""
         self._processes: dict[str, _Process] = {}
+        self._taken: set[str] = set()
         self._own = CellsReader()
         self._own_regions: list[Region] = []
         self._own_segment: tuple[object, SegmentReader] | None = None
@@ -506,11 +509,21 @@ class LiveReader:
         Those of a newer version are left to a leader of that version.
         """
         known = set(self._folded.processes)
-        return [
+        taken = [
             one
             for one, process in self._processes.items()
             if one not in known and not process.is_newer and process.watch >= 0 and take_lock(process.watch)
         ]
+        self._taken.update(taken)
+        return taken
+
+    def leave_dead(self) -> None:
+        """When another process leads: let it have the dead that were taken here, and are not folded yet."""
+        for one in self._taken:
+            process = self._processes.get(one)
+            if process is not None and process.watch >= 0:
+                release_lock(process.watch)
+        self._taken.clear()
 
     def fold(
         self,
@@ -710,6 +723,8 @@ class Lease:
     def __init__(self, capture: Capture) -> None:
         self._capture = capture
         self.takes_precedence = False
+        self._asks_from = 0.0
+        self._handed_over = 0  # the epoch that was this process' until another one asked for the lead
         self.epoch = 0
         self.is_first = False  # this process leads, and nobody has led before it here
         self.has_written = False  # it, or one before it here, has written to the store
@@ -720,6 +735,7 @@ class Lease:
     def after_fork(self) -> None:
         """In a forked child: whatever the parent leads, this process does not."""
         self.takes_precedence = False
+        self._handed_over = 0
         self._step_down()
         self._seen = _NOBODY
 
@@ -755,21 +771,33 @@ class Lease:
                 self._beat()
                 return True
             self.release()
+            self._handed_over = highest
         self._step_down()
         if (highest and self._beating(directory, highest)) or not may_follow:
             return False
+        if highest and highest == self._handed_over:
+            # Who has asked did not come. No file is made, for which there may be no room.
+            return self._lead(directory, highest, is_first=False, has_written=self._was_written(directory, highest))
         used = max(highest, highest_epoch(names, TOTALS))
         epoch = max(used, above()) + 1
         who = _encode((capture.process, os.getpid()))
         content = len(who).to_bytes(2, "little") + who
         has_written = used > 0 and self._was_written(directory, highest)
         content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8) + bytes([has_written, False, self.takes_precedence])
-        if not directory.claim(f"{LEADER}{epoch}", content):
-            return False
+        try:
+            if not directory.claim(f"{LEADER}{epoch}", content):
+                return False
+        except OSError:
+            self._asks_from = time.monotonic() + _ASK_AGAIN_SECONDS
+            raise
+        return self._lead(directory, epoch, is_first=not used, has_written=has_written)
+
+    def _lead(self, directory: LiveDirectory, epoch: int, *, is_first: bool, has_written: bool) -> bool:
         self._beats = directory.watch(f"{LEADER}{epoch}")
         self.epoch = epoch
-        self.is_first, self.has_written = not used, has_written
-        self._seen = Leadership(epoch, os.getpid(), capture.process, is_self=True)
+        self.is_first, self.has_written = is_first, has_written
+        self._seen = Leadership(epoch, os.getpid(), self._capture.process, is_self=True)
+        os.pwrite(self._beats, bytes(8), _WANTED_AT)
         self._beat()
         return True
 
@@ -828,8 +856,9 @@ class Lease:
         finally:
             os.close(watch)
         is_beating = 0 <= time.monotonic_ns() - leader.beat_ns < LEASE_SECONDS * 1e9
-        may_ask = self.takes_precedence and self.can_write
-        if is_beating and may_ask and content[_PRECEDES_AT : _PRECEDES_AT + 1] != b"\1":
+        may_ask = self.takes_precedence and self.can_write and time.monotonic() >= self._asks_from
+        # A leader of an older version, whose file has no such byte, would not hear it.
+        if is_beating and may_ask and content[_PRECEDES_AT : _PRECEDES_AT + 1] == b"\0":
             self._ask_for_lead(directory, epoch)
         return is_beating
 

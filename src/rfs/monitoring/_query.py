@@ -645,8 +645,10 @@ class Query:
         }
 
     @property
-    def series_count(self) -> int:
-        """How many series there are, over all metrics."""
+    def series_count(self) -> int | None:
+        """How many series there are, over all metrics; None where the totals are not of those that are asked about."""
+        if self._latest is not None:
+            return None
         totals = self._totals()
         return len(totals.counters) + len(totals.gauges) + len(totals.sketches)
 

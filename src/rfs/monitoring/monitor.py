@@ -24,6 +24,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
+from rfs.errors import QueryTimeoutError, RfsError, StoreError
 from rfs.monitoring._capture.capture import Capture, CaptureState
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.foreign import SampleKey
@@ -68,6 +69,7 @@ _CLOCK_STEP_SECONDS = 1.0  # what is less is a clock being set right little by l
 _STEADY_SECONDS = (
     60.0  # so long an alert rule's value is not read anew while nothing is measured and its window is empty
 )
+_MISSED_RULES_SECONDS = 10.0  # processes that start, or are replaced, do not declare at the same moment
 _FORWARDED_SECONDS = 5.0  # as long as what is forwarded waits for more, mostly
 _FORGET_EVERY_SECONDS = 300.0  # so much longer than the hour it may take until an idle series is forgotten
 _LATEST_NS = 2**63 - 1
@@ -165,6 +167,8 @@ class Monitor:
         self._dropped_before = 0.0
         self._forgot_at = 0.0
         self._evaluated_at = -inf
+        self._far_fault: RfsError | None = None  # of the store elsewhere, since the rules were last evaluated
+        self._missed_rules_since: float | None = None
         self._operations: dict[str, OperationInstruments] = {}
         self._error_codes: dict[str, set[str]] = {}
 
@@ -307,19 +311,23 @@ class Monitor:
         """
         Answer questions, and evaluate alert rules, from what all machines forward to the store that this Monitor forwards to.
 
-        What this process records goes there as before. Rules are evaluated every five seconds, for what others measure takes that
-        long to come. `Query.totals` stay those of this process. Call it before ``start``.
+        What this process records goes there as before; what it measures does not, for it is none of the machines. Rules are evaluated
+        every five seconds, for what others measure takes that long to come. `Query.totals` stay those of this process. Call it before
+        ``start``.
 
         Raises:
-            ValueError: This Monitor forwards to no store of many machines.
+            ValueError: This Monitor forwards to no store of many machines, or has a directory, where it would lead.
         """
+        if self._planned is not None:
+            raise ValueError(f"this Monitor has a directory of its own, {self._planned}")
         store = self._forward_to
         if not isinstance(store, SharedStore):
             raise ValueError(  # noqa: TRY004 - it is no argument
-                "this Monitor has no `forward_to` that many machines write into, such as a ClickHouseStore"
+                "this Monitor has no `forward_to` that many machines write into, such as the ClickHouse that RFS_STORE names"
             )
         moment = Moment(Totals({}, {}, {}, {}, {}, []), store)
         self._answers_for_all = True
+        self._leader.forwards_windows = False
         self._ask(lambda: moment, lambda _: {}, store.latest)
 
     def _own_name(self) -> str:
@@ -738,6 +746,7 @@ class Monitor:
         if self._answers_for_all:
             if now - self._evaluated_at < _FORWARDED_SECONDS:
                 return
+            self._far_fault = None
             self._rule_query = self._rules.settled()
         else:
             self._rule_query = self._rules.settled(moment)  # all rules see the same one
@@ -775,10 +784,16 @@ class Monitor:
 
     def _miss_rules(self, totals: Totals) -> None:
         known, declared = self.alerts.rule_count, totals.gauges.get(_ALERT_RULES, 0)
-        if known < declared:
+        now = self.clock.monotonic()
+        if known >= declared:
+            self._missed_rules_since = None
+        elif self._missed_rules_since is None:
+            self._missed_rules_since = now
+        elif now - self._missed_rules_since >= _MISSED_RULES_SECONDS:
+            what_to_do = ": rfs serve --import MODULE" if self._leader.takes_precedence else ""
             self.diagnose(
                 f"RFS-A101 alert rules are not evaluated: a process of {self.service_name} declares {declared:.0f}, and this one "
-                f"(pid {os.getpid()}), which leads, has {known}; let it declare them, too: rfs serve --import MODULE"
+                f"(pid {os.getpid()}), which leads, has {known}; let it declare them, too{what_to_do}"
             )
 
     def _watch_pipeline(self) -> None:
@@ -822,7 +837,14 @@ class Monitor:
         known = self._steady.get(rule.name)
         if known is not None and known[0] is rule:
             return known[1]
-        sample = self._read_sample(rule)
+        if self._far_fault is not None:
+            raise self._far_fault  # asked for each rule, a server that hangs would hold this thread for minutes
+        try:
+            sample = self._read_sample(rule)
+        except (StoreError, QueryTimeoutError) as error:
+            if self._answers_for_all:
+                self._far_fault = error
+            raise
         # A second for the one that is under way, and one because windows are as fine as that.
         if self._still_seconds > rule.window_seconds + 2:
             self._steady[rule.name] = rule, sample

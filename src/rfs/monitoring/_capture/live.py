@@ -304,6 +304,11 @@ def take_lock(fd: int) -> bool:
     return True
 
 
+def release_lock(fd: int) -> None:
+    """Let somebody else have what `take_lock` took."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 def _check(path: Path, forbidden: int) -> None:
     status = os.stat(path, follow_symlinks=False)
     if stat.S_ISLNK(status.st_mode):

@@ -256,7 +256,7 @@ _REASONS = {
     "host_not_allowed": (
         "허용되지 않은 호스트 이름입니다.",
         "This host name is not allowed.",
-        "Add the name to install(app, allowed_hosts=[…]).",
+        "Add the name to install(app, allowed_hosts=[…]), or to rfs serve by --allowed-host.",
     ),
     "cross_site": (
         "다른 사이트에서 온 요청은 받지 않습니다.",

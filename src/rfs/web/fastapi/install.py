@@ -138,7 +138,7 @@ def install(
     setattr(app.state, _INSTALLATION, installation)
 
     serve_results(app)
-    adopt_active_span = not _silence_native_telemetry(app)
+    adopt_active_span = not silence_native_telemetry(app)
     run_monitor_with(app, the_monitor)
 
     build_stack = app.build_middleware_stack
@@ -175,14 +175,14 @@ def dashboard_app(the_monitor: Callable[[], Monitor], indicators: Sequence[Indic
     # Loaded here, because the page's module itself is written on top of FastAPI and is not needed without a dashboard.
     dashboard_api = import_module("rfs.monitoring.dashboard_api")
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    _silence_native_telemetry(app)
+    silence_native_telemetry(app)
     app.include_router(dashboard_api.create_router(monitor=the_monitor, indicators=indicators))
     serve_results(app)
     app.exception_handlers.setdefault(Exception, answer_unhandled)
     return app
 
 
-def _silence_native_telemetry(app: FastAPI) -> bool:
+def silence_native_telemetry(app: FastAPI) -> bool:
     """
     Switch FastAPI's own OpenTelemetry signals off (it has them since 0.158): one server span per request, and it is ours.
 

@@ -14,7 +14,7 @@ from rfs.monitoring.monitor import Monitor
 from rfs.web.fastapi.access import LOOPBACK_HOSTS, DashboardAccess
 from rfs.web.fastapi.exposition import EXPOSITION_PATH, Exposition
 from rfs.web.fastapi.health import health_router
-from rfs.web.fastapi.install import dashboard_app, run_monitor_with
+from rfs.web.fastapi.install import dashboard_app, run_monitor_with, silence_native_telemetry
 
 __all__ = ["create_app"]
 
@@ -45,6 +45,7 @@ def create_app(
         allowed_hosts=allowed_hosts,
         directory=lambda: monitor.directory,
     )
+    silence_native_telemetry(app)
     run_monitor_with(app, the_monitor)
     app.include_router(health_router({}, allows=guard.allows, monitor=the_monitor))
     app.add_route(EXPOSITION_PATH, Exposition(the_monitor, guard, scrape_token).answer, include_in_schema=False)
