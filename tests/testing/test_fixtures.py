@@ -1056,6 +1056,7 @@ class TestSnapshotText:
         assert "at <address>" in first
         assert "path: '<home>/menu.json'" in first
         assert "took_ms: <duration>" in first
+        assert " -> ok <duration>: Operation completed" in first
         assert "when: '<time>'" in first
 
     def test_reaches_into_what_is_nested(self, telemetry: Telemetry) -> None:
@@ -1531,7 +1532,7 @@ class TestSnapshots:
         for done, outcome in ((missing, "failed"), (written, "passed"), (kept, "passed"), (differs, "failed")):
             done.assert_outcomes(**{outcome: 1})
         differs.stdout.fnmatch_lines(
-            ["*telemetry differs from __snapshots__*; --rfs-update-snapshots*", "*+    dish: 'japchae'"]
+            ["*telemetry differs from __snapshots__*; --rfs-update-snapshots*", "*+++ now", "*+    dish: 'japchae'"]
         )
         folder = pytester.path / "__snapshots__" / "test_kitchen"
         stem = "TestCooking.test_dish[bulgogi]"

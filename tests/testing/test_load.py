@@ -179,6 +179,17 @@ def report() -> LoadReport:
     return made
 
 
+class TestReport:
+    def test_says_milliseconds(self) -> None:
+        """
+        What took a little less than a second is said to the millisecond.
+        """
+        made = LoadReport(rate=1, seconds=1.0, succeeded=1)
+        made.latencies.observe(0.996)
+
+        assert str(made).splitlines()[1] == "latency p50 996 ms, p90 996 ms, p99 996 ms, p99.9 996 ms, longest 996 ms"
+
+
 class TestAssertLoad:
     def test_borne(self) -> None:
         """
