@@ -766,9 +766,12 @@ class TestNoSpace:
         """
         chance = Random(3)
         parts = [
-            [record(number * 100 + each, message=chance.randbytes(900).hex()) for each in range(50)]
+            [
+                record(number * 100 + each, identity=f"{number}-{each}", message=chance.randbytes(900).hex())
+                for each in range(50)
+            ]
             for number in range(60)
-        ]
+        ]  # with so many ids the index fits into no page that is there already
         with tmpfs(tmp_path / "full", size=256 << 10) as disk, opened(disk.path) as directory:
             writer = ChunkWriter(directory, "c", 5)
             other = ChunkReader(directory, OPEN)

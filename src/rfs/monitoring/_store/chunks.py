@@ -97,8 +97,9 @@ _EVERYTHING = 1 << 62
 _FEW = 64  # records of a frame
 _REMEMBERED_BYTES = 400  # of a frame or a record, beside its payload
 
-# Of records 1 % smaller than level 3 is by itself, and as quick.
-_COMPRESSION = zstandard.ZstdCompressionParameters(compression_level=3, min_match=5)
+# Of records 1 % smaller than level 3 is by itself, and quicker: tables of 96 KiB stay in the processor's cache, its own of 768 KiB do
+# not, and a frame is no more than 256 KiB.
+_COMPRESSION = zstandard.ZstdCompressionParameters(compression_level=3, min_match=5, hash_log=14, chain_log=13)
 
 
 class Place(NamedTuple):
