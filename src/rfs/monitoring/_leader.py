@@ -105,6 +105,7 @@ class Leader:
         self.sinks: list[Sink] = []
         # The threads that are inside one. What they record goes to no sink, or it would never end.
         self.in_sink: set[int] = set()
+        # Who answers for all machines is none of them: its windows would make their silence look alive.
         self.forwards_windows = True
         self.live = LiveReader(capture, on_problem)
         self._lease = Lease(capture)
