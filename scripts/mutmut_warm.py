@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +29,10 @@ from mutmut.stats import status_by_exit_code
 from mutmut.workers import isolation
 
 LIVING = ("survived", "no tests")  # as mutmut says it
+SHARED_SECONDS = 5.0  # what it may take to make what a module's tests share; mutmut measures the tests alone
+LONG_SECONDS = 1.5
 SHOWN = 20  # tests that are seen to pass in a child before any mutant
+KILLERS = Path("mutants/killers").resolve()  # of each function a file: the tests that its mutants died of, a line each
 
 
 class WarmRunner(PytestRunner):
@@ -51,6 +54,7 @@ class WarmRunner(PytestRunner):
         self._config.hook.pytest_sessionstart(session=self._session)
         self._config.hook.pytest_collection(session=self._session)
         self._outputs = [sys.stdout]
+        KILLERS.mkdir(exist_ok=True)
         child = os.fork()
         if not child:
             sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - as mutmut does
@@ -72,20 +76,46 @@ class WarmRunner(PytestRunner):
         tests = set(tests)
         shared = {each for item in items if item.nodeid in tests for each in _shared(item)}
         seconds = {
-            item: state().duration_by_test.get(item.nodeid, 0.0)
+            item: state().duration_by_test.get(item.nodeid, 0.0) + (SHARED_SECONDS if _shared(item) else 0.0)
             for item in items
-            if item.nodeid in tests or not shared.isdisjoint(_shared(item))
+            if (item.nodeid in tests or not shared.isdisjoint(_shared(item))) and not _is_elsewhere(item, mutant_name or "")
         }
-        # What is quick first, for most mutants die of it; by modules, for what a module's tests share is made once.
+        # What other mutants of the function died of comes first, the quick and the frequent before; then what is quick, by
+        # modules, for what a module's tests share is made once. What is long looks at no mutants but those of its namesake:
+        # a few more may survive for that, and none dies.
+        killers = KILLERS / (mutant_name or "").rpartition("__mutmut_")[0]
+        kills = Counter(killers.read_text().splitlines() if killers.is_file() else [])
         of_module: dict[Path, float] = defaultdict(float)
         for item, its_seconds in seconds.items():
             of_module[item.path] += its_seconds
-        session.items = sorted(seconds, key=lambda item: (of_module[item.path], item.path, seconds[item]))
+        promise = {item: kills[item.nodeid] / (its_seconds + 0.001) for item, its_seconds in seconds.items()}
+        session.items = sorted(
+            seconds, key=lambda item: (-promise[item], of_module[item.path], item.path, seconds[item])
+        )
+        self._config.pluginmanager.register(_Killers(killers))
         with suppress(session.Failed):
             self._config.hook.pytest_runtestloop(session=session)
         status = 1 if session.testsfailed else 0
         self._config.hook.pytest_sessionfinish(session=session, exitstatus=status)
         return status
+
+
+def _is_elsewhere(item: Any, mutant_name: str) -> bool:
+    """Tell whether a test is long and not of the file that is named after the module of the mutant."""
+    namesake = mutant_name.partition(".x")[0].rpartition(".")[2].lstrip("_")
+    return state().duration_by_test.get(item.nodeid, 0.0) > LONG_SECONDS and item.path.stem != f"test_{namesake}"
+
+
+class _Killers:
+    """A plugin of pytest that notes which test fails."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            with self._file.open("a") as file:
+                file.write(f"{report.nodeid}\n")
 
 
 def _shared(item: Any) -> set[tuple[Path, str]]:

@@ -251,8 +251,11 @@ class TestFinding:
         with pytest.raises(MockTargetError) as caught:
             mock_result_service("order_service", "fnd")
 
-        assert str(caught.value).startswith("mock of order_service.fnd: order_service in tests/testing/test_mocks.py:")
+        where = f"tests/testing/test_mocks.py:{caught.traceback[0].lineno + 1} in {type(self).__name__}."
+        assert str(caught.value).startswith(f"mock of order_service.fnd: order_service in {where}")
         assert str(caught.value).endswith("has no 'fnd'; did you mean 'find'?")
+        with pytest.raises(MockTargetError, match=r"^mock of OrderService\.fnd: "):
+            mock_result_service(order_service, "fnd")
 
     def test_name_without_the_method_is_passed_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
@@ -388,6 +391,8 @@ class TestStandingIn:
             assert await order_service.chain("7").retry(1) == Success("mocked")
             mock.assert_called_once_with("7")
             assert [step.name for step in order_service.chain("8").steps] == ["chain"]
+            mock.side_effect = lambda number: Success(f"mocked {number}")
+            assert await order_service.chain("9") == await order_service.chain(number="9") == Success("mocked 9")
 
     async def test_annotation_says_that_it_is_awaited(self) -> None:
         """
@@ -876,7 +881,7 @@ class TestAnswers:
         one.reset_mock()
         other.reset_mock()
 
-        assert [await one(), await other()] == [Success(1), Success(2)]
+        assert [await one(), await one(), await other()] == [Success(1), Success(1), Success(2)]
 
 
 def order_in_another_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[Result[str, str]]]:
@@ -907,6 +912,16 @@ class TestMisuse:
         assert str(caught.value) == (
             "the mock was called and has no answer: say one, `return_success(value)` for example (service.method)"
         )
+        assert seen(caught.value) == []
+
+    async def test_side_effect_that_is_no_result_says_whose(self) -> None:
+        """
+        A side effect that returns something else is told with the method.
+        """
+        with pytest.raises(MockError) as caught:
+            await ResultServiceMocker("service", "method").side_effect(lambda: 3)()
+
+        assert str(caught.value) == "the side effect must return a Result, not int (service.method)"
 
     @pytest.mark.parametrize(
         ("say", "told"),

@@ -599,6 +599,7 @@ class TestStatistics:
         assert settled(ratios, [*best, *slow, 1.0, 1.0]) == [*ratios[:8], *ratios[16:]]
         assert settled(ratios[:17], [*best, *slow, 1.2]) == [*ratios[:8], ratios[16]]
         assert settled([7.0], [1.0]) == [7.0]
+        assert settled(ratios[:16], [*[0.5] * 8, *[0.61] * 8]) == [*ratios[:8]]
 
     def test_settled(self) -> None:
         """

@@ -697,6 +697,10 @@ class TestMarks:
         async def test_performance():
             pass
 
+        @performance_test()
+        def test_performance_called():
+            pass
+
         @performance_test(max_duration_ms=0)
         def test_slow():
             pass
@@ -712,7 +716,7 @@ class TestMarks:
             ("result_test", 1, 0),
             ("mono_test", 2, 0),
             ("flux_test", 1, 0),
-            ("performance_test", 2, 2),
+            ("performance_test", 3, 2),
             ("not performance_test", 3, 0),
         ],
     )
@@ -724,7 +728,7 @@ class TestMarks:
 
         run = pytester.runpytest(*PLUGIN, "--strict-markers", "-o", "asyncio_mode=auto", "-m", mark)
 
-        run.assert_outcomes(passed=passed, failed=failed, deselected=7 - passed - failed)
+        run.assert_outcomes(passed=passed, failed=failed, deselected=8 - passed - failed)
         if failed:
             run.stdout.re_match_lines([r".*test_slow took [\d.]+ ms, more than 0 ms", r".*test_slow_async took "])
 

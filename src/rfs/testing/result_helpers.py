@@ -576,6 +576,7 @@ class ResultServiceMocker:
 
     async def __call__(self, *args: Any, **kwargs: Any) -> AnyResult:
         """Answer one call."""
+        __tracebackhide__ = True
         return await self.answer_async(args, kwargs, None)
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], method: Method | None) -> AnyResult:
