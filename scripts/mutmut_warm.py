@@ -9,7 +9,9 @@ Of the mutants one in SHARE is run, drawn by lot, and in an order that is drawn 
 
 from __future__ import annotations
 
+import ast
 import os
+import signal
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -30,7 +32,10 @@ from mutmut.workers import isolation
 
 LIVING = ("survived", "no tests")  # as mutmut says it
 SHARED_SECONDS = 5.0  # what it may take to make what a module's tests share; mutmut measures the tests alone
-LONG_SECONDS = 1.5
+LONG_SECONDS = 1.5  # what takes longer is left out: a few more may survive for that, and none dies
+HUNG_SECONDS = 20.0  # beside four times what a test takes otherwise
+HUNG = 36  # the exit status that mutmut takes for a time limit
+TYPED = 34  # and for a mutant that is passed over
 SHOWN = 20  # tests that are seen to pass in a child before any mutant
 KILLERS = Path("mutants/killers").resolve()  # of each function a file: the tests that its mutants died of, a line each
 
@@ -78,11 +83,11 @@ class WarmRunner(PytestRunner):
         seconds = {
             item: state().duration_by_test.get(item.nodeid, 0.0) + (SHARED_SECONDS if _shared(item) else 0.0)
             for item in items
-            if (item.nodeid in tests or not shared.isdisjoint(_shared(item))) and not _is_elsewhere(item, mutant_name or "")
+            if (item.nodeid in tests or not shared.isdisjoint(_shared(item)))
+            and state().duration_by_test.get(item.nodeid, 0.0) < LONG_SECONDS
         }
         # What other mutants of the function died of comes first, the quick and the frequent before; then what is quick, by
-        # modules, for what a module's tests share is made once. What is long looks at no mutants but those of its namesake:
-        # a few more may survive for that, and none dies.
+        # modules, for what a module's tests share is made once.
         killers = KILLERS / (mutant_name or "").rpartition("__mutmut_")[0]
         kills = Counter(killers.read_text().splitlines() if killers.is_file() else [])
         of_module: dict[Path, float] = defaultdict(float)
@@ -92,7 +97,7 @@ class WarmRunner(PytestRunner):
         session.items = sorted(
             seconds, key=lambda item: (-promise[item], of_module[item.path], item.path, seconds[item])
         )
-        self._config.pluginmanager.register(_Killers(killers))
+        self._config.pluginmanager.register(_Watch(killers))
         with suppress(session.Failed):
             self._config.hook.pytest_runtestloop(session=session)
         status = 1 if session.testsfailed else 0
@@ -100,21 +105,20 @@ class WarmRunner(PytestRunner):
         return status
 
 
-def _is_elsewhere(item: Any, mutant_name: str) -> bool:
-    """Tell whether a test is long and not of the file that is named after the module of the mutant."""
-    namesake = mutant_name.partition(".x")[0].rpartition(".")[2].lstrip("_")
-    return state().duration_by_test.get(item.nodeid, 0.0) > LONG_SECONDS and item.path.stem != f"test_{namesake}"
+class _Watch:
+    """A plugin of pytest that notes which test fails, and ends a test that hangs: sooner than all tests' time limit does."""
 
+    def __init__(self, killers: Path) -> None:
+        self._killers = killers
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(HUNG))
 
-class _Killers:
-    """A plugin of pytest that notes which test fails."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        alone = state().duration_by_test.get(nodeid, 0.0)
+        signal.setitimer(signal.ITIMER_REAL, HUNG_SECONDS + 4 * (alone + SHARED_SECONDS))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
-            with self._file.open("a") as file:
+            with self._killers.open("a") as file:
                 file.write(f"{report.nodeid}\n")
 
 
@@ -122,6 +126,20 @@ def _shared(item: Any) -> set[tuple[Path, str]]:
     """Return the fixtures of a test that it shares with others of its module."""
     known = item._fixtureinfo.name2fixturedefs
     return {(item.path, name) for name, definitions in known.items() if definitions[-1].scope == "module"}
+
+
+def for_type_checkers(path: Path) -> set[str]:
+    """Return the mutants in a file that differ from the code in the type that a `cast` is given, and in nothing else."""
+    made: dict[str, str] = {}
+    for each in ast.walk(ast.parse(path.read_text())):
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and "__mutmut_" in each.name:
+            for call in ast.walk(each):
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "cast":
+                    call.args[:-1] = []
+            name, each.name = each.name, ""
+            made[name] = ast.dump(each)
+    original = {name: made[f"{name.rpartition('_')[0]}_orig"] for name in made}
+    return {name for name, code in made.items() if code == original[name] and not name.endswith("_orig")}
 
 
 def lot(name: str) -> int:
@@ -147,6 +165,12 @@ def main(children: int, share: int, modules: Collection[str]) -> None:
             for module, name, verdict in mutants
             if name.rpartition(".")[0] in modules and lot(name) % share == 0
         ]
+        for module in {module.path: module for module, *_ in mine}.values():
+            home = ".".join(Path(module.path).with_suffix("").parts[1:])
+            for name in for_type_checkers(Path("mutants") / module.path):
+                module.exit_code_by_key[f"{home}.{name}"] = TYPED
+            module.save()
+        mine = [(module, name, module.exit_code_by_key[name]) for module, name, _ in mine]
         # What survived may die of a test that is new; mutmut runs what has no verdict.
         return [
             (module, name, None if status_by_exit_code[verdict] in LIVING else verdict)

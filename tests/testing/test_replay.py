@@ -23,7 +23,7 @@ from msgspec import structs
 
 from rfs.core.result import Failure, Result, Success, error_code, is_expected
 from rfs.errors import CursorError, ReplayError
-from rfs.monitoring import CorrelationContext, Monitor, log_result_operation, use_monitor
+from rfs.monitoring import CorrelationContext, Monitor, default_monitor, log_result_operation, use_monitor
 from rfs.monitoring._capture.record import LogRecord
 from rfs.monitoring._query import Query
 from rfs.monitoring._spans import Trace, build_trace
@@ -470,6 +470,16 @@ def hidden(order: Order, count: int | None, dish: str = "x") -> Result[int, str]
     return Failure("no")
 
 
+@rfs.log_result_operation("a.host", include_args=False)
+def host(guest: Guest) -> Result[int, str]:
+    return Failure("no")
+
+
+@rfs.log_result_operation("a.chosen")
+def chosen(dish: str = "x", *, table: int = 0) -> Result[int, str]:
+    return Failure("no")
+
+
 @rfs.log_result_operation("a.partly")
 def partly(order: dict[str, str], orders: list[Order]) -> Result[int, str]:
     return Failure("no")
@@ -776,7 +786,7 @@ def left_to_do(todo: Iterable[str]) -> str:
 
 # What fails, by the name of the file that the test of it is to be.
 WRITTEN: dict[str, Callable[[Any], object]] = {
-    "unreadable": lambda once: once.unreadable(once.Order(7, "김밥"), once.Opaque(), "note", "a", "b", extra=1),
+    "unreadable": lambda once: once.unreadable(once.Order(7, "김밥"), once.Opaque(), "a=b", "c", "d", extra=1),
     "hidden": lambda once: once.hidden(once.Order(7, "김밥"), 3),
     "kinds": lambda once: once.kinds("x", 0.5, True, b"x", None, once.Struct(1), 1, once.Opaque(), once.Nameless(1), 1),
     "bare": lambda once: once.bare(),
@@ -986,14 +996,14 @@ class TestArguments:
         """
         An object of which only the class was recorded is a fixture, and not one that pytest has itself; the rest is made again.
         """
-        failure = recorded(lambda: once.unreadable(once.Order(7, "김밥"), once.Opaque(), "note", "a", "b", extra=1))
+        failure = recorded(lambda: once.unreadable(once.Order(7, "김밥"), once.Opaque(), "a=b", "c", "d", extra=1))
 
         source, todo = write_test(failure)
 
         assert 'rebuilt(unreadable,"order",{"number":7,"dish":"김밥"}' in plain(source)
         assert "def request_value() -> object:" in source
         assert 'raise NotImplementedError("TODO: give it a value")' in source
-        assert 'request_value,"note","a","b",)' in plain(source)
+        assert 'request_value,"a=b","c","d",)' in plain(source)
         assert todo == (
             "request: request was recorded as <shop_once.Opaque>; this is made up.",
             "more: what else it was called with is not told apart from what was bound to the request",
@@ -1011,6 +1021,24 @@ class TestArguments:
         assert "    return 0" in source
         assert "order=order,count=count,)" in plain(source)
         assert todo[0] == "order: order was not recorded; this is made up."
+
+    def test_that_are_models_are_made_up_as_well(self, once: Any) -> None:
+        """
+        A class of pydantic's is built by the data factory, as a data class is.
+        """
+        source, _ = write_test(recorded(lambda: once.host(once.Guest(name="김"))))
+
+        assert "    return TestDataFactory().build(Guest)" in source
+
+    def test_that_were_not_given_are_left_out(self, once: Any) -> None:
+        """
+        What has a default and was not recorded is not given, and what comes after it is.
+        """
+        failure = recorded(lambda: once.chosen(table=7))
+
+        source, _ = write_test(replace(failure, arguments={"table": 7}))
+
+        assert "chosen(table=7,)" in plain(source)
 
     def test_that_were_partly_masked_say_where(self, once: Any) -> None:
         """
@@ -1067,6 +1095,18 @@ class TestDependencies:
 
         assert 'charge_mock.return_error(recorded_error("RefusedError","NO_MONEY","thebanksaysno")' in plain(source)
         run_here(source)
+
+    def test_that_are_gone_are_left_to_the_reader(self, once: Any) -> None:
+        """
+        One that cannot be found any more is not mocked, and the others are.
+        """
+        failure = recorded(lambda: once.two(7))
+        first, *others = failure.inner
+
+        source, todo = write_test(replace(failure, inner=(replace(first, function="shop_once.gone"), *others)))
+
+        assert todo == (f"{first.operation}: failed inside, and is not mocked: shop_once has no function gone any more",)
+        assert source.count("mock_result_service(") == len({each.operation for each in others})
 
     @pytest.mark.parametrize(
         ("type_name", "code", "message", "written"),
@@ -1313,7 +1353,7 @@ class Pages:
         self.asked.append((limit, failed, before))
         if self.broken_after is not None and len(self.asked) > self.broken_after:
             raise CursorError(str(before))
-        return [self.record] * limit
+        return [*[replace(self.record, cursor="newer")] * (limit - 1), self.record]
 
 
 def failing(monitor: Monitor, what: str, number: int = 1) -> None:
@@ -1655,6 +1695,19 @@ class TestAssertReproduces:
             "  recorded: code UNKNOWN at step 'taken'\n"
             "  now:      code UNKNOWN at step 'kept'"
         )
+
+    def test_an_error_inside_is_no_failure(self) -> None:
+        """
+        An operation that logs an error and ends well has not failed.
+        """
+
+        @log_result_operation("tables.kept")
+        def kept() -> Result[int, str]:
+            default_monitor().log(40, "again", error="no")
+            return Success(1)
+
+        with pytest.raises(AssertionError, match="  now:      it did not fail; if it is mended, "):
+            assert_reproduces(kept, operation="tables.kept", step="", code="UNKNOWN")
 
     @pytest.mark.parametrize(
         ("call", "said"),

@@ -331,7 +331,7 @@ class _Writer:
         lines = ["from __future__ import annotations"]
         for group in groups:
             if group:
-                lines += ["", *"\n".join(group).split("\n")]
+                lines += ["", *group]
         return lines
 
     # What is called, and with what
