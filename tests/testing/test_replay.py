@@ -475,6 +475,11 @@ def host(guest: Guest) -> Result[int, str]:
     return Failure("no")
 
 
+@rfs.log_result_operation("a.loose")
+def loose(order: Any, other: object) -> Result[int, str]:
+    return Failure("no")
+
+
 @rfs.log_result_operation("a.chosen")
 def chosen(dish: str = "x", *, table: int = 0) -> Result[int, str]:
     return Failure("no")
@@ -915,9 +920,12 @@ LINES: list[tuple[Parts, Parts, list[str], Parts, Parts, list[str]]] = [
     ),
     (
         {"inner": NAME, "calls": 1}, {},
-        [f'    with mock_result_service("shop_wide", "{NAME}") as {"a" * 15}_b_mock:', '        a'],
+        [f'    with mock_result_service("shop_wide", "{NAME}") as {"a" * 15}_b_mock:', f'        {"a" * 15}_b_mock.return_error("no")'],
         {"inner": f"{NAME}b", "calls": 1}, {},
-        ["    with (", f'        mock_result_service("shop_wide", "{NAME}b") as {"a" * 15}_bb_mock,', "    ):", "        a"],
+        [
+            "    with (", f'        mock_result_service("shop_wide", "{NAME}b") as {"a" * 15}_bb_mock,', "    ):",
+            f'        {"a" * 15}_bb_mock.return_error("no")',
+        ],
     ),
     (
         {"calls": 1, "said": ["n" * 57]}, {}, [f'        i_mock.return_error("{"n" * 57}")', ""],
@@ -958,7 +966,7 @@ LINES: list[tuple[Parts, Parts, list[str], Parts, Parts, list[str]]] = [
         {"message": "n" * 201}, {}, [f"    It fails with UNKNOWN, as it was recorded: {'n' * 200}…"],
     ),
     (
-        {"message": "a  b"}, {}, ["    It fails with UNKNOWN, as it was recorded: a b"],
+        {"message": "a  X"}, {}, ["    It fails with UNKNOWN, as it was recorded: a X"],
         {"message": "\n :a\t: \n"}, {}, ["    It fails with UNKNOWN, as it was recorded: :a"],
     ),
 ]  # fmt: skip
@@ -987,7 +995,7 @@ class TestLines:
 
             source, _ = write_test(recorded(lambda: function(**asked)))  # noqa: B023 - called at once
 
-            assert "\n" + "\n".join(wanted) in source
+            assert "\n".join(["", *wanted, ""]) in source
             assert sys.modules.pop("shop_wide") is module
 
 
@@ -1029,6 +1037,17 @@ class TestArguments:
         source, _ = write_test(recorded(lambda: once.host(once.Guest(name="김"))))
 
         assert "    return TestDataFactory().build(Guest)" in source
+
+    def test_of_any_type_are_given_as_they_were_recorded(self, once: Any) -> None:
+        """
+        An object of which no annotation says the class is the dict of its fields, and that is said.
+        """
+        source, todo = write_test(recorded(lambda: once.loose(once.Order(7, "김밥"), once.Order(8, "라면"))))
+
+        assert 'order={"number":7,"dish":"김밥"}' in plain(source)
+        assert todo == tuple(
+            f"{name}: was an object, if not a dict; only its fields are known" for name in ("order", "other")
+        )
 
     def test_that_were_not_given_are_left_out(self, once: Any) -> None:
         """
@@ -1105,7 +1124,9 @@ class TestDependencies:
 
         source, todo = write_test(replace(failure, inner=(replace(first, function="shop_once.gone"), *others)))
 
-        assert todo == (f"{first.operation}: failed inside, and is not mocked: shop_once has no function gone any more",)
+        assert todo == (
+            f"{first.operation}: failed inside, and is not mocked: shop_once has no function gone any more",
+        )
         assert source.count("mock_result_service(") == len({each.operation for each in others})
 
     @pytest.mark.parametrize(

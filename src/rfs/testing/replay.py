@@ -144,13 +144,9 @@ def _failed(span: Span) -> bool:
     return span.kind == "operation" and span.outcome == "failed"
 
 
-def _end(span: Span) -> LogRecord | None:
-    return next((record for record in reversed(span.records) if record.kind == "operation"), None)
-
-
 def _function_of(span: Span) -> str:
-    end = _end(span)
-    return "" if end is None else str(end.context.get(FUNCTION_FIELD, ""))
+    ends = (record for record in reversed(span.records) if record.kind == "operation")
+    return next((str(end.context.get(FUNCTION_FIELD, "")) for end in ends), "")
 
 
 def _failed_step(span: Span) -> str:
@@ -159,14 +155,16 @@ def _failed_step(span: Span) -> str:
 
 def _recorded(trace: Trace, span: Span, inner: tuple[RecordedFailure, ...] | None = None) -> RecordedFailure:
     start = next((record for record in span.records if record.kind == "operation_start"), None)
-    stack = (span.error.stack_trace or "") if span.error is not None else ""
+    error = span.error
     return RecordedFailure(
         operation=span.operation,
         function=_function_of(span),
         arguments=None if start is None else start.context,
         step=_failed_step(span),
-        error=span.error,
-        raised=span.error is not None and span.error.is_defect and (not stack or "decorate.<locals>.observed" in stack),
+        error=error,
+        raised=error is not None
+        and error.is_defect
+        and (not error.stack_trace or "decorate.<locals>.observed" in error.stack_trace),
         correlation_id=trace.correlation_id,
         at=span.started,
         inner=tuple(_inner(trace, span)) if inner is None else inner,
@@ -244,9 +242,7 @@ def _found(failure: RecordedFailure) -> _Target:
             ) from error
         found = module
         for part in parts[size:]:
-            found = inspect.getattr_static(found, part, None) if isinstance(found, type) else getattr(found, part, None)
-        if isinstance(found, staticmethod | classmethod):
-            found = cast("Any", found).__func__
+            found = getattr(found, part, None)
         if not callable(found):
             raise ReplayError(failure.operation, f"{name} has no function {'.'.join(parts[size:])} any more")
         return _Target(name, ".".join(parts[size:-1]), parts[-1], found)
@@ -339,13 +335,13 @@ class _Writer:
     def _called(self, target: _Target) -> str:
         if not target.owner:
             return self._use(target.module, target.name)
-        top = self._use(target.module, target.owner.partition(".")[0])
-        owner = target.owner if "." in target.owner else top
+        owner = target.owner
+        self._use(target.module, owner.partition(".")[0])
         if _receiver(target) != "self":
             return f"{owner}.{target.name}"
-        cls = _attribute(sys.modules[target.module], target.owner)
+        cls = _attribute(sys.modules[target.module], owner)
         name = self._todo(
-            _snake(target.owner.rpartition(".")[2]), owner, f"make the {owner} as the service does.",
+            _snake(owner.rpartition(".")[2]), owner, f"make the {owner} as the service does.",
             f"return {owner}()" if _needs_nothing(cls) else f'raise NotImplementedError("TODO: make a {owner}")',
         )  # fmt: skip
         return f"{name}.{target.name}"
@@ -641,7 +637,7 @@ def _literal(value: object) -> str:
 def _bracketed(opening: str, items: Sequence[str], closing: str, width: int = _LINE // 2) -> str:
     """On one line if it is short, else one item a line; a formatter leaves both as they are."""
     short = f"{opening}{', '.join(items)}{closing}"
-    if len(short) <= width and "\n" not in short:
+    if len(short) <= width:  # an item that is several lines already is longer
         return short
     return "\n".join([opening, *_indented([f"{item}," for item in items]), closing])
 
