@@ -33,6 +33,7 @@ MUTANTS = ROOT / "mutants"  # where mutmut works
 PACKAGES = ("core", "reactive", "testing")
 LEAST_PERCENT = 90
 DEAD = ("killed", "timeout", "segfault")  # as mutmut says it
+TYPED = "skipped"  # changes what is for type checkers alone
 NOT_RUN = "not checked"
 UNKNOWN = "?"  # instead of a reason
 
@@ -65,15 +66,14 @@ def section(module: str, said: Mapping[str, str], reasons: Mapping[tuple[str, st
     dead = sum(verdict in DEAD for verdict in mine.values())
     late = sum(verdict == "timeout" for verdict in mine.values())
     rows: list[str] = []
-    for name in (name for name, verdict in mine.items() if verdict not in DEAD):
+    for name in (name for name, verdict in mine.items() if verdict not in {*DEAD, TYPED}):
         function = name.rpartition(".")[2].rpartition("__mutmut_")[0]
         function = function.removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
         before, after = changed(name)
-        if not same_code(before, after):
-            change = f"`` {before} `` → `` {after} ``".replace("|", r"\|")
-            rows.append(f"| `{function}` | {change} | {reasons.get((function, change), UNKNOWN)} |")
+        change = f"`` {before} `` → `` {after} ``".replace("|", r"\|")
+        rows.append(f"| `{function}` | {change} | {reasons.get((function, change), UNKNOWN)} |")
     table = ["", "| function | change | reason |", "|---|---|---|", *rows] if rows else []
-    typed = len(mine) - dead - len(rows)
+    typed = sum(verdict == TYPED for verdict in mine.values())
     first = f"{dead} of {dead + len(rows)} mutants die, {late} of them of a time limit; {typed} more change what is for type checkers alone."
     if len(mine) < len(everything):
         first = f"{first} A sample of {len(mine)} of {len(everything)}."
@@ -87,12 +87,6 @@ def changed(name: str) -> tuple[str, str]:
     lines = get_diff_for_mutant(name).splitlines()[3:]
     before, after = (" ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
     return before, after
-
-
-def same_code(before: str, after: str) -> bool:
-    """Tell whether nothing differs but the type that a `cast` is given."""
-    one, other = (re.sub(r"""\bcast\((?:None|"[^"]*"|'[^']*'), """, "cast(", each) for each in (before, after))
-    return one == other
 
 
 def written() -> dict[str, str]:
