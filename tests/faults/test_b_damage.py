@@ -246,6 +246,52 @@ class TestB17LostLog:
         assert missing
 
 
+class TestB19Ledger:
+    """The catalogue says how much of what was recorded is counted: no state of it loses a record, or shows or counts one twice."""
+
+    def test_missing(self, kept: Sample) -> None:
+        """
+        Without a catalogue and its log the chunks are read anew: nothing is lost, and it is said.
+        """
+
+        def injure(folder: Path) -> None:
+            (folder / CATALOGUE).unlink()
+            (folder / LOG).unlink()
+
+        after = injured(kept, injure)
+
+        assert after.lost == set()
+        assert after.aside == {}
+        assert any(each.startswith("S110") for each in after.seen.said)
+
+    def test_corrupt(self, kept: Sample) -> None:
+        """
+        With bytes overwritten in the middle of it nothing is lost, and it is said.
+        """
+        after = injured(kept, overwrite(CATALOGUE, b"\xa5" * 9_000, at=4_096), ended=True)
+
+        assert_catalogue_aside(kept, after)
+
+    def test_behind_the_chunks(self, kept: Sample) -> None:
+        """
+        As it was at its last checkpoint it knows less than the chunks have: that is neither lost nor there twice, and counted once.
+        """
+        after = injured(kept, lambda folder: (folder / LOG).unlink())
+
+        assert (after.lost, after.aside) == (set(), {})
+        assert after.seen.counted == after.seen.measured == kept.total
+
+    def test_ahead_of_the_chunks(self, kept: Sample) -> None:
+        """
+        Where a chunk is gone whose records it has counted, they are all that is missing, and they are still counted.
+        """
+        for file, numbers in kept.numbers.items():
+            after = injured(kept, lambda folder, file=file: (folder / file).unlink())  # type: ignore[misc]
+
+            assert after.lost <= numbers, file
+            assert after.seen.counted == after.seen.measured == kept.total
+
+
 def made_at(time_ns: int) -> range:
     """The numbers that were made at that time."""
     turn = turn_times().index(time_ns // 10**9)
