@@ -164,6 +164,41 @@ class TestB20Sizes:
         assert (freed.chunks, freed.left_bytes) == (1, kept.bytes())
         assert RecordRetention(kept.path, Retention(), lambda: NOW).keep().left_bytes == kept.bytes()
 
+    def test_a_draft_that_was_left_goes(self, kept: Kept) -> None:
+        """
+        A draft counts while it may be written, and goes once it has been the same for a minute: a killed process has left it.
+        """
+        kept.add("a", NOW)
+        left, written = kept.chunks / ".b.77", kept.chunks / ".c.78"
+        left.write_bytes(bytes(1_000))
+        seen: list[tuple[int, bool, bool]] = []
+        for length in (500, 600, 700):
+            written.write_bytes(bytes(length))
+            seen.append((kept.retention.keep().left_bytes - kept.bytes(), left.exists(), written.exists()))
+            kept.clock.advance(30)
+
+        assert seen == [(0, True, True), (0, True, True), (0, False, True)]
+        kept.clock.advance(29)
+        assert kept.retention.keep().left_bytes == kept.bytes()
+        assert written.exists()
+        kept.clock.advance(1)
+        assert kept.retention.keep().left_bytes == kept.bytes()
+        assert kept.names() == ["a"]
+
+    def test_a_draft_that_was_left_makes_room(self, kept: Kept) -> None:
+        """
+        On a full disk it goes before any chunk does.
+        """
+        kept.add("a", NOW)
+        (kept.chunks / ".b.77").write_bytes(bytes(1_000))
+        kept.retention.keep()
+        kept.clock.advance(60)
+
+        freed = kept.retention.make_room()
+
+        assert kept.names() == ["a"]
+        assert (freed.chunks, freed.left_bytes) == (0, kept.bytes())
+
 
 class TestC2AheadForAMoment:
     def test_is_believed_the_second_time(self, kept: Kept) -> None:

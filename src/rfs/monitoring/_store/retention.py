@@ -2,8 +2,9 @@
 How records are let go.
 
 They go by whole chunks, the oldest first, and a chunk goes by being unlinked: that takes no space, and a kill leaves it there or
-gone. The chunk that is being written stays. Sizes are those of the directory's listing at each call and are never kept, so
-they are right whatever happened before. Who reads a chunk that is removed reads it to its end.
+gone. The chunk that is being written stays; a draft of one, which has a hidden name, goes when it has not changed for a minute.
+Sizes are those of the directory's listing at each call and are never kept, so they are right whatever happened before. Who reads a
+chunk that is removed reads it to its end.
 
 **A full disk.** `RecordRetention.keep` sees to a file of `RESERVE_BYTES` in the store's directory that nothing is in. When something
 could not be written for want of space, `RecordRetention.make_room` gives it up first, for the catalogue needs space even to let
@@ -30,6 +31,7 @@ RESERVE = "reserve"
 RESERVE_BYTES = 4 << 20
 ROOM_BYTES = 16 << 20  # as much as the catalogue's log grows to before it is cut
 _ROOM_FILES = 16
+_DRAFT_SECONDS = 60  # for which a draft has not changed when it is taken for one that a killed process has left
 _LEAP_SECONDS = (
     3_600  # by which a clock may be ahead of the call before; one that is ahead for a moment must not empty the store
 )
@@ -40,8 +42,8 @@ class Freed(NamedTuple):
     """
     What one call of `RecordRetention` has let go, and what is left.
 
-    ``left_bytes`` is how large all chunks are now, the open one included. ``has_room`` says whether the reserve is there: if it is not,
-    the disk is all but full.
+    ``left_bytes`` is how large all chunks are now, the open one and drafts included. ``has_room`` says whether the reserve is there:
+    if it is not, the disk is all but full.
     """
 
     chunks: int
@@ -79,6 +81,7 @@ class RecordRetention:
         self._now = now
         self._seen_now = now()
         self._known: dict[str, _Sealed] = {}
+        self._drafts: dict[str, tuple[tuple[int, ...], float]] = {}  # what each was like, and since when
 
     def keep(self) -> Freed:
         """Keep the policy's limits, both of them; to be called once a minute."""
@@ -87,14 +90,14 @@ class RecordRetention:
         limit_bytes = self._policy.records_bytes
         oldest_ns = (believed - self._policy.records_seconds) * 1e9
         with self._chunks() as directory:
-            sealed, left_bytes = self._listed(directory)
+            sealed, left_bytes, left_drafts = self._listed(directory, now)
             doomed: list[_Sealed] = []
             for chunk in sealed:
                 if chunk.last_ns >= oldest_ns and left_bytes <= limit_bytes:
                     break
                 doomed.append(chunk)
                 left_bytes -= chunk.bytes
-            _remove(directory, doomed)
+            _remove(directory, [*left_drafts, *(chunk.file for chunk in doomed)])
         return Freed(*_sums(doomed), left_bytes, self._has_reserve() or self._make_reserve())
 
     def make_room(self) -> Freed:
@@ -108,7 +111,8 @@ class RecordRetention:
             (self._path / RESERVE).unlink()
         doomed: list[_Sealed] = []
         with self._chunks() as directory:
-            sealed, left_bytes = self._listed(directory)
+            sealed, left_bytes, left_drafts = self._listed(directory, self._now())
+            _remove(directory, left_drafts)
             waiting = iter(sealed)
             while not (has_room := self._make_reserve()) and (chunk := next(waiting, None)) is not None:
                 _remove_and_empty(directory, chunk)
@@ -124,14 +128,25 @@ class RecordRetention:
         finally:
             os.close(directory)
 
-    def _listed(self, directory: int) -> tuple[list[_Sealed], int]:
-        """The sealed chunks, the oldest first, and the bytes of all chunks."""
+    def _listed(self, directory: int, now: float) -> tuple[list[_Sealed], int, list[str]]:
+        """The sealed chunks, the oldest first; the bytes of all chunks and drafts; and the drafts, not counted, that nobody writes."""
         found: list[_Sealed] = []
         open_bytes = 0
+        left: list[str] = []
+        before, self._drafts = self._drafts, {}
         with os.scandir(directory) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    if entry.name.endswith(SEALED_SUFFIX):
+                    if entry.name.startswith("."):
+                        status = entry.stat(follow_symlinks=False)
+                        like = status.st_ino, status.st_size, status.st_mtime_ns
+                        known, since = before.get(entry.name, (like, now))
+                        self._drafts[entry.name] = like, since if known == like else now
+                        if known == like and now - since >= _DRAFT_SECONDS:
+                            left.append(entry.name)
+                        else:
+                            open_bytes += status.st_size
+                    elif entry.name.endswith(SEALED_SUFFIX):
                         chunk = self._sealed(directory, entry)
                         found += () if chunk is None else (chunk,)
                     elif entry.name.endswith((OPEN_SUFFIX, TAKEN_SUFFIX)):
@@ -139,7 +154,7 @@ class RecordRetention:
                 breathe()
         self._known = {chunk.file: chunk for chunk in found}
         found.sort(key=lambda chunk: (chunk.last_ns, chunk.file))
-        return found, open_bytes + sum(chunk.bytes for chunk in found)
+        return found, open_bytes + sum(chunk.bytes for chunk in found), left
 
     def _sealed(self, directory: int, entry: os.DirEntry[str]) -> _Sealed | None:
         status = entry.stat(follow_symlinks=False)
@@ -190,11 +205,11 @@ def _sums(chunks: Iterable[_Sealed]) -> tuple[int, int, int]:
     return len(counted), sum(records for records, _ in counted), sum(size for _, size in counted)
 
 
-def _remove(directory: int, chunks: Iterable[_Sealed]) -> None:
+def _remove(directory: int, files: Iterable[str]) -> None:
     failed: OSError | None = None
-    for chunk in chunks:
+    for file in files:
         try:
-            os.unlink(chunk.file, dir_fd=directory)
+            os.unlink(file, dir_fd=directory)
         except FileNotFoundError:
             pass  # another has done it
         except OSError as error:
