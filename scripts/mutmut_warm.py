@@ -33,7 +33,7 @@ from mutmut.workers import isolation
 LIVING = ("survived", "no tests")  # as mutmut says it
 SHARED_SECONDS = 5.0  # what it may take to make what a module's tests share; mutmut measures the tests alone
 LONG_SECONDS = 1.5  # what takes longer is left out: a few more may survive for that, and none dies
-HUNG_SECONDS = 20.0  # beside four times what a test takes otherwise
+HUNG_SECONDS = 10.0  # beside four times what a test takes otherwise
 HUNG = 36  # the exit status that mutmut takes for a time limit
 TYPED = 34  # and for a mutant that is passed over
 SHOWN = 20  # tests that are seen to pass in a child before any mutant
@@ -114,7 +114,7 @@ class _Watch:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         alone = state().duration_by_test.get(nodeid, 0.0)
-        signal.setitimer(signal.ITIMER_REAL, HUNG_SECONDS + 4 * (alone + SHARED_SECONDS))
+        signal.setitimer(signal.ITIMER_REAL, HUNG_SECONDS + SHARED_SECONDS + 4 * alone)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
