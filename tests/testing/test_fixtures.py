@@ -27,6 +27,7 @@ from rfs.monitoring import (
     collect_metric,
     default_monitor,
     error,
+    get_correlation_id,
     info,
     log_result_operation,
 )
@@ -72,6 +73,7 @@ ALL_SPANS = """all spans:
     1 operation kitchen.cook ok 2 ms
     2 operation kitchen.cook failed UNKNOWN 2 ms"""
 ALL_METRICS = """measured:
+  guests 3
   operations_active{operation="kitchen.cook"} 0
   result_duration_ms{operation="kitchen.cook"} count=2 sum=4 min=2 max=2 mean=2 p50=2 p95=2 p99=2
   result_error_by_type_total{error_code="UNKNOWN",error_type="str",operation="kitchen.cook"} 1
@@ -299,6 +301,7 @@ class TestMessages:
         info("다음 손님을 부른다")
         collect_metric("waiting", 1234567, labels={"table": "7", "hall": "1"})
         collect_metric("waiting", 1 / 3, labels={"table": "8"})
+        collect_metric("guests", 3)
         collect_metric("1a", 1)
         capsys.readouterr()
 
@@ -478,6 +481,7 @@ class TestIsolation:
             with Telemetry() as telemetry:
                 info("inside")
 
+            assert get_correlation_id() == "outside"
             telemetry.assert_record(message="inside", correlation_id="")
             with Telemetry() as again:
                 pass
@@ -511,6 +515,16 @@ class TestIsolation:
             info("again", number=number)
 
         assert [record.context["number"] for record in telemetry.records] == list(range(300))
+
+    def test_keeps_every_record_of_an_instant(self) -> None:
+        """
+        Nor where the clock stands still, however many there are.
+        """
+        with Telemetry(clock=virtual_time.VirtualTime()) as telemetry:
+            for _ in range(20_001):
+                info("again")
+
+        assert len(telemetry.records) == 20_001
 
 
 class TestClockAndIds:
@@ -546,8 +560,8 @@ class TestClockAndIds:
 
         assert [clock.time_ns(), clock.time_ns()] == [1_800_000_000_001_000_000, 1_800_000_000_002_000_000]
         assert clock.monotonic() == 0.002
-        clock.advance(0.25)
-        assert (later.time_ns(), later.monotonic(), clock.monotonic()) == (1_501_000_000, 0.001, 0.252)
+        clock.advance(100.25)
+        assert (later.time_ns(), later.monotonic(), clock.monotonic()) == (1_501_000_000, 0.001, 100.252)
         assert Telemetry().clock.monotonic() == 0
 
     def test_ids_have_their_lengths(self) -> None:
@@ -722,6 +736,49 @@ class TestMetrics:
         telemetry.assert_metric("result_failure_total")
         telemetry.assert_metric("never_measured", None)
 
+    def test_figures_of_a_histogram(self, telemetry: Telemetry) -> None:
+        """
+        Each share is the value that so many per cent do not exceed.
+        """
+        for value, times in ((1, 99), (2, 90), (3, 8), (4, 3)):
+            for _ in range(times):
+                telemetry.monitor.histogram("waited_seconds").observe(value)
+
+        telemetry.assert_metric(
+            "waited_seconds",
+            {
+                "count": 200,
+                "sum": 315,
+                "min": 1,
+                "max": 4,
+                "mean": 1.575,
+                "p50": pytest.approx(2, rel=0.01),
+                "p95": pytest.approx(3, rel=0.01),
+                "p99": pytest.approx(4, rel=0.01),
+            },
+        )
+
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [
+            (2**53 - 1, "9007199254740991"),
+            (1 - 2**53, "-9007199254740991"),
+            (2**53, "9.0072e+15"),
+            (-(2**53), "-9.0072e+15"),
+            (1e6, "1000000"),
+            (1e-7, "1e-07"),
+        ],
+    )
+    def test_numbers_are_shown_whole(self, telemetry: Telemetry, value: float, shown: str) -> None:
+        """
+        A whole number with all its digits, as long as each of them is known.
+        """
+        collect_metric("guests", value)
+
+        assert message_of(telemetry.assert_metric, "guests", 0) == (
+            f"metric 'guests' is {shown}, not 0\nmeasured:\n  guests {shown}"
+        )
+
     def test_a_counter_that_has_counted_nothing(self, telemetry: Telemetry) -> None:
         """
         Declared, and of these labels, it is 0 and not measured; one that nobody has declared is not 0.
@@ -792,6 +849,22 @@ class TestAlerts:
         telemetry.assert_alert("queue", "pending")
         assert alert.status == "firing"
         assert told == ["fire"]
+
+    def test_rules_are_evaluated_at_the_end_of_each_second(self, telemetry: Telemetry) -> None:
+        """
+        Once in each second that is over, and once more where the time that was asked for ends; not where it begins.
+        """
+        for seconds in range(1, 7):
+            name = f"queue for {seconds}"
+            rule = Rule(name, "waiting", AlertCondition.GREATER_THAN, 20, for_seconds=seconds)
+            telemetry.monitor.alerts.set_rule(rule)
+        collect_metric("waiting", 30)
+        began = telemetry.monitor.clock.time_ns() / 1e9
+
+        telemetry.advance(6.5)
+
+        fired = {alert.rule_name: alert.at.timestamp() - began for alert in telemetry.alerts if alert.event == "fire"}
+        assert fired == {f"queue for {seconds}": pytest.approx(seconds + 1, abs=0.1) for seconds in range(1, 6)}
 
     def test_an_hour_is_an_hour(self, telemetry: Telemetry) -> None:
         """
@@ -1020,13 +1093,15 @@ class TestLoop:
                 await asyncio.sleep(3600)
 
         async def rude() -> None:
-            with telemetry.no_blocked_loop(0.05):
+            with telemetry.no_blocked_loop():  # a tenth of a second
                 await asyncio.sleep(0)
                 threading.Event().wait(0.3)
 
         virtual_time.VirtualTime(grace=2, patience=5).run(polite())
 
-        assert "threading.Event().wait(0.3)" in message_of(virtual_time.VirtualTime().run, rude())
+        said = message_of(virtual_time.VirtualTime().run, rude())
+        assert "allowed are 100 ms, by " in said
+        assert "threading.Event().wait(0.3)" in said
 
     def test_needs_a_loop(self, telemetry: Telemetry) -> None:
         """
@@ -1100,7 +1175,7 @@ class TestSnapshotText:
         """
         Without a test there is no place for a snapshot.
         """
-        with pytest.raises(TypeError, match="ask for the fixture"):
+        with pytest.raises(TypeError, match=r"^snapshots are kept for tests: ask for the fixture `telemetry`$"):
             telemetry.assert_snapshot()
 
 
