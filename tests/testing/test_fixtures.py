@@ -6,6 +6,7 @@ import asyncio
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from rfs.monitoring import (
 )
 from rfs.reactive import MonoResult
 from rfs.testing import fixtures, result_helpers, virtual_time  # noqa: F401 - likewise
+from rfs.testing._snapshots import Snapshots
 from rfs.testing._telemetry import CountedIds, SteppingClock, Telemetry
 from rfs.web.fastapi import errors  # noqa: F401 - likewise
 from tests.docs.snippets import ROOT, snippets
@@ -46,6 +48,11 @@ PLUGIN = () if entry_points(group="pytest11", name="rfs") else ("-p", "rfs.testi
 def cook(dish: str) -> Result[str, str]:
     info("Cooking", dish=dish)
     return Success("done") if dish == "bulgogi" else Failure("OUT_OF_RICE")
+
+
+@log_result_operation("kitchen.burn")
+def burn() -> Result[str, str]:
+    raise ZeroDivisionError("no rice")
 
 
 @pytest.fixture
@@ -1134,6 +1141,84 @@ class TestSnapshotText:
         assert " -> ok <duration>: Operation completed" in first
         assert "when: '<time>'" in first
 
+    def test_is_all_that_was_recorded(self, telemetry: Telemetry) -> None:
+        """
+        Each record with its place, its ids, its context in order and its error; then each series; of nothing there is no text.
+        """
+
+        @log_result_operation("table.serve")
+        async def serve() -> Result[int, str]:
+            cook("bulgogi")
+            return await MonoResult.from_result(Success(1)).log_step("laid").to_result()
+
+        assert telemetry.text() == ""
+        with CorrelationContext("table-7"):
+            asyncio.run(serve())
+            with pytest.raises(ZeroDivisionError):
+                burn()
+            error(
+                "it\tbroke",
+                exception=ValueError("ri\nce"),
+                when="2026-11-22 03:40",
+                **{"b\nc": "2026-11-22T03:40:01.5+0900"},
+            )
+        cook("bibimbap").is_failure()
+        info(
+            "late",
+            ids=["a" * 32, "b" * 16, "a" * 32, "c" * 15],
+            took_ms="5",
+            free_mb=3,
+            cpu_percent=5.5,
+            left_seconds=1,
+            waits_ms=[1, 2.5],
+            parts=[1, 2.5],
+        )
+        collect_metric("waiting", 3)
+
+        assert telemetry.text().replace(f"'{__name__}.", "'FILE.") == ALL_OF_IT
+
+    def test_of_an_alert_is_its_message(self, telemetry: Telemetry) -> None:
+        """
+        Which says all that its context holds.
+        """
+        telemetry.monitor.alerts.set_rule(Rule("queue", "waiting", AlertCondition.GREATER_THAN, 20))
+        collect_metric("waiting", 30)
+        telemetry.advance(1)
+
+        assert telemetry.text() == (
+            "records\n"
+            "  WARNING alert: alert 'queue' fires (threshold): last of waiting is 30, the rule is > 20\n"
+            "metrics\n"
+            "  waiting 30"
+        )
+
+    def test_of_measurements_or_records_alone(self, telemetry: Telemetry) -> None:
+        """
+        Where there are none there is no heading.
+        """
+        collect_metric("waiting", 3)
+        with Telemetry() as another:
+            info("Cooking")
+
+        assert telemetry.text() == "metrics\n  waiting 3"
+        assert another.text() == "records\n  INFO log: Cooking"
+
+    def test_names_folders(self, telemetry: Telemetry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        The home, where files of a while are, Python's own and the current folder, whichever is within another; a root is none.
+        """
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setenv("HOME", "/h")
+        info(f"/h/a {tmp_path}/b {tmp_path}/here/c {sys.prefix}/d {tmp_path}")
+        named = telemetry.text()
+        monkeypatch.setenv("HOME", "/")
+        info("https://table.example/")
+
+        assert named == f"records\n  INFO log: <home>/a <tmp>/b <cwd>/c <python>/d {tmp_path}"
+        assert telemetry.text().endswith("\n  INFO log: https://table.example/")
+
     def test_reaches_into_what_is_nested(self, telemetry: Telemetry) -> None:
         """
         A duration inside of a mapping is taken out, too, and the mapping's keys are in order.
@@ -1177,6 +1262,262 @@ class TestSnapshotText:
         """
         with pytest.raises(TypeError, match=r"^snapshots are kept for tests: ask for the fixture `telemetry`$"):
             telemetry.assert_snapshot()
+
+
+ALL_OF_IT = r"""records
+  INFO operation_start table.serve: Operation started
+    correlation=<table-7> span=<id 1>
+  INFO operation_start kitchen.cook: Operation started
+    correlation=<table-7> span=<id 2> parent=<id 1>
+    dish: 'bulgogi'
+  INFO log kitchen.cook: Cooking
+    correlation=<table-7> span=<id 2> parent=<id 1>
+    dish: 'bulgogi'
+  INFO operation kitchen.cook -> ok <duration>: Operation completed
+    correlation=<table-7> span=<id 2> parent=<id 1>
+    result_size: 4
+    result_type: 'str'
+  INFO step table.serve/laid -> ok <duration>: Step completed
+    correlation=<table-7> span=<id 1>
+    index: 1
+    result_type: 'int'
+  INFO operation table.serve -> ok <duration>: Operation completed
+    correlation=<table-7> span=<id 1>
+    result_type: 'int'
+  INFO operation_start kitchen.burn: Operation started
+    correlation=<table-7> span=<id 3>
+  ERROR operation kitchen.burn -> failed <duration>: Operation failed
+    correlation=<table-7> span=<id 3>
+    code.function.name: 'FILE.burn'
+    error ZeroDivisionError ZeroDivisionError (defect): no rice
+  ERROR log: 'it\tbroke'
+    correlation=<table-7>
+    'b\nc': '<time>'
+    when: '<time>'
+    error ValueError ValueError: 'ri\nce'
+  INFO operation_start kitchen.cook: Operation started
+    correlation=<id 4> span=<id 5>
+    dish: 'bibimbap'
+  INFO log kitchen.cook: Cooking
+    correlation=<id 4> span=<id 5>
+    dish: 'bibimbap'
+  ERROR operation kitchen.cook -> failed <duration>: Operation failed
+    correlation=<id 4> span=<id 5>
+    code.function.name: 'FILE.cook'
+    error str UNKNOWN: OUT_OF_RICE
+  INFO log: late
+    cpu_percent: <duration>
+    free_mb: <duration>
+    ids: ['id 6', 'id 7', 'id 6', 'ccccccccccccccc']
+    left_seconds: <duration>
+    parts: [1, 2.5]
+    took_ms: '5'
+    waits_ms: [<duration>, <duration>]
+metrics
+  operations_active{operation="kitchen.burn"} 0
+  operations_active{operation="kitchen.cook"} 0
+  operations_active{operation="table.serve"} 0
+  result_duration_ms{operation="kitchen.burn"} count=1
+  result_duration_ms{operation="kitchen.cook"} count=2
+  result_duration_ms{operation="table.serve"} count=1
+  result_error_by_type_total{error_code="UNKNOWN",error_type="str",operation="kitchen.cook"} 1
+  result_error_by_type_total{error_code="ZeroDivisionError",error_type="ZeroDivisionError",operation="kitchen.burn"} 1
+  result_failure_total{operation="kitchen.burn"} 1
+  result_failure_total{operation="kitchen.cook"} 1
+  result_success_total{operation="kitchen.cook"} 1
+  result_success_total{operation="table.serve"} 1
+  waiting 3"""
+
+INLINE = r'''
+def menu(assert_snapshot, info):
+    assert_snapshot("")  # 밥
+    info('rice "fried" c:\\ """ end')
+    if True:
+        (assert_snapshot)(
+            normalise=[str.upper], expected='old' 'er')
+    assert_snapshot("""
+        records
+          INFO log: other
+        """), info("two"); assert_snapshot(
+"older" )
+'''
+
+
+class TestKeptSnapshots:
+    @pytest.fixture
+    def kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        """Holds what is recorded against a test's snapshots in the current folder."""
+        monkeypatch.chdir(tmp_path)
+
+        def compare(*messages: str, update: bool = False, folder: Path = tmp_path, **options: Any) -> None:
+            __tracebackhide__ = True
+            of_test = Snapshots(update=update).of(
+                folder / "test_menu.py", "test_menu.py::TestMenu::test_dish[a/b 밥-1.5]"
+            )
+            with Telemetry(snapshots=of_test) as telemetry:
+                for message in messages:
+                    info(message)
+                telemetry.assert_snapshot(**options)
+
+        return compare
+
+    def test_are_files(self, kept: Callable[..., None], tmp_path: Path) -> None:
+        """
+        One for each test, of its name as far as that can be a file's, written in one step; what differs is told line by line.
+        """
+        stem = "TestMenu.test_dish[a_b_밥-1.5]"
+        path = Path("__snapshots__", "test_menu", f"{stem}.txt")
+
+        assert message_of(kept, "rice") == (
+            f"there is no snapshot {path} yet; --rfs-update-snapshots writes it:\n  records\n    INFO log: rice"
+        )
+        assert message_of(kept, "rice", name="late").startswith(
+            f"there is no snapshot {path.parent / stem}-late.txt yet;"
+        )
+        kept("밥", update=True)
+        assert [*path.parent.iterdir()] == [path]
+        assert path.read_bytes().decode() == "records\n  INFO log: 밥\n"
+        kept("밥")
+        assert message_of(kept, "밥", "soup") == (
+            f"telemetry differs from {path}; --rfs-update-snapshots takes it as it is now:\n"
+            "--- snapshot\n+++ now\n@@ -1,2 +1,3 @@\n records\n   INFO log: 밥\n+  INFO log: soup"
+        )
+        kept("soup", update=True)
+        kept("soup")
+        elsewhere = tmp_path.parent / "elsewhere"
+        assert message_of(kept, "rice", folder=elsewhere).startswith(f"there is no snapshot {elsewhere / path} yet; ")
+
+    def test_are_not_written_when_they_are_as_they_were(self, kept: Callable[..., None], tmp_path: Path) -> None:
+        """
+        Where nothing has changed nothing is written.
+        """
+        kept("rice", update=True)
+        folder = tmp_path / "__snapshots__" / "test_menu"
+        before = [path.stat() for path in folder.iterdir()]
+
+        kept("rice", update=True)
+
+        assert [path.stat() for path in folder.iterdir()] == before
+
+    def test_in_the_test_are_compared_without_their_margin(self, kept: Callable[..., None]) -> None:
+        """
+        Neither the indentation that all lines have, nor empty lines before and space after, are part of it.
+        """
+        kept(
+            "rice",
+            expected="""
+
+            records
+              INFO log: rice
+
+            """,
+        )
+        kept("rice", expected="records\n  INFO log: rice")
+        kept("rice ", expected="records\n  INFO log: rice")
+        kept("X", expected="\nrecords\n  INFO log: X\n")
+        kept(expected="")
+        kept("rice", expected="  first\nrecords\n  INFO log: rice", normalise=["  first\n".__add__])
+        assert message_of(kept, "rice", expected="\n  records\n    INFO log: soup\n") == (
+            "the inline snapshot differs; --rfs-update-snapshots takes it as it is now:\n"
+            "--- snapshot\n+++ as it is now\n@@ -1,2 +1,2 @@\n records\n-  INFO log: soup\n+  INFO log: rice"
+        )
+
+    @pytest.mark.parametrize("expected", [None, "x"])
+    def test_that_differ_are_told_in_the_test(self, kept: Callable[..., None], expected: str | None) -> None:
+        """
+        A traceback shows the test's own line last.
+        """
+        with pytest.raises(AssertionError) as caught:
+            kept("rice", expected=expected)
+
+        assert [each.frame.code.name for each in caught.traceback.filter(caught)] == [
+            "test_that_differ_are_told_in_the_test"
+        ]
+
+    def test_in_the_test_are_written_there(self, tmp_path: Path) -> None:
+        """
+        Each in the place of the text that was given, however it was given, and nothing else is touched.
+        """
+        path = tmp_path / "test_menu.py"
+        path.write_text(INLINE, encoding="utf-8")
+
+        def run(snapshots: Snapshots) -> None:
+            found: dict[str, Any] = runpy.run_path(str(path))
+            with Telemetry(snapshots=snapshots.of(path, "test_menu.py::test_dish")) as telemetry:
+                found["menu"](telemetry.assert_snapshot, info)
+
+        update = Snapshots(update=True)
+        run(update)
+        assert path.read_text(encoding="utf-8") == INLINE
+        update.write_inline()
+        written = path.read_text(encoding="utf-8")
+        run(Snapshots())
+        update.write_inline()
+
+        assert written == path.read_text(encoding="utf-8")
+        assert written == INLINE_WRITTEN
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            "assert_snapshot(old)",
+            "assert_snapshot(expected=old)",
+            'assert_snapshot(*["old"])',
+            'assert_snapshot(**{"expected": "old"})',
+            'assert_snapshot(f"{old}")',
+        ],
+    )
+    def test_in_the_test_are_literals(self, tmp_path: Path, call: str) -> None:
+        """
+        What is made while the test runs cannot be written into its text, which is told with the line.
+        """
+        path = tmp_path / "test_menu.py"
+        path.write_text(f"old = 'old'\ndef menu(assert_snapshot):\n    {call}; assert_snapshot('new')\n")
+        update = Snapshots(update=True)
+
+        with Telemetry(snapshots=update.of(path, "test_menu.py::test_dish")) as telemetry:
+            menu = runpy.run_path(str(path))["menu"]
+            with pytest.raises(AssertionError) as caught:
+                menu(telemetry.assert_snapshot)
+
+        assert str(caught.value) == f"{path}:3: an inline snapshot that is to be written must be a literal in the call"
+        assert [each.frame.code.name for each in caught.traceback.filter(caught)][1:] == ["menu"]
+
+    def test_in_the_test_are_written_by_one_process(self, tmp_path: Path) -> None:
+        """
+        Of several processes, whose tests may be in one file, none writes there; what is as it was they pass.
+        """
+        of_test = Snapshots(update=True, may_edit=False).of(tmp_path / "test_menu.py", "test_menu.py::test_dish")
+
+        with Telemetry(snapshots=of_test) as telemetry:
+            telemetry.assert_snapshot("")
+            said = message_of(telemetry.assert_snapshot, "old")
+
+        assert said == (
+            "an inline snapshot differs, and is in a file that only one process may write: run without pytest-xdist"
+        )
+
+
+INLINE_WRITTEN = r'''
+def menu(assert_snapshot, info):
+    assert_snapshot("")  # 밥
+    info('rice "fried" c:\\ """ end')
+    if True:
+        (assert_snapshot)(
+            normalise=[str.upper], expected="""
+                RECORDS
+                  INFO LOG: RICE "FRIED" C:\\ \"\"\" END
+            """)
+    assert_snapshot("""
+        records
+          INFO log: rice "fried" c:\\ \"\"\" end
+    """), info("two"); assert_snapshot(
+"""
+    records
+      INFO log: rice "fried" c:\\ \"\"\" end
+      INFO log: two
+""" )
+'''
 
 
 COOKING = """
