@@ -6,6 +6,7 @@ import asyncio
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,11 +28,13 @@ from rfs.monitoring import (
     collect_metric,
     default_monitor,
     error,
+    get_correlation_id,
     info,
     log_result_operation,
 )
 from rfs.reactive import MonoResult
 from rfs.testing import fixtures, result_helpers, virtual_time  # noqa: F401 - likewise
+from rfs.testing._snapshots import Snapshots
 from rfs.testing._telemetry import CountedIds, SteppingClock, Telemetry
 from rfs.web.fastapi import errors  # noqa: F401 - likewise
 from tests.docs.snippets import ROOT, snippets
@@ -45,6 +48,11 @@ PLUGIN = () if entry_points(group="pytest11", name="rfs") else ("-p", "rfs.testi
 def cook(dish: str) -> Result[str, str]:
     info("Cooking", dish=dish)
     return Success("done") if dish == "bulgogi" else Failure("OUT_OF_RICE")
+
+
+@log_result_operation("kitchen.burn")
+def burn() -> Result[str, str]:
+    raise ZeroDivisionError("no rice")
 
 
 @pytest.fixture
@@ -72,6 +80,7 @@ ALL_SPANS = """all spans:
     1 operation kitchen.cook ok 2 ms
     2 operation kitchen.cook failed UNKNOWN 2 ms"""
 ALL_METRICS = """measured:
+  guests 3
   operations_active{operation="kitchen.cook"} 0
   result_duration_ms{operation="kitchen.cook"} count=2 sum=4 min=2 max=2 mean=2 p50=2 p95=2 p99=2
   result_error_by_type_total{error_code="UNKNOWN",error_type="str",operation="kitchen.cook"} 1
@@ -299,6 +308,7 @@ class TestMessages:
         info("다음 손님을 부른다")
         collect_metric("waiting", 1234567, labels={"table": "7", "hall": "1"})
         collect_metric("waiting", 1 / 3, labels={"table": "8"})
+        collect_metric("guests", 3)
         collect_metric("1a", 1)
         capsys.readouterr()
 
@@ -478,6 +488,7 @@ class TestIsolation:
             with Telemetry() as telemetry:
                 info("inside")
 
+            assert get_correlation_id() == "outside"
             telemetry.assert_record(message="inside", correlation_id="")
             with Telemetry() as again:
                 pass
@@ -511,6 +522,16 @@ class TestIsolation:
             info("again", number=number)
 
         assert [record.context["number"] for record in telemetry.records] == list(range(300))
+
+    def test_keeps_every_record_of_an_instant(self) -> None:
+        """
+        Nor where the clock stands still, however many there are.
+        """
+        with Telemetry(clock=virtual_time.VirtualTime()) as telemetry:
+            for _ in range(20_001):
+                info("again")
+
+        assert len(telemetry.records) == 20_001
 
 
 class TestClockAndIds:
@@ -546,8 +567,8 @@ class TestClockAndIds:
 
         assert [clock.time_ns(), clock.time_ns()] == [1_800_000_000_001_000_000, 1_800_000_000_002_000_000]
         assert clock.monotonic() == 0.002
-        clock.advance(0.25)
-        assert (later.time_ns(), later.monotonic(), clock.monotonic()) == (1_501_000_000, 0.001, 0.252)
+        clock.advance(100.25)
+        assert (later.time_ns(), later.monotonic(), clock.monotonic()) == (1_501_000_000, 0.001, 100.252)
         assert Telemetry().clock.monotonic() == 0
 
     def test_ids_have_their_lengths(self) -> None:
@@ -722,6 +743,49 @@ class TestMetrics:
         telemetry.assert_metric("result_failure_total")
         telemetry.assert_metric("never_measured", None)
 
+    def test_figures_of_a_histogram(self, telemetry: Telemetry) -> None:
+        """
+        Each share is the value that so many per cent do not exceed.
+        """
+        for value, times in ((1, 99), (2, 90), (3, 8), (4, 3)):
+            for _ in range(times):
+                telemetry.monitor.histogram("waited_seconds").observe(value)
+
+        telemetry.assert_metric(
+            "waited_seconds",
+            {
+                "count": 200,
+                "sum": 315,
+                "min": 1,
+                "max": 4,
+                "mean": 1.575,
+                "p50": pytest.approx(2, rel=0.01),
+                "p95": pytest.approx(3, rel=0.01),
+                "p99": pytest.approx(4, rel=0.01),
+            },
+        )
+
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [
+            (2**53 - 1, "9007199254740991"),
+            (1 - 2**53, "-9007199254740991"),
+            (2**53, "9.0072e+15"),
+            (-(2**53), "-9.0072e+15"),
+            (1e6, "1000000"),
+            (1e-7, "1e-07"),
+        ],
+    )
+    def test_numbers_are_shown_whole(self, telemetry: Telemetry, value: float, shown: str) -> None:
+        """
+        A whole number with all its digits, as long as each of them is known.
+        """
+        collect_metric("guests", value)
+
+        assert message_of(telemetry.assert_metric, "guests", 0) == (
+            f"metric 'guests' is {shown}, not 0\nmeasured:\n  guests {shown}"
+        )
+
     def test_a_counter_that_has_counted_nothing(self, telemetry: Telemetry) -> None:
         """
         Declared, and of these labels, it is 0 and not measured; one that nobody has declared is not 0.
@@ -792,6 +856,22 @@ class TestAlerts:
         telemetry.assert_alert("queue", "pending")
         assert alert.status == "firing"
         assert told == ["fire"]
+
+    def test_rules_are_evaluated_at_the_end_of_each_second(self, telemetry: Telemetry) -> None:
+        """
+        Once in each second that is over, and once more where the time that was asked for ends; not where it begins.
+        """
+        for seconds in range(1, 7):
+            name = f"queue for {seconds}"
+            rule = Rule(name, "waiting", AlertCondition.GREATER_THAN, 20, for_seconds=seconds)
+            telemetry.monitor.alerts.set_rule(rule)
+        collect_metric("waiting", 30)
+        began = telemetry.monitor.clock.time_ns() / 1e9
+
+        telemetry.advance(6.5)
+
+        fired = {alert.rule_name: alert.at.timestamp() - began for alert in telemetry.alerts if alert.event == "fire"}
+        assert fired == {f"queue for {seconds}": pytest.approx(seconds + 1, abs=0.1) for seconds in range(1, 6)}
 
     def test_an_hour_is_an_hour(self, telemetry: Telemetry) -> None:
         """
@@ -1020,13 +1100,15 @@ class TestLoop:
                 await asyncio.sleep(3600)
 
         async def rude() -> None:
-            with telemetry.no_blocked_loop(0.05):
+            with telemetry.no_blocked_loop():  # a tenth of a second
                 await asyncio.sleep(0)
                 threading.Event().wait(0.3)
 
         virtual_time.VirtualTime(grace=2, patience=5).run(polite())
 
-        assert "threading.Event().wait(0.3)" in message_of(virtual_time.VirtualTime().run, rude())
+        said = message_of(virtual_time.VirtualTime().run, rude())
+        assert "allowed are 100 ms, by " in said
+        assert "threading.Event().wait(0.3)" in said
 
     def test_needs_a_loop(self, telemetry: Telemetry) -> None:
         """
@@ -1058,6 +1140,84 @@ class TestSnapshotText:
         assert "took_ms: <duration>" in first
         assert " -> ok <duration>: Operation completed" in first
         assert "when: '<time>'" in first
+
+    def test_is_all_that_was_recorded(self, telemetry: Telemetry) -> None:
+        """
+        Each record with its place, its ids, its context in order and its error; then each series; of nothing there is no text.
+        """
+
+        @log_result_operation("table.serve")
+        async def serve() -> Result[int, str]:
+            cook("bulgogi")
+            return await MonoResult.from_result(Success(1)).log_step("laid").to_result()
+
+        assert telemetry.text() == ""
+        with CorrelationContext("table-7"):
+            asyncio.run(serve())
+            with pytest.raises(ZeroDivisionError):
+                burn()
+            error(
+                "it\tbroke",
+                exception=ValueError("ri\nce"),
+                when="2026-11-22 03:40",
+                **{"b\nc": "2026-11-22T03:40:01.5+0900"},
+            )
+        cook("bibimbap").is_failure()
+        info(
+            "late",
+            ids=["a" * 32, "b" * 16, "a" * 32, "c" * 15],
+            took_ms="5",
+            free_mb=3,
+            cpu_percent=5.5,
+            left_seconds=1,
+            waits_ms=[1, 2.5],
+            parts=[1, 2.5],
+        )
+        collect_metric("waiting", 3)
+
+        assert telemetry.text().replace(f"'{__name__}.", "'FILE.") == ALL_OF_IT
+
+    def test_of_an_alert_is_its_message(self, telemetry: Telemetry) -> None:
+        """
+        Which says all that its context holds.
+        """
+        telemetry.monitor.alerts.set_rule(Rule("queue", "waiting", AlertCondition.GREATER_THAN, 20))
+        collect_metric("waiting", 30)
+        telemetry.advance(1)
+
+        assert telemetry.text() == (
+            "records\n"
+            "  WARNING alert: alert 'queue' fires (threshold): last of waiting is 30, the rule is > 20\n"
+            "metrics\n"
+            "  waiting 30"
+        )
+
+    def test_of_measurements_or_records_alone(self, telemetry: Telemetry) -> None:
+        """
+        Where there are none there is no heading.
+        """
+        collect_metric("waiting", 3)
+        with Telemetry() as another:
+            info("Cooking")
+
+        assert telemetry.text() == "metrics\n  waiting 3"
+        assert another.text() == "records\n  INFO log: Cooking"
+
+    def test_names_folders(self, telemetry: Telemetry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        The home, where files of a while are, Python's own and the current folder, whichever is within another; a root is none.
+        """
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setenv("HOME", "/h")
+        info(f"/h/a {tmp_path}/b {tmp_path}/here/c {sys.prefix}/d {tmp_path}")
+        named = telemetry.text()
+        monkeypatch.setenv("HOME", "/")
+        info("https://table.example/")
+
+        assert named == f"records\n  INFO log: <home>/a <tmp>/b <cwd>/c <python>/d {tmp_path}"
+        assert telemetry.text().endswith("\n  INFO log: https://table.example/")
 
     def test_reaches_into_what_is_nested(self, telemetry: Telemetry) -> None:
         """
@@ -1100,8 +1260,264 @@ class TestSnapshotText:
         """
         Without a test there is no place for a snapshot.
         """
-        with pytest.raises(TypeError, match="ask for the fixture"):
+        with pytest.raises(TypeError, match=r"^snapshots are kept for tests: ask for the fixture `telemetry`$"):
             telemetry.assert_snapshot()
+
+
+ALL_OF_IT = r"""records
+  INFO operation_start table.serve: Operation started
+    correlation=<table-7> span=<id 1>
+  INFO operation_start kitchen.cook: Operation started
+    correlation=<table-7> span=<id 2> parent=<id 1>
+    dish: 'bulgogi'
+  INFO log kitchen.cook: Cooking
+    correlation=<table-7> span=<id 2> parent=<id 1>
+    dish: 'bulgogi'
+  INFO operation kitchen.cook -> ok <duration>: Operation completed
+    correlation=<table-7> span=<id 2> parent=<id 1>
+    result_size: 4
+    result_type: 'str'
+  INFO step table.serve/laid -> ok <duration>: Step completed
+    correlation=<table-7> span=<id 1>
+    index: 1
+    result_type: 'int'
+  INFO operation table.serve -> ok <duration>: Operation completed
+    correlation=<table-7> span=<id 1>
+    result_type: 'int'
+  INFO operation_start kitchen.burn: Operation started
+    correlation=<table-7> span=<id 3>
+  ERROR operation kitchen.burn -> failed <duration>: Operation failed
+    correlation=<table-7> span=<id 3>
+    code.function.name: 'FILE.burn'
+    error ZeroDivisionError ZeroDivisionError (defect): no rice
+  ERROR log: 'it\tbroke'
+    correlation=<table-7>
+    'b\nc': '<time>'
+    when: '<time>'
+    error ValueError ValueError: 'ri\nce'
+  INFO operation_start kitchen.cook: Operation started
+    correlation=<id 4> span=<id 5>
+    dish: 'bibimbap'
+  INFO log kitchen.cook: Cooking
+    correlation=<id 4> span=<id 5>
+    dish: 'bibimbap'
+  ERROR operation kitchen.cook -> failed <duration>: Operation failed
+    correlation=<id 4> span=<id 5>
+    code.function.name: 'FILE.cook'
+    error str UNKNOWN: OUT_OF_RICE
+  INFO log: late
+    cpu_percent: <duration>
+    free_mb: <duration>
+    ids: ['id 6', 'id 7', 'id 6', 'ccccccccccccccc']
+    left_seconds: <duration>
+    parts: [1, 2.5]
+    took_ms: '5'
+    waits_ms: [<duration>, <duration>]
+metrics
+  operations_active{operation="kitchen.burn"} 0
+  operations_active{operation="kitchen.cook"} 0
+  operations_active{operation="table.serve"} 0
+  result_duration_ms{operation="kitchen.burn"} count=1
+  result_duration_ms{operation="kitchen.cook"} count=2
+  result_duration_ms{operation="table.serve"} count=1
+  result_error_by_type_total{error_code="UNKNOWN",error_type="str",operation="kitchen.cook"} 1
+  result_error_by_type_total{error_code="ZeroDivisionError",error_type="ZeroDivisionError",operation="kitchen.burn"} 1
+  result_failure_total{operation="kitchen.burn"} 1
+  result_failure_total{operation="kitchen.cook"} 1
+  result_success_total{operation="kitchen.cook"} 1
+  result_success_total{operation="table.serve"} 1
+  waiting 3"""
+
+INLINE = r'''
+def menu(assert_snapshot, info):
+    assert_snapshot("")  # 밥
+    info('rice "fried" c:\\ """ end')
+    if True:
+        (assert_snapshot)(
+            normalise=[str.upper], expected='old' 'er')
+    assert_snapshot("""
+        records
+          INFO log: other
+        """), info("two"); assert_snapshot(
+"older" )
+'''
+
+
+class TestKeptSnapshots:
+    @pytest.fixture
+    def kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        """Holds what is recorded against a test's snapshots in the current folder."""
+        monkeypatch.chdir(tmp_path)
+
+        def compare(*messages: str, update: bool = False, folder: Path = tmp_path, **options: Any) -> None:
+            __tracebackhide__ = True
+            of_test = Snapshots(update=update).of(
+                folder / "test_menu.py", "test_menu.py::TestMenu::test_dish[a/b 밥-1.5]"
+            )
+            with Telemetry(snapshots=of_test) as telemetry:
+                for message in messages:
+                    info(message)
+                telemetry.assert_snapshot(**options)
+
+        return compare
+
+    def test_are_files(self, kept: Callable[..., None], tmp_path: Path) -> None:
+        """
+        One for each test, of its name as far as that can be a file's, written in one step; what differs is told line by line.
+        """
+        stem = "TestMenu.test_dish[a_b_밥-1.5]"
+        path = Path("__snapshots__", "test_menu", f"{stem}.txt")
+
+        assert message_of(kept, "rice") == (
+            f"there is no snapshot {path} yet; --rfs-update-snapshots writes it:\n  records\n    INFO log: rice"
+        )
+        assert message_of(kept, "rice", name="late").startswith(
+            f"there is no snapshot {path.parent / stem}-late.txt yet;"
+        )
+        kept("밥", update=True)
+        assert [*path.parent.iterdir()] == [path]
+        assert path.read_bytes().decode() == "records\n  INFO log: 밥\n"
+        kept("밥")
+        assert message_of(kept, "밥", "soup") == (
+            f"telemetry differs from {path}; --rfs-update-snapshots takes it as it is now:\n"
+            "--- snapshot\n+++ now\n@@ -1,2 +1,3 @@\n records\n   INFO log: 밥\n+  INFO log: soup"
+        )
+        kept("soup", update=True)
+        kept("soup")
+        elsewhere = tmp_path.parent / "elsewhere"
+        assert message_of(kept, "rice", folder=elsewhere).startswith(f"there is no snapshot {elsewhere / path} yet; ")
+
+    def test_are_not_written_when_they_are_as_they_were(self, kept: Callable[..., None], tmp_path: Path) -> None:
+        """
+        Where nothing has changed nothing is written.
+        """
+        kept("rice", update=True)
+        folder = tmp_path / "__snapshots__" / "test_menu"
+        before = [path.stat() for path in folder.iterdir()]
+
+        kept("rice", update=True)
+
+        assert [path.stat() for path in folder.iterdir()] == before
+
+    def test_in_the_test_are_compared_without_their_margin(self, kept: Callable[..., None]) -> None:
+        """
+        Neither the indentation that all lines have, nor empty lines before and space after, are part of it.
+        """
+        kept(
+            "rice",
+            expected="""
+
+            records
+              INFO log: rice
+
+            """,
+        )
+        kept("rice", expected="records\n  INFO log: rice")
+        kept("rice ", expected="records\n  INFO log: rice")
+        kept("X", expected="\nrecords\n  INFO log: X\n")
+        kept(expected="")
+        kept("rice", expected="  first\nrecords\n  INFO log: rice", normalise=["  first\n".__add__])
+        assert message_of(kept, "rice", expected="\n  records\n    INFO log: soup\n") == (
+            "the inline snapshot differs; --rfs-update-snapshots takes it as it is now:\n"
+            "--- snapshot\n+++ as it is now\n@@ -1,2 +1,2 @@\n records\n-  INFO log: soup\n+  INFO log: rice"
+        )
+
+    @pytest.mark.parametrize("expected", [None, "x"])
+    def test_that_differ_are_told_in_the_test(self, kept: Callable[..., None], expected: str | None) -> None:
+        """
+        A traceback shows the test's own line last.
+        """
+        with pytest.raises(AssertionError) as caught:
+            kept("rice", expected=expected)
+
+        assert [each.frame.code.name for each in caught.traceback.filter(caught)] == [
+            "test_that_differ_are_told_in_the_test"
+        ]
+
+    def test_in_the_test_are_written_there(self, tmp_path: Path) -> None:
+        """
+        Each in the place of the text that was given, however it was given, and nothing else is touched.
+        """
+        path = tmp_path / "test_menu.py"
+        path.write_text(INLINE, encoding="utf-8")
+
+        def run(snapshots: Snapshots) -> None:
+            found: dict[str, Any] = runpy.run_path(str(path))
+            with Telemetry(snapshots=snapshots.of(path, "test_menu.py::test_dish")) as telemetry:
+                found["menu"](telemetry.assert_snapshot, info)
+
+        update = Snapshots(update=True)
+        run(update)
+        assert path.read_text(encoding="utf-8") == INLINE
+        update.write_inline()
+        written = path.read_text(encoding="utf-8")
+        run(Snapshots())
+        update.write_inline()
+
+        assert written == path.read_text(encoding="utf-8")
+        assert written == INLINE_WRITTEN
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            "assert_snapshot(old)",
+            "assert_snapshot(expected=old)",
+            'assert_snapshot(*["old"])',
+            'assert_snapshot(**{"expected": "old"})',
+            'assert_snapshot(f"{old}")',
+        ],
+    )
+    def test_in_the_test_are_literals(self, tmp_path: Path, call: str) -> None:
+        """
+        What is made while the test runs cannot be written into its text, which is told with the line.
+        """
+        path = tmp_path / "test_menu.py"
+        path.write_text(f"old = 'old'\ndef menu(assert_snapshot):\n    {call}; assert_snapshot('new')\n")
+        update = Snapshots(update=True)
+
+        with Telemetry(snapshots=update.of(path, "test_menu.py::test_dish")) as telemetry:
+            menu = runpy.run_path(str(path))["menu"]
+            with pytest.raises(AssertionError) as caught:
+                menu(telemetry.assert_snapshot)
+
+        assert str(caught.value) == f"{path}:3: an inline snapshot that is to be written must be a literal in the call"
+        assert [each.frame.code.name for each in caught.traceback.filter(caught)][1:] == ["menu"]
+
+    def test_in_the_test_are_written_by_one_process(self, tmp_path: Path) -> None:
+        """
+        Of several processes, whose tests may be in one file, none writes there; what is as it was they pass.
+        """
+        of_test = Snapshots(update=True, may_edit=False).of(tmp_path / "test_menu.py", "test_menu.py::test_dish")
+
+        with Telemetry(snapshots=of_test) as telemetry:
+            telemetry.assert_snapshot("")
+            said = message_of(telemetry.assert_snapshot, "old")
+
+        assert said == (
+            "an inline snapshot differs, and is in a file that only one process may write: run without pytest-xdist"
+        )
+
+
+INLINE_WRITTEN = r'''
+def menu(assert_snapshot, info):
+    assert_snapshot("")  # 밥
+    info('rice "fried" c:\\ """ end')
+    if True:
+        (assert_snapshot)(
+            normalise=[str.upper], expected="""
+                RECORDS
+                  INFO LOG: RICE "FRIED" C:\\ \"\"\" END
+            """)
+    assert_snapshot("""
+        records
+          INFO log: rice "fried" c:\\ \"\"\" end
+    """), info("two"); assert_snapshot(
+"""
+    records
+      INFO log: rice "fried" c:\\ \"\"\" end
+      INFO log: two
+""" )
+'''
 
 
 COOKING = """

@@ -302,7 +302,7 @@ class TestSeed:
         What is drawn by Faker comes of the seed as well.
         """
         assert TestDataFactory(7).batch(Host, 3) == TestDataFactory(7).batch(Host, 3)
-        assert TestDataFactory(7).batch(Host, 3) != TestDataFactory(8).batch(Host, 3)
+        assert len({TestDataFactory(seed).build(Host).address for seed in range(70)}) == 70
 
     def test_same_seed_same_data(self) -> None:
         """
@@ -343,7 +343,7 @@ class TestSeed:
                 capture_output=True,
                 text=True,
                 check=True,
-                env={**ENVIRONMENT, "PYTHONHASHSEED": seed},
+                env=environment(PYTHONHASHSEED=seed),
             ).stdout.strip()
             for seed in ("1", "2")
         ]
@@ -365,7 +365,9 @@ class TestSeed:
         assert random.getstate() == state
 
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+def environment(**more: str) -> dict[str, str]:
+    """The variables of another process that imports what this one does, and *more*."""
+    return {**os.environ, "PYTHONPATH": ":".join(sys.path), **more}
 
 
 def everything_plain() -> str:
@@ -553,7 +555,7 @@ class TestWithoutTheExtra:
                 print(error)
         """
         run = subprocess.run(
-            [sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True, env=ENVIRONMENT
+            [sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True, env=environment()
         )
 
         assert run.stdout == f"{said}\n"
@@ -567,7 +569,7 @@ class TestWithoutTheExtra:
             print(sorted({"hypothesis", "polyfactory", "faker", "fastapi"} & set(sys.modules)))
         """
         run = subprocess.run(
-            [sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True, env=ENVIRONMENT
+            [sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True, env=environment()
         )
 
         assert run.stdout.strip() == "[]"
@@ -617,6 +619,11 @@ PROGRAMS: dict[str, tuple[ChainProgram, tuple[str, object], list[str]]] = {
         ChainProgram(("flaky", 1), (("map_error", 1), ("cache", 0), ("retry", 2))),
         ("error", Code.NOT_FOUND),
         ["source", "0:map_error"],
+    ),
+    "steps that are awaited": (
+        ChainProgram(("value", 3), (("bind_async_result", 1), ("on_error_return_result", 1))),
+        ("value", 4),
+        ["0:bind_async_result"],
     ),
     "a bug": (
         ChainProgram(("value", 2), (("map_that_raises", 2),)),
@@ -705,14 +712,18 @@ class TestChains:
     @pytest.mark.parametrize("name", PROGRAMS)
     def test_what_programs_come_to(self, name: str) -> None:
         """
-        What each comes to, and which functions it must call, here in plain words.
+        What each comes to, and which functions it must call, here in plain words; and it takes no time.
         """
         program, answer, wanted_calls = PROGRAMS[name]
         calls: list[str] = []
 
         assert tuple(program.model(calls)) == answer
         assert calls == wanted_calls
-        asyncio.run(program.check())
+        clock = VirtualTime()
+        began = clock.monotonic()
+        clock.run(program.check())
+        assert type(generators._answer(clock.run(program.build([]).to_result())).held) is type(answer[1])
+        assert clock.monotonic() == began
 
     async def test_a_wrong_call_is_told(self) -> None:
         """
@@ -809,6 +820,18 @@ class TestStrategies:
         assert come.keys() >= known
         assert len(come.keys() - known) > 100
 
+    def test_all_kinds_of_texts_come(self) -> None:
+        """
+        Some of each list, and as many that are in none, come soon.
+        """
+        names = {surname + given for surname, _ in generators.SURNAMES for given, _ in generators.GIVEN_NAMES}
+        kinds = [names, {*generators.DISHES}, {*generators.WORDS}, {*generators._TEXTS}]
+
+        come = set(drawn_of(texts(), 200))
+
+        assert all(come & kind for kind in kinds)
+        assert len(come - set[str]().union(*kinds)) > 20
+
     def test_all_results_come(self) -> None:
         """
         By default numbers, texts and None; `Code`s and texts; and three kinds of exceptions as defects, of any text.
@@ -867,25 +890,34 @@ class TestStrategies:
         ):
             assert least <= min(measured[kind]) <= 0.9 * least
             assert 0.9 * most <= max(measured[kind]) <= most
-        assert any(amount % 1 for amount in measured[MetricType.COUNTER])
+            assert any(0 < amount < 1 for amount in measured[kind])
+
+    def test_the_longest_labels_of_series(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        The value of a label has at most 256 characters: a longer one would not be kept as it is.
+        """
+        for name in ("DISHES", "WORDS"):
+            monkeypatch.setattr(generators, name, ())
+        monkeypatch.setattr(generators, "_TEXTS", ("x" * 256, "x" * 257))
+
+        assert max(len(value) for each in drawn_of(series(0), 50) for value in each.labels.values()) == 256
 
     def test_the_times_of_series(self, many_series: list[Series]) -> None:
         """
         The first measurement is at 0; from one to the next pass none to 3600 seconds, often a round number of them.
         """
         assert {each.points[0][0] for each in many_series if each.points} == {0.0}
-        pauses = [(each.points[0][0], each.points[1][0]) for each in many_series if len(each.points) > 1]
-        passed = [later - sooner for sooner, later in pauses]
+        passed = [later - sooner for each in many_series for (sooner, _), (later, _) in pairwise(each.points)]
         assert min(passed) == 0
-        assert 3000 < max(passed) <= 3600
+        assert 3000 < max(passed) < 3600.001
+        assert any(0.001 < each < 0.999 for each in passed)
         assert {0.0, 1.0, 10.0, 60.0} <= set(passed)
-        assert all(sooner <= later for each in many_series for (sooner, _), (later, _) in pairwise(each.points))
 
     def test_how_long_series_are(self, many_series: list[Series]) -> None:
         """
         From no measurement to as many as are asked for.
         """
-        assert {len(each.points) for each in drawn_of(series(max_points=2))} == {0, 1, 2}
+        assert {len(each.points) for each in drawn_of(series(max_points=2), 60)} == {0, 1, 2}
         assert 10 < max(len(each.points) for each in many_series) <= 50
 
     def test_what_traces_are_drawn(self, many_traces: list[Span]) -> None:
@@ -1063,6 +1095,8 @@ class TestHostileValues:
             repr, str, bool, len, iter, hash, dir, int, float, vars, "{}".format, lambda value: isinstance(value, Code),
             lambda value: value == value, lambda value: value < value, lambda value: value(), lambda value: value.x,
             lambda value: 1 in value, lambda value: value[0],
+            lambda value: object.__getattribute__(value, "__class__"),
+            lambda value: object.__getattribute__(value, "__dict__"),
         ]  # fmt: skip
 
         for ask in asked:
@@ -1078,7 +1112,9 @@ class TestHostileValues:
         """
         for name in ("object that cannot be shown", "exception that cannot be shown"):
             value: Any = HOSTILE_VALUES[name]()
-            asked: list[Callable[[Any], object]] = [repr, str, bool, hash, "{}".format, lambda value: value == 1]
+            asked: list[Callable[[Any], object]] = [
+                repr, str, bool, hash, "{}".format, "{:>9}".format, lambda value: value == 1,
+            ]  # fmt: skip
             for ask in asked:
                 with pytest.raises(RuntimeError, match=r"^hostile$"):
                     ask(value)

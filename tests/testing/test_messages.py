@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -92,6 +93,15 @@ class TestDescribe:
         assert re.search(rf"raised at: {HERE}:\d+ in .*cook$", told, re.MULTILINE)
         assert re.search(rf"cause: KeyError\('rice'\), raised at {HERE}:\d+ in .*cook$", told, re.MULTILINE)
 
+    def test_a_cause_that_was_never_raised_has_no_place(self) -> None:
+        """
+        Of a cause that was only made, what it is is all there is to tell.
+        """
+        error = SoldOutError("rice")
+        error.__cause__ = KeyError("rice")
+
+        assert describe(error).splitlines()[1:] == ["    code: SOLD_OUT", "    cause: KeyError('rice')"]
+
     def test_bare_exception_shows_its_code(self) -> None:
         """
         An exception outside of a Failure is told alike.
@@ -121,6 +131,8 @@ class TestDescribe:
 
         assert len(told) < 2_100
         assert told.endswith("(8002 more characters)")
+        assert shown("x" * 1_998) == f"'{'x' * 1_998}'"
+        assert shown("x" * 1_999) == f"'{'x' * 1_999}... (1 more characters)"
 
 
 @pytest.mark.usefixtures("remembered")
@@ -307,6 +319,28 @@ class Point(NamedTuple):
     y: int
 
 
+class Half:
+    """An object of which one may have a field that another has not."""
+
+    _fields = ("dish",)
+
+    def __init__(self, **fields: object) -> None:
+        vars(self).update(fields)
+
+    def __repr__(self) -> str:
+        return f"Half({vars(self)})"
+
+
+class Table:
+    """A class as attrs leaves it."""
+
+    __attrs_attrs__ = (SimpleNamespace(name="number"), SimpleNamespace(name="guest"))
+
+    def __init__(self, number: int, guest: str) -> None:
+        self.number = number
+        self.guest = guest
+
+
 class IsPositive:
     """A matcher as dirty-equals makes them."""
 
@@ -336,6 +370,12 @@ class TestDifference:
             (Failure("a"), Failure("b"), ".error: expected 'a', got 'b'"),
             (Success(1), Failure(1), "value: expected Success(1), got Failure(1)"),
             ("one\ntwo", "one\nTwo", "text:\n      one\n    - two\n    + Two"),
+            ("one\ntwo", "two", "text:\n    - one\n      two"),
+            ("two", "one\ntwo", "text:\n    + one\n      two"),
+            (["one", "two\n"], ["One", "two\n"], "[0]: expected 'one', got 'One'"),
+            (Table(7, "a"), Table(7, "b"), ".guest: expected 'a', got 'b'"),
+            (Half(dish="a"), Half(), "value: expected Half({'dish': 'a'}), got Half({})"),
+            (Half(), Half(dish="a"), "value: expected Half({}), got Half({'dish': 'a'})"),
             (float("nan"), float("nan"), "value: expected nan, got nan"),
             ({"id": IsPositive(), "n": 1}, {"id": 5, "n": 2}, "['n']: expected 1, got 2"),
             ({"id": IsPositive()}, {"id": -5}, "['id']: expected IsPositive(), got -5"),
@@ -376,7 +416,11 @@ class TestDifference:
         What cannot be compared is not equal, and the message says why.
         """
         assert not equal([Uncomparable()], [Uncomparable()])
-        assert "cannot be compared: RuntimeError('not like this')" in difference([Uncomparable()], [Uncomparable()])
+        said = "cannot be compared: RuntimeError('not like this')"
+        assert difference([Uncomparable()], [1]) == f"value: [Uncomparable()] and [1] {said}"
+        assert difference({"a": 1, "b": Uncomparable()}, {"a": 2, "b": 3}) == (
+            f"['a']: expected 1, got 2\n['b']: Uncomparable() and 3 {said}"
+        )
 
     def test_equal_parts_of_unequal_wholes(self) -> None:
         """
@@ -399,6 +443,8 @@ class TestDifference:
 
         assert len(lines) == 21
         assert lines[-1] == "... and 980 more"
+        assert difference([0] * 20, [1] * 20).splitlines()[-1] == "[19]: expected 0, got 1"
+        assert difference([0] * 21, [1] * 21).splitlines()[-1] == "... and 1 more"
 
     def test_deep_values_end(self) -> None:
         """

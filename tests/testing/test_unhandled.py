@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import copy
 import inspect
 import pickle
 import threading
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Any, cast
 
 import pytest
@@ -25,12 +26,15 @@ from rfs.core.result import (
     partition,
     sequence,
 )
-from rfs.monitoring import Monitor, collect_result_metric, log_result_operation, use_monitor
+from rfs.monitoring import Monitor, collect_result_metric, info, log_result_operation, use_monitor
 from rfs.reactive import FluxResult, MonoResult
+from rfs.testing import _births
 from rfs.testing._unhandled import Watch
 from rfs.testing.result_helpers import mock_result_service
+from tests.faults.processes import FAR_SECONDS, eventually
 
 handed_on: list[object] = []
+HASH = hash(Failure("OUT_OF_RICE"))
 
 
 @log_result_operation("kitchen.cook")
@@ -112,11 +116,48 @@ async def chain_that_breaks() -> None:
 async def task() -> None:
     cooking = asyncio.create_task(later())
     await asyncio.sleep(0)
+    assert "result=Failure('OUT_OF_RICE')" in repr(cooking)
     del cooking
 
 
 def main_task() -> None:
     asyncio.run(later())
+
+
+def main_task_of_a_batch() -> None:
+    async def many() -> FluxResult[int, str]:
+        return await FluxResult.from_iterable_async([1, 2], lambda _: later())
+
+    asyncio.run(many())
+
+
+async def chain_for_others() -> None:
+    await MonoResult(later).recover(len, on_codes="BURNT").retry(2, on_codes="BURNT").to_result()
+
+
+def logged() -> None:
+    info("cooked", dish=cook(), dishes=[cook()])
+
+
+def in_an_exit_stack() -> None:
+    with ExitStack() as stack:
+        stack.callback(cook)
+
+
+async def in_the_place_of_one_that_was_looked_at() -> None:
+    async def step() -> Result[int, str]:
+        looked_at = [await MonoResult(later) for _ in range(100)]
+        assert all(result.is_failure() for result in looked_at)
+        places = {id(result) for result in looked_at}
+        looked_at.clear()
+        others: list[Result[int, str]] = []
+        while id(ignored := cook()) not in places:  # soon one has the address of one of those
+            assert ignored.is_failure()
+            others.append(ignored)
+            assert len(others) < 10_000
+        return Success(1)
+
+    assert (await MonoResult(step)).is_success()
 
 
 async def inside_of_a_step() -> None:
@@ -145,6 +186,11 @@ DROPPED = {
     chain_that_breaks: ["chain_that_breaks"],
     task: ["later"],
     main_task: ["later"],
+    main_task_of_a_batch: ["later", "later"],
+    chain_for_others: ["later"],
+    logged: ["cook", "cook"],
+    in_an_exit_stack: ["cook"],
+    in_the_place_of_one_that_was_looked_at: ["cook"],
     inside_of_a_step: ["cook"],
     batch: ["later", "later"],
 }
@@ -197,6 +243,7 @@ def by_comparison() -> None:
     assert Failure("x") == Failure("x")
     assert Success(1) != cook()
     assert len({Failure("x"), Failure("x")}) == 1
+    assert hash(cook()) == HASH
 
 
 def by_text() -> None:
@@ -357,6 +404,86 @@ class TestWatch:
             mapped_and_dropped()
 
         assert [len(each.found) for each in (outer, inner)] == [1, 1]
+
+    def test_one_that_ends_leaves_the_others_theirs(self) -> None:
+        """
+        What is still held when the inner watch ends is nobody's afterwards; what belongs to the outer one is still its own.
+        """
+        with Watch() as outer:
+            kept = cook()
+            with Watch() as inner:
+                held = cook()
+            del held
+            del kept
+
+        assert [len(each.found) for each in (outer, inner)] == [1, 0]
+
+    def test_leaves_those_who_remember_births_alone(self) -> None:
+        """
+        Where births are remembered longer than a watch lasts, Failures are made as before.
+        """
+        with _births.remembered():
+            with Watch():
+                pass
+            failure = Failure("x")
+            birth = _births.birth_of(failure)
+
+        assert birth is not None
+        assert type(failure) is Failure
+
+    def test_derived_classes_are_left_alone(self) -> None:
+        """
+        A Failure of a class derived from Failure keeps its class, and nobody has to look at it.
+        """
+
+        class Burnt(Failure[str]):
+            __slots__ = ()
+
+        with Watch() as watch:
+            burnt = Burnt("x")
+            assert type(burnt) is Burnt
+            del burnt
+
+        assert watch.unhandled() == []
+
+    def test_may_be_looked_at_by_two_at_once(self) -> None:
+        """
+        Who was on the way to show it, while another thread has looked, shows it all the same.
+        """
+        with Watch() as watch:
+            result = Failure("x")
+            show = type(result).__repr__
+            assert result.is_failure()
+            assert show(result) == "Failure('x')"
+            assert type(result) is Failure
+            del result
+
+        assert watch.unhandled() == []
+
+    def test_below_all_code(self) -> None:
+        """
+        In a thread that runs a function of C's there is no code of Python's below: who asks there looks, what is dropped there is told.
+        """
+        ended = threading.Event()
+        written: list[str] = []
+
+        class Page:
+            def write(self, text: str) -> None:
+                written.append(text)
+                if text == "\n":
+                    ended.set()
+
+        with Watch() as watch:
+            shown = Failure("x")
+            _thread.start_new_thread(print, (shown,), {"file": Page()})
+            assert ended.wait(FAR_SECONDS)
+            assert type(shown) is Failure
+            _thread.start_new_thread(getattr, (Failure("y"), "error"))
+            _thread.start_new_thread(id, (Failure("z"),))
+            found = eventually(watch.unhandled)
+
+        assert written == ["Failure(x)", "\n"]
+        assert [one.failure.error for one in found] == ["z"]
 
     def test_many_threads(self, switching_often: None) -> None:
         """

@@ -132,8 +132,8 @@ class Snapshots:
         found = _argument(Path(path).read_bytes(), frame)
         if found is None:
             fail(f"{path}:{frame.f_lineno}: an inline snapshot that is to be written must be a literal in the call")
-        start, end = (found.lineno, found.col_offset), (found.end_lineno or 0, found.end_col_offset or 0)
-        self._edits.setdefault(path, {})[start] = _Edit(start, end, text)
+        start, end = (found.lineno, found.col_offset), (found.end_lineno, found.end_col_offset)
+        self._edits.setdefault(path, {})[start] = _Edit(start, cast("tuple[int, int]", end), text)
 
     def write_inline(self) -> None:
         """Write what `edit` was asked for, each file at once."""
@@ -142,8 +142,8 @@ class Snapshots:
             lines = path.read_bytes().splitlines(keepends=True)
             for edit in sorted(edits.values(), reverse=True):  # from the end: what comes before keeps its place
                 (first, begin), (last, end) = edit.start, edit.end
-                margin = re.match(rb" *", lines[first - 1])
-                literal = _literal(edit.text, "" if margin is None else margin[0].decode())
+                margin = lines[first - 1][: -len(lines[first - 1].lstrip())]
+                literal = _literal(edit.text, margin.decode())
                 lines[first - 1 : last] = [lines[first - 1][:begin] + literal.encode() + lines[last - 1][end:]]
             write_at_once(path, b"".join(lines))
         self._edits.clear()
@@ -220,7 +220,7 @@ def _argument(source: bytes, frame: FrameType) -> ast.expr | None:
             isinstance(node, ast.Call)
             and (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset) == positions
         ):
-            given: list[Any] = [*node.args[:1], *(each.value for each in node.keywords if each.arg == "expected")]
+            given: list[Any] = [*node.args, *(each.value for each in node.keywords if each.arg == "expected")]
             if given and isinstance(given[0], ast.Constant) and isinstance(given[0].value, str):
                 return given[0]
     return None

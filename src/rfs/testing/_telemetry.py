@@ -210,7 +210,7 @@ class Telemetry:
         records = self.records
         found = [record for record in records if _matches(among, record)]
         if not _matches(list(expected), found):
-            shown = [_projection(record, each) for record, each in zip(found, expected, strict=False)]
+            shown = list(map(_projection, found, expected))
             more = [_line(record) for record in found[len(expected) :]]
             which = f"records with {_labels(among)}" if among else "records"
             fail(
@@ -263,7 +263,7 @@ class Telemetry:
         what = f"metric {name!r}" + (f" with {_labels(labels)}" if labels else "")
         names = sorted({key.name for key in _keys(totals) if not is_own(key.name)})
         if measured is None:
-            near = [] if name in names else get_close_matches(name, names, 1)
+            near = [] if name in names else get_close_matches(name, names)
             heading = f"{what} was not measured" + (f"; did you mean {near[0]!r}?" if near else "")
         elif isinstance(expected, Mapping):
             wanted = dict(cast("Mapping[str, object]", expected))

@@ -66,9 +66,9 @@ _went_through_a_chain: set[int] = set()
 _watches: list[Watch] = []
 
 
-def _module(frame: FrameType) -> str:
-    name: object = frame.f_globals.get("__name__", "")
-    return name if isinstance(name, str) else ""
+def _module(frame: FrameType | None) -> str:
+    """The module whose code runs in *frame*; where C's code has called there is none."""
+    return "" if frame is None else str(frame.f_globals.get("__name__"))
 
 
 def _made(failure: Any, birth: Birth | None) -> None:
@@ -80,8 +80,8 @@ def _made(failure: Any, birth: Birth | None) -> None:
         _set_class(failure, _Unseen if kind is Failure else _UnseenDefect)
 
 
-def _looks(name: str, frame: FrameType | None, failure: object) -> bool:
-    """Whether the code of *frame*, which asks *failure* for *name*, looks at it."""
+def _looks(frame: FrameType | None, failure: object, name: str = "") -> bool:
+    """Whether the code of *frame*, which asks *failure* for *name*, or compares, hashes or shows it, looks at it."""
     if name in _PASSES_ON:
         return False
     while frame is not None and _module(frame) == "rfs.core.result":
@@ -93,13 +93,13 @@ def _looks(name: str, frame: FrameType | None, failure: object) -> bool:
         return name != "__class__" and frame.f_code.co_name not in {"tell", "chosen"}
     while frame is not None and (_module(frame).startswith("rfs.reactive.") or _module(frame) == "reprlib"):
         frame = frame.f_back
-    return frame is None or _module(frame) not in _RECORDERS
+    return _module(frame) not in _RECORDERS
 
 
-def _is_let_go_as_told(number: int, frame: FrameType) -> bool:
+def _is_let_go_as_told(number: int, frame: FrameType | None) -> bool:
     """Whether RFS lets go of it in *frame*, as it was told to: what a chain went past, or what a stream that was left had ready."""
     if _module(frame) == "contextlib":  # the stream is being closed
-        return frame.f_back is not None and _module(frame.f_back).startswith("rfs.reactive.")
+        return _module(frame and frame.f_back).startswith("rfs.reactive.")
     # What has not been through the chain is a variable of one of its steps.
     return number in _went_through_a_chain and _module(frame).startswith("rfs.reactive.")
 
@@ -113,7 +113,7 @@ class _Unseen(core._Result[Any, Any]):
 
     def __getattribute__(self, name: str) -> Any:
         number, stands_for = id(self), _own_class(self)
-        if number in _unseen and _looks(name, sys._getframe(1), self):
+        if number in _unseen and _looks(sys._getframe().f_back, self, name):
             _unseen.pop(number, None)
         if name == "__class__":
             return stands_for  # and no other class yet: `isinstance` compares the answer with what it saw before
@@ -126,23 +126,22 @@ class _Unseen(core._Result[Any, Any]):
         return found.__get__(self) if hasattr(found, "__get__") else found
 
     def __eq__(self, other: object) -> bool:
-        return bool(_own(self, "__eq__") == other)
+        return bool(_own(self) == other)
 
     def __hash__(self) -> int:
-        return hash(_own(self, "__hash__"))
+        return hash(_own(self))
 
     def __str__(self) -> str:
-        return str(_own(self, "__str__"))
+        return str(_own(self))
 
     def __repr__(self) -> str:
-        return repr(_own(self, "__repr__"))
+        return repr(_own(self))
 
     def __del__(self) -> None:
         number = id(self)
         watched = _unseen.pop(number, None)
-        if watched is not None and not _is_let_go_as_told(number, sys._getframe(1)):
+        if watched is not None and not _is_let_go_as_told(number, sys._getframe().f_back):
             watched.watch.found.append(Unhandled(_copy(self), watched.birth))
-        _went_through_a_chain.discard(number)
 
 
 class _UnseenDefect(_Unseen):
@@ -159,9 +158,9 @@ def _own_class(unseen: object) -> Any:
     return getattr(kind, "_stands_for", kind)
 
 
-def _own(unseen: Any, name: str) -> Failure[Any]:
-    """The Failure of its own class, looked at by who asks for *name*."""
-    if id(unseen) in _unseen and _looks(name, sys._getframe(2), unseen):
+def _own(unseen: Any) -> Failure[Any]:
+    """The Failure of its own class, looked at by who has called the method that calls this."""
+    if id(unseen) in _unseen and _looks(sys._getframe(1).f_back, unseen):
         _unseen.pop(id(unseen), None)
     if id(unseen) not in _unseen:
         _set_class(unseen, _own_class(unseen))
@@ -198,11 +197,11 @@ class Watch:
         _watches.remove(self)
         if not _watches:
             _births.on_birth = None
+            _went_through_a_chain.clear()
         self._left.close()
         for number, watched in tuple(_unseen.items()):
             if watched.watch is self:
                 del _unseen[number]
-                _went_through_a_chain.discard(number)
 
     def allow(self) -> None:
         """Let the test pass whatever nobody looks at."""

@@ -169,9 +169,9 @@ def read_checks(path: Path) -> CheckFile:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", str(error))
+        found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)\Z", str(error))
         line = len(text.splitlines()) if found is None or found[1] is None else int(found[1])
-        raise CheckFileError(str(path), line, f"is no TOML: {str(error).partition(' (at')[0]}") from None
+        raise CheckFileError(str(path), line, f"is no TOML: {str(error).rpartition(' (at')[0]}") from None
     file = CheckFile(str(path), _Content(), _lines_of(text), [], [])
     try:
         content = msgspec.convert(data, _Content)
@@ -180,7 +180,7 @@ def read_checks(path: Path) -> CheckFile:
     if not (content.rule_test or content.contract or content.performance):
         raise file.refusal("has no checks; write [[rule_test]], [[contract]] or [[performance]]")
     if content.rule_test and content.rules is None:
-        raise file.refusal('rules are missing; say where they are: rules = "shop.alerts:RULES"', "rule_test", 0)
+        raise file.refusal('rules are missing; say where they are: rules = "shop.alerts:RULES"', "rule_test")
     file = file._replace(
         content=content,
         rules=[] if content.rules is None else _rules_of(file, content.rules),
@@ -231,7 +231,7 @@ def _refused(file: CheckFile, fault: str) -> CheckFileError:
     """A fault that msgspec has found, with its line, and with what there can be in the place of what cannot."""
     said, _, at = fault.partition(" - at `")
     place: list[str | int] = []
-    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", at.removesuffix("`")):
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", at):
         place.append(name or int(index))
     names = [part for part in place if isinstance(part, str)]
     if field := re.search(r"unknown field `(.*)`", said):
@@ -243,7 +243,7 @@ def _refused(file: CheckFile, fault: str) -> CheckFileError:
     if said.startswith("Invalid enum value"):
         return file.refusal(f"{names[-1]}: {said[19:]} is none; write counter, gauge or histogram", *place)
     what = said[:1].lower() + said[1:].replace("`", "")
-    return file.refusal(f"{names[-1] if names else 'it'}: {what}", *place)
+    return file.refusal(f"{names[-1]}: {what}", *place)
 
 
 def _imported(file: CheckFile, path: str, *place: str | int) -> Any:
@@ -548,15 +548,14 @@ class _Run:
                 elif record.kind not in _SAID_OTHERWISE:
                     self.spans.setdefault(record.span_id, []).append(record)
             if len(page) < _PAGE:
-                break
+                return
             before = page[-1].cursor
-        else:
-            raise QueryError("range", f"there are more than {_MOST_RECORDS:,} records in it; ask for a shorter one")
+        raise QueryError("range", f"there are more than {_MOST_RECORDS:,} records in it; ask for a shorter one")
 
 
 def _broken(file: CheckFile, index: int, contract: Contract, run: _Run) -> Iterator[Problem]:
     """What the calls of an operation have made that its contract has not, or have not made that it has."""
-    calls = run.calls.get(contract.operation, [])
+    calls = run.calls.get(contract.operation)
     if not calls:
         text = f"{contract.operation!r} was not called within {run.time_range}; record a run that does, or look further back"
         yield Problem(file.line("contract", index, "operation"), text)

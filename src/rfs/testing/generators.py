@@ -108,7 +108,7 @@ class _Chance:
     Python keeps the sequence of ``random()`` for ever, and promises that of no other method.
     """
 
-    def __init__(self, seed: Seed, purpose: str = "") -> None:
+    def __init__(self, seed: Seed, purpose: str) -> None:
         # A seed of text is hashed by SHA-512; one purpose does not take the numbers of another.
         self._next = Random(f"{seed}/{purpose}").random  # noqa: S311 - guards nothing
 
@@ -357,7 +357,6 @@ def _factory(model: type, seed: Seed) -> Any:
         model,
         __random__=Random(chance.hexadecimal(16)),  # noqa: S311 - guards nothing
         __faker__=faker,
-        __check_model__=False,
         _extra_providers=_providers(chance),
     )
 
@@ -646,8 +645,6 @@ class _Model:
                 if answer.kind == "value" or (name == "retry_some" and answer.held is not _code(number)):
                     break
                 answer = self.run(upto - 1)
-            return answer
-        if name in {"timeout", "name"}:
             return answer
         if answer.kind == "value":
             return self._of_value(f"{upto - 1}:{name}", name, number, cast("int", answer.held))
