@@ -59,8 +59,8 @@ class _Watched(NamedTuple):
     watch: Watch
 
 
-# By `id`: an entry goes when its Failure has been looked at, or dies. Single steps of CPython, so that no lock is needed, and a
-# finalizer in the midst of one finds no lock held.
+# By `id`: an entry goes when its Failure has been looked at, or dies; in the second, when another one has its address, or nobody
+# watches any more. Single steps of CPython, so that no lock is needed, and a finalizer in the midst of one finds no lock held.
 _unseen: dict[int, _Watched] = {}
 _went_through_a_chain: set[int] = set()
 _watches: list[Watch] = []
