@@ -75,7 +75,7 @@ class _UnmetError(Exception):
     """An expectation was not met: why, and what came instead."""
 
     def __init__(self, fault: str, event: _Event | None = None) -> None:
-        super().__init__(fault, event)
+        super().__init__()
         self.fault = fault
         self.event = event
 
@@ -289,7 +289,7 @@ class StepVerifier:
         """
         names = self._names("expect_step")
         if name not in names:
-            close = get_close_matches(name, names, 1)
+            close = get_close_matches(name, names)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(map(repr, names))}"
             raise ValueError(f"expect_step({name!r}): the chain has no such step; {hint}")
         if outcome not in get_args(Outcome):
@@ -444,7 +444,7 @@ class StepVerifier:
             await asyncio.sleep(0)  # the source has begun
             for number, expectation in enumerate(expectations, 1):
                 if expectation is last and watch.is_over:
-                    break
+                    return
                 try:
                     await watch.meet(expectation)
                 except _UnmetError as unmet:
@@ -579,8 +579,8 @@ def _watched_operator(kind: int, operator: Operator, watch: _Watch) -> Operator:
     """Return *operator* such that it tells what it changes, and each time that what it holds begins again."""
     name = _chain.name_of(kind, operator)
     is_logged = operator.operator in {"log_step", "log_error", "log_performance"}
-    begun = 0
-    inner_result: AnyResult | None = None
+    begun: int  # both anew in each run
+    inner_result: AnyResult | None
 
     def begin(result: AnyResult, _: Run | None) -> AnyResult:
         nonlocal begun
@@ -598,24 +598,25 @@ def _watched_operator(kind: int, operator: Operator, watch: _Watch) -> Operator:
     if operator.inner:
         # A timeout that interrupts no step names the last one.
         last = _chain.name_of(*operator.inner[-1])
-        marks = [(OPERATOR, Operator("", mark, name=last)) for mark in (begin, end)]
+        marks = [(OPERATOR, Operator(last, mark)) for mark in (begin, end)]
         held = operator.around((marks[0], *_watched(operator.inner, watch), marks[1]))
 
-    def told(before: AnyResult, after: object, was_failed: bool, recovering: bool) -> None:
-        if not is_logged and after is (inner_result if operator.inner else before):
+    def told(before: AnyResult, after: object, logged: tuple[bool, bool] | None) -> None:
+        if logged is None and after is (inner_result if operator.inner else before):
             return
         after = as_result(after, name)
         outcome = "ok"
         if isinstance(after, Failure):
-            outcome = "skipped" if is_logged and was_failed and not recovering else "failed"
-        elif (is_logged and recovering) or (isinstance(before, Failure) and not operator.inner):
+            outcome = "skipped" if logged == (True, False) else "failed"
+        elif (logged is not None and logged[1]) or (isinstance(before, Failure) and not operator.inner):
             outcome = "recovered"
         watch.tell("step", name, outcome, after)
 
     def plain(result: AnyResult, run: Run | None) -> Any:
-        was_failed, recovering = (run.failed, run.recovering) if run is not None else (False, False)
+        # Of a logged step: whether the one before it has failed, and whether that was taken up since.
+        logged = (run.failed, run.recovering) if is_logged and run is not None else None
         answer: object = held.run(result, run)
-        told(result, answer, was_failed, recovering)
+        told(result, answer, logged)
         return answer
 
     async def asynchronous(result: AnyResult, run: Run | None) -> Any:
@@ -626,7 +627,10 @@ def _watched_operator(kind: int, operator: Operator, watch: _Watch) -> Operator:
         except asyncio.CancelledError:
             watch.tell("step", name, "cancelled")
             raise
-        told(result, answer, was_failed=False, recovering=False)
+        except Exception as error:
+            told(result, Failure.from_exception(error), None)
+            raise
+        told(result, answer, None)
         return answer
 
     return replace(held, run=asynchronous if kind == ASYNC_OPERATOR else plain)
