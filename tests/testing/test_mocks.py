@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import unittest.mock
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -36,6 +37,7 @@ class OrderService:
         return Success(f"real {number}")
 
     def count(self, status: str) -> Result[int, str]:
+        """How many there are."""
         return Success(0)
 
     def chain(self, number: str) -> MonoResult[str, str]:
@@ -96,7 +98,9 @@ class TestFinding:
         with mock_result_service(order_service, "count"):
             mocked = order_service.count
 
-            assert (mocked.__module__, mocked.__qualname__) == (real.__module__, real.__qualname__)
+            for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+                assert getattr(mocked, name) == getattr(real, name)
+            assert mocked.__doc__ == "How many there are."
 
     async def test_global_name_of_the_test(self) -> None:
         """
@@ -256,6 +260,26 @@ class TestFinding:
         assert str(caught.value).endswith("has no 'fnd'; did you mean 'find'?")
         with pytest.raises(MockTargetError, match=r"^mock of OrderService\.fnd: "):
             mock_result_service(order_service, "fnd")
+
+    def test_near_methods_of_all_that_lack_it(self) -> None:
+        """
+        What was meant is looked for in what a function of the test calls so, and in the class of that name, too.
+        """
+        bill_service = OrderService()
+
+        with pytest.raises(MockTargetError) as local:
+            mock_result_service("bill_service", "cuont")
+        with pytest.raises(MockTargetError) as by_class:
+            mock_result_service("order__service", "cuont")
+
+        assert bill_service.name == "orders"
+        assert re.fullmatch(
+            r"mock of bill_service\.cuont: bill_service in .*\.test_near_methods_of_all_that_lack_it has no 'cuont'; "
+            r"did you mean 'count'\?",
+            str(local.value),
+        )
+        assert str(by_class.value).startswith("mock of order__service.cuont: OrderService in ")
+        assert str(by_class.value).endswith(" has no 'cuont'; did you mean 'count'?")
 
     def test_name_without_the_method_is_passed_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
@@ -630,6 +654,20 @@ class TestRestoring:
 
             assert order_service.count("open") == Success(on[-1] + 1 if on else 0)
         assert vars(order_service) == {}
+
+    def test_method_that_somebody_has_deleted_stays_so(self) -> None:
+        """
+        What is no more when the block is left is not put back.
+        """
+
+        class Local:
+            def count(self) -> Result[int, str]:
+                return Success(0)
+
+        with mock_result_service(Local, "count"):
+            del Local.count
+
+        assert not hasattr(Local, "count")
 
     async def test_patch_of_somebody_else_is_left_alone(self) -> None:
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from enum import StrEnum
 from textwrap import dedent
 from typing import Any
@@ -677,6 +677,44 @@ class TestCancellation:
             await task
 
         assert closed == [True]
+
+    async def test_a_stream_is_closed_by_the_verifier(self) -> None:
+        """
+        It is closed when the verification returns, though somebody still holds it.
+        """
+        closed: list[bool] = []
+
+        async def endless() -> AsyncGenerator[int, None]:
+            try:
+                while True:
+                    yield 1
+            finally:
+                closed.append(True)
+
+        stream = endless()
+        await StepVerifier(stream).expect_value(1).then_cancel().verify_complete()
+
+        assert closed == [True]
+        await stream.aclose()
+
+    def test_what_is_no_exception_is_not_waited_out(self) -> None:
+        """
+        So does one that raises it while the verifier waits, at that moment.
+        """
+
+        class Stop(BaseException):
+            pass
+
+        async def stops() -> AsyncIterator[int]:
+            if await asyncio.sleep(5, result=True):
+                raise Stop
+            yield 1
+
+        began = time.monotonic()
+        with pytest.raises(Stop):
+            verify(StepVerifier(stops()).expect_value())
+
+        assert time.monotonic() - began == 5
 
     async def test_what_is_no_exception_passes_through(self) -> None:
         """

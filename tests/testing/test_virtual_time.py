@@ -160,6 +160,37 @@ class TestOneClock:
             assert time.monotonic() == 1015
         assert clock.elapsed_seconds == 15
 
+    def test_run_takes_a_loop_of_its_own_make(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Whichever loops the process makes otherwise, `run` takes one that goes by virtual time.
+        """
+        monkeypatch.setattr("asyncio.events.new_event_loop", uvloop.new_event_loop)
+
+        async def main() -> asyncio.AbstractEventLoop:
+            return asyncio.get_running_loop()
+
+        assert type(VirtualTime().run(main())) is asyncio.SelectorEventLoop
+
+    def test_each_clock(self) -> None:
+        """
+        What stands in the place of a function of ``time`` is that one while no time is virtual, and the clock's while one is.
+        """
+        stands_in = {name: virtual_time._clock(name) for name in PATCHED[0][1]}
+        read = {name: clock for name, clock in stands_in.items() if name != "sleep"}
+
+        assert [clock.__name__ for clock in stands_in.values()] == [*PATCHED[0][1]]
+        for name, clock in read.items():
+            before, now, after = getattr(time, name)(), clock(), getattr(time, name)()
+            assert before <= now <= after
+        with VirtualTime():
+            stands_in["sleep"](1.5)
+            assert {name: clock() for name, clock in read.items()} == {
+                "monotonic": 1001.5,
+                "monotonic_ns": 1_001_500_000_000,
+                "perf_counter": 1001.5,
+                "perf_counter_ns": 1_001_500_000_000,
+            }
+
     def test_advance_lets_others_have_their_turn(self) -> None:
         """
         Outside of a loop it returns when all that was due meanwhile has woken, each at its time.

@@ -69,12 +69,12 @@ def find(name: str, method: str, frame: FrameType | None) -> object:
         return having(_registry[name][-1], name, method)
     if "." in name or ":" in name:
         return having(_imported(name, method, frame), name, method)
-    lacking: dict[int, str] = {}
+    lacking: dict[int, tuple[str, object]] = {}
     for wanted in dict.fromkeys([name, _camel_case(name)]):
         for where, found in _seen_from(frame, wanted):
             if _get(found, method) is not _MISSING:
                 return found
-            lacking.setdefault(id(found), where)
+            lacking.setdefault(id(found), (where, found))
         places = _loaded(wanted)
         candidates = {id(found): found for _, found in places if _get(found, method) is not _MISSING}
         if len(candidates) == 1:
@@ -86,10 +86,11 @@ def find(name: str, method: str, frame: FrameType | None) -> object:
                 f"there are {len(candidates)}; name one by its path, or hand in the object:\n{ambiguous}",
             )
         for where, found in places:
-            lacking.setdefault(id(found), where)
+            lacking.setdefault(id(found), (where, found))
     if lacking:
-        named = ", ".join(lacking.values())
-        raise MockTargetError(f"{name}.{method}", f"{named} has no {method!r}{_like(method, name, frame)}")
+        named = ", ".join(where for where, _ in lacking.values())
+        near = _meant(method, [each for _, found in lacking.values() for each in dir(found)])
+        raise MockTargetError(f"{name}.{method}", f"{named} has no {method!r}{near}")
     raise MockTargetError(
         f"{name}.{method}",
         "no registered service, no name that the test sees and no global name of a loaded module is called so"
@@ -155,13 +156,8 @@ def _loaded(name: str) -> list[tuple[str, object]]:
     return [*found, (name, sys.modules[name])] if name in sys.modules else found
 
 
-def _like(method: str, name: str, frame: FrameType | None) -> str:
-    found = [*_seen_from(frame, name), *_loaded(name)]
-    return _meant(method, [each for _, service in found for each in dir(service)])
-
-
 def _meant(word: str, words: list[str]) -> str:
-    close = get_close_matches(word, dict.fromkeys(words), n=1)
+    close = get_close_matches(word, words)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -212,7 +208,7 @@ class Method:
         self.title = f"{name_of(service)}.{name}"
         self._service = service
         self._name = name
-        self._raw: object = inspect.getattr_static(service, name, _MISSING)
+        self._raw: object = inspect.getattr_static(service, name, None)
         self._is_own = name in getattr(service, "__dict__", {})
         original: Any = getattr(service, name)
         if not callable(original):
@@ -253,7 +249,7 @@ class Method:
         return isinstance(self._service, type) and not self._takes_self
 
     def _current(self) -> object:
-        current = inspect.getattr_static(self._service, self._name, _MISSING)
+        current = inspect.getattr_static(self._service, self._name, None)
         return current.__func__ if isinstance(current, staticmethod) else current
 
     def _set(self, value: object) -> None:
