@@ -996,11 +996,45 @@ class TestGrowth:
         The root mean square of the relative errors of the best a + b·f(n), here of 9 + 3n; a search over all a and b finds these.
         """
         sizes = (10, 20, 40, 80)
-
-        found = fit_growth(sizes, [exactly(9e-6 + 3e-6 * size) for size in sizes], "n")
-
         wanted = {"1": 0.53516, "log n": 0.39805, "n": 0.0, "n log n": 0.04440, "n²": 0.17381, "n³": 0.27381}
-        assert found.misfits == {order: pytest.approx(misfit, abs=0.00001) for order, misfit in wanted.items()}
+
+        for unit in (1e-9, 1e-6, 1.0, 1e6):  # whichever is measured in
+            found = fit_growth(sizes, [exactly((9 + 3 * size) * unit) for size in sizes], "n")
+
+            assert found.misfits == {order: pytest.approx(misfit, abs=0.00001) for order, misfit in wanted.items()}
+
+    def test_no_order_falls(self) -> None:
+        """
+        Of times that fall, all orders are as far off as the constant that is nearest, for no part of them is negative.
+        """
+        found = fit_growth((10, 20, 40, 80), [exactly(seconds) for seconds in (8e-6, 4e-6, 2e-6, 1e-6)], "n")
+
+        assert found.misfits == dict.fromkeys(GROWING, pytest.approx(0.58158, abs=0.00001))
+
+    def test_just_as_far_off_as_may_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What is off by exactly the share that is allowed fits, and what is noisy by exactly that can be told.
+        """
+        off = [Interval(each, each, each) for each in (0.8, 2 * 1.2, 4 * 0.8, 8 * 1.2)]
+        noisy = [Interval(1.0, 0.5, 1.3)] * 4
+        monkeypatch.setattr(performance, "_MISFIT", fit_growth((100, 200, 400, 800), off, "n").misfits["n log n"])
+        found = fit_growth((100, 200, 400, 800), off, "n log n")
+        monkeypatch.setattr(performance, "_MISFIT", fit_growth((100, 200, 400, 800), noisy, "n").noise)
+
+        assert (found.verdict, found.order) == (Verdict.WITHIN, "n log n")
+        assert fit_growth((100, 200, 400, 800), noisy, "n").verdict is Verdict.WITHIN
+
+    def test_what_does_not_belong_together(self) -> None:
+        """
+        Each size has its time: another number of them is refused, also by what shows them.
+        """
+        grown = performance.Growth(Verdict.WITHIN, "n", (8, 16), (1e-6,), {"n": 0.0}, 0.0)
+
+        for count_of_times in (3, 5):
+            with pytest.raises(ValueError, match=r"zip\(\)"):
+                fit_growth((1, 2, 3, 4), [exactly(1.0)] * count_of_times, "n")
+        with pytest.raises(ValueError, match=r"zip\(\)"):
+            str(grown)
 
     def test_noise_widens_what_fits(self) -> None:
         """

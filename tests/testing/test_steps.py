@@ -541,6 +541,9 @@ class TestStreams:
 
         assert closed == [True]
         assert 2002 <= len(given) <= 2002 + READ_AHEAD
+        given.clear()
+        verify(StepVerifier(endless()).then_await(1).then_cancel())
+        assert len(given) == READ_AHEAD
 
     def test_something_is_done_meanwhile(self) -> None:
         """
@@ -1020,6 +1023,14 @@ FAILED: dict[str, tuple[Callable[[], StepVerifier], str]] = {
     "too late, while nobody looked": (
         lambda: StepVerifier(numbers(1, 2)).expect_values(1, 2).within(2.5),
         "expectation 1 of 2, expect_values(1, 2).within(2.5): nothing like it came within 2.5 s",
+    ),
+    "a little too late": (
+        lambda: StepVerifier(numbers(1.0005)).expect_value(1).within(1),
+        """
+        expectation 1 of 2, expect_value(1).within(1): it came after 1.0005 s, not within 1 s
+          came: 1.0005 s  Success(1)
+          before it: nothing
+        """,
     ),
     "too soon": (
         lambda: StepVerifier(numbers(1)).expect_value(1).within(5, at_least=2),

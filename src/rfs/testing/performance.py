@@ -535,14 +535,13 @@ class Growth(NamedTuple):
 
 def _misfit(weight: Callable[[int], float], sizes: Sequence[int], seconds: Sequence[float]) -> float:
     """The root mean square of the relative errors of the best a + b·weight(n) with neither part negative."""
-    ones = [1.0 / each for each in seconds]
-    parts = [weight(size) / each for size, each in zip(sizes, seconds, strict=True)]
+    points = [(1.0 / each, weight(size) / each) for size, each in zip(sizes, seconds, strict=True)]
     oo, op, pp = (
-        sum(one * one for one in ones),
-        sum(map(float.__mul__, ones, parts)),
-        sum(part * part for part in parts),
+        sum(one * one for one, _ in points),
+        sum(one * part for one, part in points),
+        sum(part * part for _, part in points),
     )
-    o, p = sum(ones), sum(parts)
+    o, p = sum(one for one, _ in points), sum(part for _, part in points)
     tries = [(o / oo, 0.0)]
     if pp > 0:
         tries.append((0.0, p / pp))
@@ -550,10 +549,7 @@ def _misfit(weight: Callable[[int], float], sizes: Sequence[int], seconds: Seque
             both = ((o * pp - p * op) / determinant, (p * oo - o * op) / determinant)
             if min(both) >= 0:
                 tries.append(both)
-    return min(
-        sqrt(sum((a * one + b * part - 1.0) ** 2 for one, part in zip(ones, parts, strict=True)) / len(ones))
-        for a, b in tries
-    )
+    return min(sqrt(sum((a * one + b * part - 1.0) ** 2 for one, part in points) / len(points)) for a, b in tries)
 
 
 def fit_growth(sizes: Sequence[int], measured: Sequence[Interval], at_most: Order) -> Growth:

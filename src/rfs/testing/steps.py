@@ -155,10 +155,8 @@ class _Watch:
 
     def tell(self, kind: Any, name: str = "", outcome: str = "", result: Any = None, number: int = 0) -> None:
         """Add what came now."""
-        if outcome == "cancelled":
-            self._interrupted = self._interrupted or name  # the innermost step is the first that gets here
-        else:
-            self._interrupted = ""
+        # The innermost step is the first that gets here.
+        self._interrupted = (self._interrupted or name) if outcome == "cancelled" else ""
         if kind == "step":
             self._last = result
         elif kind == "retry":
