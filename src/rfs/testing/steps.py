@@ -107,7 +107,7 @@ class _Watch:
         self._last: AnyResult | None = None  # of the newest step
         self.seen: deque[_Event] = deque(maxlen=SHOWN)
         self.began = self.position = self._loop.time()
-        self.is_over = False  # the end or the cancellation was expected, and came
+        self.is_over = False  # the cancellation was expected, and came
         self.is_cancelled = False  # by the verifier
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(lambda _: self._news.set())
@@ -194,7 +194,7 @@ class _Watch:
                 raise _UnmetError(f"it came after {elapsed:g} s already, not {expectation.at_least:g} s", event)
             self.seen.append(event)
             self.position = max(self.position, event.at)
-            self.is_over = event.kind in {"end", "cancelled"}
+            self.is_over = event.kind == "cancelled"
 
     async def _next(self, until: float) -> _Event | None:
         """Return the next event, or ``None`` if there is none by *until*."""
@@ -575,7 +575,7 @@ def _watched_step(kind: int, call: Any, watch: _Watch) -> tuple[int, Any]:
 
 def _watched_operator(kind: int, operator: Operator, watch: _Watch) -> Operator:
     """Return *operator* such that it tells what it changes, and each time that what it holds begins again."""
-    name = _chain.name_of(kind, operator)
+    name = operator.name or operator.operator
     is_logged = operator.operator in {"log_step", "log_error", "log_performance"}
     begun: int  # both anew in each run
     inner_result: AnyResult | None
