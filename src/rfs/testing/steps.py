@@ -208,9 +208,9 @@ class _Watch:
                 async with asyncio.timeout_at(until):
                     await self._news.wait()
             except TimeoutError:
-                break
+                return None
         self._room.set()
-        return self._pending.popleft() if self._pending else None
+        return self._pending.popleft()
 
     async def let_pass(self, seconds: float) -> None:
         """Come back *seconds* after the place where the verifier stands."""
