@@ -20,7 +20,7 @@ from functools import wraps
 from importlib import import_module
 from threading import Lock
 from types import FrameType, ModuleType
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 from rfs.errors import MockTargetError
 from rfs.reactive.mono_result import MonoResult
@@ -28,7 +28,7 @@ from rfs.testing._births import place
 
 __all__ = ["Kind", "Method", "find", "having", "name_of", "put", "registered_service", "take"]
 
-Kind = Literal["sync", "async", "mono"]
+Kind: TypeAlias = Literal["async", "mono"] | None  # None: it answers at once
 
 _MISSING: Any = object()
 
@@ -167,7 +167,7 @@ def _camel_case(name: str) -> str:
 
 def _get(service: object, name: str) -> Any:
     try:
-        return getattr(service, name, _MISSING)
+        return getattr(service, name)
     except Exception:  # noqa: BLE001 - a proxy without its object, a property that raises: not what is looked for
         return _MISSING
 
@@ -218,7 +218,7 @@ class Method:
         # A method taken from its class has still to be given its object, which is no argument.
         self._takes_self = isinstance(service, type) and inspect.isfunction(self._raw)
         self.signature = _signature(original, self._takes_self)
-        self.kind: Kind = _kind(original, self.signature) if is_async is None else "async" if is_async else "sync"
+        self.kind: Kind = _kind(original, self.signature) if is_async is None else "async" if is_async else None
         self._original: Any = original
         self._stand_ins: tuple[StandIn, ...] = ()
         self._dispatch = self._make_dispatch()
@@ -326,7 +326,7 @@ def take(stand_in: StandIn, service: object, name: str) -> None:
 
 
 def _like_original(original: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return wraps(original, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
+    return wraps(original, updated=())
 
 
 def _signature(original: Callable[..., Any], takes_self: bool) -> inspect.Signature | None:
@@ -342,12 +342,9 @@ def _kind(original: Any, signature: inspect.Signature | None) -> Kind:
     functions: tuple[Any, ...] = original, inspect.unwrap(original), original.__call__
     if any(inspect.iscoroutinefunction(function) for function in functions):
         return "async"
-    returned = "" if signature is None else signature.return_annotation
-    name = returned if isinstance(returned, str) else getattr(returned, "__qualname__", str(returned))
-    match re.split(r"[.]", name.partition("[")[0])[-1]:
-        case "MonoResult":
-            return "mono"
-        case "Awaitable" | "Coroutine":
-            return "async"
-        case _:
-            return "sync"
+    returned: Any = None if signature is None else signature.return_annotation
+    name = getattr(returned, "__qualname__", str(returned))
+    returns = re.split(r"[.]", name.partition("[")[0])[-1]
+    if returns == "MonoResult":
+        return "mono"
+    return "async" if returns in {"Awaitable", "Coroutine"} else None
