@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import count, pairwise
+from math import isnan
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -256,6 +257,11 @@ class TestBatches:
             (2**-11, [1], 2),
             (2**-10, [1], 1),
             (2**-7, [1], 1),
+            # Exactly where it is long enough, where it is nearly, and where it says enough; and a little less.
+            (0.00025, [1], 4),
+            (0.0000625, [1, 8], 16),
+            (0.00006, [1, 8], 17),
+            (0.008, [1], 1),
         ],
     )
     def test_last_a_millisecond(
@@ -271,16 +277,17 @@ class TestBatches:
 
         assert noted.batches(seconds) == [*tried, *[tried[-1]] * 9, *[times] * LOOKS[0]]
 
-    def test_of_slow_calls_none_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("seconds", [0.0085, 2**-6])
+    def test_of_slow_calls_none_is_tried_again(self, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         One that takes more than eight milliseconds says enough.
         """
         noted = Noted()
         install(noted, monkeypatch)
 
-        assert_latency(noted.operation(2**-6), at_most_seconds=1.0, calibrated=False)
+        assert_latency(noted.operation(seconds), at_most_seconds=1.0, calibrated=False)
 
-        assert noted.batches(2**-6) == [1, *[1] * LOOKS[0]]
+        assert noted.batches(seconds) == [1, *[1] * LOOKS[0]]
 
     def test_the_quickest_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
@@ -506,7 +513,7 @@ class TestDisturbedMachine:
 
     def test_order_is_left_to_chance(self, machine: Machine) -> None:
         """
-        Either side is the first of a round about as often, in no fixed turn.
+        Either side is the first of a round about as often, in no fixed turn, and each time in the same one.
         """
         order: list[str] = []
 
@@ -523,6 +530,10 @@ class TestDisturbedMachine:
         assert set(rounds) == {"ab", "ba"}
         assert 16 < rounds.count("ab") < 48
         assert len({one + other for one, other in pairwise(rounds)}) == 4
+        before = [*order]
+        order.clear()
+        assert_not_slower(noted("a"), noted("b"), by=0.5)
+        assert order == before
 
 
 class TestStatistics:
@@ -1130,6 +1141,48 @@ class TestGrowth:
         assert found.seconds == pytest.approx([1e-7 * each for each in (16, 64, 256, 1024)])
         assert made == [16, 64, 256, 1024]
 
+    @pytest.mark.parametrize(("seconds", "rounds"), [(0, 1), (1.9, 1), (2, 1), (2.1, 2), (4, 2)])
+    def test_takes_no_longer_than_it_may(
+        self, seconds: float, rounds: int, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Rounds, here of two seconds, begin until the time is over, at least one.
+        """
+        monkeypatch.setattr(performance, "reference_workload", machine.operation(0.25))
+        called: dict[int, int] = {}
+
+        def work(size: int) -> None:
+            called[size] = called.get(size, 0) + 1
+            machine.spend(0.25)
+
+        with pytest.warns(CannotTellWarning):
+            assert_growth(work, at_most="n", sizes=(1, 2, 3, 4), max_seconds=seconds)
+
+        # The first call shows what it is, and the second how long it takes.
+        assert called == dict.fromkeys((1, 2, 3, 4), 2 + rounds)
+
+    def test_order_is_left_to_chance(self, machine: Machine) -> None:
+        """
+        Sizes are taken in another order each round, and in the same ones each time.
+        """
+
+        def order() -> list[int]:
+            sizes: list[int] = []
+
+            def work(size: int) -> None:
+                sizes.append(size)
+                machine.spend(0.01)
+
+            assert_growth(work, at_most="n", sizes=(1, 2, 3, 4))
+            return sizes[8:]
+
+        taken = order()
+
+        rounds = [tuple(taken[at : at + 4]) for at in range(0, len(taken), 4)]
+        assert {tuple(sorted(each)) for each in rounds} == {(1, 2, 3, 4)}
+        assert len(set(rounds)) > 8
+        assert order() == taken
+
     def test_measures_no_longer_than_it_must(self, machine: Machine) -> None:
         """
         Where the growth is plain, the ten seconds that may be taken are not; and where none may, it is not looked at again.
@@ -1487,7 +1540,7 @@ class TestHelper:
 
         assert measured.total_iterations == 100
         assert measured.average_duration_ms == pytest.approx(100)
-        assert measured.p95_duration_ms == pytest.approx(100, rel=0.01)
+        assert measured.p95_duration_ms == pytest.approx(100)
         assert measured.max_duration_ms == pytest.approx(100)
         assert measured.success_rate == pytest.approx(0.9)
         assert measured.requests_per_second == pytest.approx(90 / 0.5)
@@ -1507,7 +1560,21 @@ class TestHelper:
         # Each is 20 ms later than the one before, for one takes 40 ms and they come every 20.
         assert measured.total_iterations == 50
         assert measured.max_duration_ms == pytest.approx(40 + 49 * 20)
+        assert measured.p95_duration_ms == pytest.approx(40 + 47 * 20, rel=0.01)
         assert measured.success_rate == 1.0
+
+    def test_of_no_calls(self, virtual: Virtual) -> None:
+        """
+        Nothing is known, and none was done.
+        """
+
+        async def work() -> None:
+            """Never called."""
+
+        measured = virtual(PerformanceTestHelper().measure_async_operation(work, iterations=0))
+
+        assert (measured.total_iterations, measured.requests_per_second) == (0, 0.0)
+        assert all(isnan(each) for each in measured[1:5])
 
     def test_memory(self, virtual: Virtual) -> None:
         """
