@@ -1385,6 +1385,23 @@ class TestMemory:
         first = leaks.__code__.co_firstlineno
         assert [re.sub(r"^  .* of ", "", line) for line in lines] == [f"{__file__}:{first + at}" for at in (2, 3, 4)]
 
+    def test_lines_that_did_not_grow_are_not_named(self) -> None:
+        """
+        What was there before, and is there still, is no leak.
+        """
+        tracemalloc.start()
+        try:
+            KEPT.append(bytes(3000))
+            before = tracemalloc.take_snapshot()
+            KEPT.append(bytes(2000))
+            lines = performance._left(before).splitlines()
+        finally:
+            tracemalloc.stop()
+
+        here = TestMemory.test_lines_that_did_not_grow_are_not_named.__code__.co_firstlineno
+        assert lines[0].endswith(f" of {__file__}:{here + 8}")
+        assert [each for each in lines if each.startswith("  0 bytes") or each.endswith(f":{here + 6}")] == []
+
     def test_collector_is_left_as_it_was(self) -> None:
         """
         What somebody else has frozen stays so; what is frozen for a measurement is not afterwards.
