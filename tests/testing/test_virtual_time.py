@@ -331,6 +331,7 @@ class TestOneClock:
             time.sleep(1.5)
             assert clock.now == datetime.now(UTC) == START - timedelta(hours=1) + timedelta(seconds=1.5)
             assert clock.elapsed_seconds == 1.5
+            assert time.time_ns() == clock.time_ns()
 
     def test_a_clock_that_is_not_entered(self) -> None:
         """
@@ -484,6 +485,83 @@ class TestRealWork:
             worker.join()
 
         assert seen == [began, began + 60]
+
+    def test_the_thread_that_entered_works(self) -> None:
+        """
+        It holds the time as the others do, which sleep meanwhile.
+        """
+        with VirtualTime() as clock:
+            sleeper = threading.Thread(target=time.sleep, args=(60,))
+            sleeper.start()
+            until = real() + 0.2
+            while real() < until:
+                pass
+            while_working = clock.elapsed_seconds
+            sleeper.join()
+
+            assert (while_working, clock.elapsed_seconds) == (0, 60)
+
+    def test_a_thread_that_works_for_ever(self) -> None:
+        """
+        It is reported once, and then time passes beside it.
+        """
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.is_set():
+                pass
+
+        worker = threading.Thread(target=work)
+        with VirtualTime(patience=0.2) as clock:
+            worker.start()
+            with pytest.warns(VirtualTimeWarning) as told:
+                time.sleep(60)
+            time.sleep(60)  # told once more it would fail, for warnings are errors here
+            assert clock.elapsed_seconds == 120
+        ended.set()
+        worker.join()
+
+        assert [str(each.message) for each in told] == [
+            f"virtual time was held for 0.2 real seconds by thread {worker.ident}; it goes on without waiting for that"
+        ]
+
+    def test_a_job_that_nobody_waits_for_any_more(self) -> None:
+        """
+        A job whose future was cancelled while it slept holds nothing when it has woken.
+        """
+
+        async def main() -> float:
+            job = asyncio.get_running_loop().run_in_executor(None, time.sleep, 100)
+            await asyncio.sleep(10)
+            job.cancel()
+            await asyncio.sleep(200)
+            return time.monotonic()
+
+        assert VirtualTime(patience=5).run(main()) == 1210
+
+    def test_grace_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A socket that was written to holds the time for a twentieth of a real second.
+        """
+        now = 10.0
+        monkeypatch.setattr(virtual_time, "_real_monotonic", lambda: now)
+        one, other = socket.socketpair()
+        with one, other, VirtualTime() as clock:
+            one.send(b"x")
+            now = 10.049
+            before = clock._obstacle()
+            now = 10.051
+            assert (before, clock._obstacle() == "a socket") == ("a socket", False)
+
+    def test_patience_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Whatever holds the time is waited for for half a minute, which here is over a thousand times as soon.
+        """
+        monkeypatch.setattr(virtual_time, "_real_monotonic", lambda: 1000 * real())
+
+        told = r"^virtual time was held for 30 real seconds by a device #"
+        with VirtualTime() as clock, clock.hold("a device"), pytest.warns(VirtualTimeWarning, match=told):
+            time.sleep(60)
 
     def test_threads_that_sleep_in_turn(self) -> None:
         """
@@ -918,6 +996,29 @@ class TestDrive:
             monitor.stop()
 
         assert told == ["2026-01-01T00:01:01.000Z"]
+
+    def test_a_callback_that_hangs_is_not_waited_for_any_longer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Whoever is told has his time, two real seconds and here less, and then the driven seconds go on.
+        """
+        assert virtual_time._FLUSH_SECONDS == 2
+        monkeypatch.setattr(virtual_time, "_FLUSH_SECONDS", 0.01)
+        released, told = threading.Event(), threading.Event()
+
+        def hang(_: object) -> None:
+            told.set()
+            released.wait()
+
+        clock = VirtualTime(START)
+        monitor = Monitor(clock=clock)
+        clock.drive(monitor)
+        monitor.gauge("orders_waiting").set(30)
+        monitor.alerts.set_rule(Rule("queue", "orders_waiting", AlertCondition.GREATER_THAN, 20), hang)
+        clock.advance(5)
+
+        assert told.wait(20)
+        released.set()
+        monitor.stop()
 
     def test_a_day_of_rules_takes_no_day(self) -> None:
         """
