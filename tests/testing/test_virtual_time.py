@@ -331,6 +331,7 @@ class TestOneClock:
             time.sleep(1.5)
             assert clock.now == datetime.now(UTC) == START - timedelta(hours=1) + timedelta(seconds=1.5)
             assert clock.elapsed_seconds == 1.5
+            time.sleep(0.75)
             assert time.time_ns() == clock.time_ns()
 
     def test_a_clock_that_is_not_entered(self) -> None:
@@ -430,19 +431,21 @@ class TestRealWork:
 
     def test_a_subprocess(self) -> None:
         """
-        A process that takes its real time is not overtaken by a virtual timeout.
+        A process that takes its real time is not overtaken by a virtual timeout, and when it has ended time passes again.
         """
 
-        async def main() -> tuple[int | None, bytes, float]:
+        async def main() -> tuple[int | None, bytes, float, float]:
             began = time.monotonic()
             async with asyncio.timeout(5):
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-c", "import time; time.sleep(0.3); print('done')", stdout=subprocess.PIPE
                 )
                 out, _ = await process.communicate()
-            return process.returncode, out, time.monotonic() - began
+            took = time.monotonic() - began
+            await asyncio.sleep(60)
+            return process.returncode, out, took, time.monotonic() - began
 
-        assert VirtualTime().run(main()) == (0, b"done\n", 0)
+        assert VirtualTime().run(main()) == (0, b"done\n", 0, 60)
 
     def test_hold(self) -> None:
         """
@@ -859,6 +862,25 @@ class TestLeaving:
         finally:
             del sys.modules["imported_inside"]
 
+    def test_what_is_no_module_is_passed_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Whatever somebody has put among the loaded modules, with a name or attributes or without.
+        """
+
+        class Named:
+            __slots__ = ("__name__",)
+
+            def __init__(self) -> None:
+                self.__name__ = "named"
+
+        monkeypatch.setitem(sys.modules, "named", Named())
+        monkeypatch.setitem(sys.modules, "unnamed", object())
+
+        with VirtualTime() as clock:
+            time.sleep(5)
+
+        assert clock.elapsed_seconds == 5
+
     @pytest.mark.parametrize(
         ("make", "fault"),
         [
@@ -1114,7 +1136,9 @@ class TestDrive:
         monitor.alerts.evaluate = lambda now=None: seen.append(clock.monotonic())  # type: ignore[method-assign]
         clock.drive(monitor, every=10)
 
-        clock.advance(35)
+        clock.advance(30)
+        assert seen == [1010, 1020, 1030]
+        clock.advance(5)
 
         assert seen == [1010, 1020, 1030]
 
