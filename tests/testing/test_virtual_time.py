@@ -1036,9 +1036,12 @@ class TestDrive:
         clock.drive(monitor)
         monitor.gauge("orders_waiting").set(30)
         monitor.alerts.set_rule(Rule("queue", "orders_waiting", AlertCondition.GREATER_THAN, 20), hang)
+        began = real()
         clock.advance(5)
+        took = real() - began
 
         assert told.wait(20)
+        assert took < 5
         released.set()
         monitor.stop()
 
