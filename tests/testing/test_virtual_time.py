@@ -528,6 +528,56 @@ class TestRealWork:
             f"virtual time was held for 0.2 real seconds by thread {worker.ident}; it goes on without waiting for that"
         ]
 
+    def test_a_loop_that_works_when_something_has_woken_it(self) -> None:
+        """
+        It holds the time, though it had a timer when it waited.
+        """
+
+        async def main() -> tuple[float, float]:
+            loop, done = asyncio.get_running_loop(), asyncio.Event()
+            sleeper = threading.Thread(target=time.sleep, args=(60,))
+            with clock.hold():
+                sleeper.start()
+                timer = threading.Timer(0.1, loop.call_soon_threadsafe, [done.set])
+                timer.start()
+                async with asyncio.timeout(1000):
+                    await done.wait()
+            until = real() + 0.2
+            while real() < until:
+                pass
+            while_working = clock.elapsed_seconds
+            await asyncio.sleep(100)
+            timer.join()
+            sleeper.join()
+            return while_working, clock.elapsed_seconds
+
+        clock = VirtualTime()
+        assert clock.run(main()) == (0, 100)
+
+    def test_a_monitors_own_thread(self) -> None:
+        """
+        It holds nothing, however much it works.
+        """
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.is_set():
+                pass
+
+        worker = threading.Thread(target=work, name="rfs-worker")
+        with VirtualTime(patience=1) as clock:
+            worker.start()
+            time.sleep(60)
+            assert clock.elapsed_seconds == 60
+        ended.set()
+        worker.join()
+
+    def test_what_holds_a_time_that_nobody_waits_for(self) -> None:
+        """
+        May take longer than there is patience: it is not reported, for it keeps nobody waiting.
+        """
+        assert VirtualTime(patience=0.1).run(asyncio.to_thread(threading.Event().wait, 0.4)) is False
+
     def test_a_job_that_nobody_waits_for_any_more(self) -> None:
         """
         A job whose future was cancelled while it slept holds nothing when it has woken.
@@ -752,6 +802,9 @@ class TestRealWork:
         assert late == [60]
         with VirtualTime(), pytest.raises(ValueError, match=r"^sleep length must be non-negative$"):
             time.sleep(-1)
+        with VirtualTime() as clock:
+            time.sleep(0)
+            assert clock.elapsed_seconds == 0
 
 
 class TestLeaving:
