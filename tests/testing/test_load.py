@@ -156,7 +156,7 @@ class TestLoad:
 
         report = virtual(generate_load(hangs, rate=150, seconds=1))
 
-        assert next(begun) == 100
+        assert (next(begun), report.rate) == (100, 150)
         assert report.unanswered == report.failed == 150
         assert report.seconds == pytest.approx(6.0)
         assert report.latencies.max == pytest.approx(6.0)
@@ -242,6 +242,8 @@ class TestReport:
         made.latencies.observe(0.996)
 
         assert str(made).splitlines()[1] == "latency p50 996 ms, p90 996 ms, p99 996 ms, p99.9 996 ms, longest 996 ms"
+        with pytest.raises(AssertionError, match=r"^p50 is 996 ms, allowed are 995 ms\n"):
+            assert_load(made, at_most_seconds={0.5: 0.995})
 
     def test_of_no_requests(self) -> None:
         """
