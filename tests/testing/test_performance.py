@@ -1180,6 +1180,7 @@ class TestGrowth:
 
         rounds = [tuple(taken[at : at + 4]) for at in range(0, len(taken), 4)]
         assert {tuple(sorted(each)) for each in rounds} == {(1, 2, 3, 4)}
+        assert len(rounds) == 16  # the first look is enough
         assert len(set(rounds)) > 8
         assert order() == taken
 
@@ -1578,6 +1579,8 @@ class TestHelper:
         assert measured.total_iterations == 50
         assert measured.max_duration_ms == pytest.approx(40 + 49 * 20)
         assert measured.p95_duration_ms == pytest.approx(40 + 47 * 20, rel=0.01)
+        longer = virtual(PerformanceTestHelper().load_test(work, total_requests=10, duration_seconds=2.5))
+        assert (longer.total_iterations, longer.requests_per_second) == (10, pytest.approx(10 / (2.25 + 0.04)))
         assert measured.success_rate == 1.0
 
     def test_of_no_calls(self, virtual: Virtual) -> None:
