@@ -337,6 +337,25 @@ class TestBatches:
         sides = "".join("o" if side == "ours" else "t" for side, _ in order)
         assert max(map(len, re.findall("t+", sides[-200:]))) >= 8
 
+    def test_batches_are_fitted_to_what_is_quicker(self, machine: Machine) -> None:
+        """
+        Where the operation is quicker than when it was tried, batches of the reference become as short as its own.
+        """
+        began = machine.now
+        sides: list[str] = []
+
+        def warms_up() -> None:
+            sides.append("o")
+            machine.spend(2**-7 if machine.now - began < 0.15 else 2**-10)
+
+        def steady() -> None:
+            sides.append("t")
+            machine.spend(2**-10)
+
+        assert_not_slower(warms_up, steady, by=100)
+
+        assert max(map(len, re.findall("t+", "".join(sides[-60:])))) <= 2
+
 
 class TestLatency:
     def test_within(self, machine: Machine) -> None:
