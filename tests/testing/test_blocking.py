@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from rfs.testing import blocking
 from rfs.testing.blocking import LoopWatch, assert_loop_not_blocked
 
 LIBRARY = Path(threading.__file__).parent
@@ -158,6 +159,92 @@ class TestBlocked:
             assert where == f"{path}:3 wait" if is_named else where.startswith(f"{__file__}:")
 
         run(work())
+
+    def test_by_what_was_seen_most_often(self) -> None:
+        """
+        Of a time in which several calls ran, the one that ran longest is named, with its own stack.
+        """
+
+        def briefly() -> None:
+            time.sleep(0.06)
+
+        async def work() -> None:
+            with LoopWatch(at_most_seconds=0.1) as watch:
+                await asyncio.sleep(0)
+                briefly()
+                cook_in_the_loop()
+                briefly()
+                await asyncio.sleep(0)
+            found = max(watch.blocked)
+            assert found.where.endswith(" cook_in_the_loop")
+            assert found.stack.endswith("in cook_in_the_loop\n    time.sleep(0.5)  # the fault\n")
+
+        run(work())
+
+    def test_by_what_nobody_could_look_at(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Where no stack could be seen that is told, without one.
+        """
+
+        class Blind(LoopWatch):
+            def _look(self, loop: asyncio.AbstractEventLoop, ident: int, native: int) -> None:
+                super()._look(loop, 0, native)
+
+        monkeypatch.setattr(blocking, "LoopWatch", Blind)
+        watches: list[LoopWatch] = []
+
+        async def work() -> None:
+            with assert_loop_not_blocked() as watch:
+                watches.append(watch)
+                await asyncio.sleep(0)
+                cook_in_the_loop()
+
+        with pytest.raises(AssertionError, match=r"by a call that let no other thread run$"):
+            run(work())
+
+        assert [(each.where, each.stack) for each in watches[0].blocked] == [
+            ("a call that let no other thread run", "")
+        ]
+
+    def test_what_was_waited_for_a_core_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Here the loop's thread waits for a core half of the time, so a call blocks the loop for half as long as it takes.
+        """
+        began, asked = time.monotonic(), set[int]()
+
+        def waited(native: int) -> float:
+            asked.add(native)
+            return 1000 + (time.monotonic() - began) / 2
+
+        monkeypatch.setattr(blocking, "_waited_seconds", waited)
+
+        async def work() -> None:
+            with LoopWatch(at_most_seconds=0.1) as watch:
+                await asyncio.sleep(0)
+                since = time.monotonic()
+                cook_in_the_loop()
+                took = time.monotonic() - since
+                await asyncio.sleep(0)
+            found = max(watch.blocked)
+            assert 0.3 * took < found.seconds < 0.7 * took
+
+        run(work())
+
+        assert asked == {threading.get_native_id()}
+
+    def test_what_a_thread_waited_is_asked_of_the_system(self) -> None:
+        """
+        To the nanosecond; of a thread that there is not, nothing is known.
+        """
+        native = threading.get_native_id()
+
+        def waited_ns() -> int:
+            return int(Path(f"/proc/self/task/{native}/schedstat").read_text().split()[1])
+
+        before, found, after = waited_ns(), blocking._waited_seconds(native), waited_ns()
+
+        assert before <= round(found * 1e9) <= after
+        assert blocking._waited_seconds(0) == 0
 
     def test_by_a_library_alone_is_told_with_its_own_line(self) -> None:
         """

@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from inspect import iscoroutinefunction
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rfs.core.result import Failure, Result, Success
 from rfs.monitoring.monitor import Monitor
+from rfs.testing import faults
 from rfs.testing.faults import Injector, full_disk, in_fork
 from tests.testing.conftest import Virtual
 from tests.testing.programs.wrong import seen
@@ -101,14 +104,15 @@ class TestInjector:
 
     def test_share_is_the_same_each_time(self) -> None:
         """
-        The same seed injures the same calls.
+        The same seed injures the same calls; it is 0 if nothing else is said.
         """
 
-        def faulty(seed: int) -> list[object]:
-            lossy = Injector(drop=True, share=0.3, seed=seed)(lambda: 1)
+        def faulty(**seed: int) -> list[object]:
+            lossy = Injector(drop=True, share=0.3, **seed)(lambda: 1)
             return [lossy() for _ in range(50)]
 
-        assert faulty(1) == faulty(1) != faulty(2)
+        assert faulty(seed=1) == faulty(seed=1) != faulty(seed=2)
+        assert faulty() == faulty(seed=0) != faulty(seed=1)
 
     def test_all_calls_by_default(self, virtual: Virtual) -> None:
         """
@@ -400,3 +404,14 @@ class TestInFork:
 
         with lock, pytest.raises(AssertionError, match=r"^the child hung: it had not answered after 0\.5 s$"):
             in_fork(lambda: lock.acquire(), at_most_seconds=0.5)
+
+    def test_hangs_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        If nothing else is said a child may take half a minute, which here is over at once.
+        """
+        read = count(step=1_000_000.0)
+        monkeypatch.setattr(faults, "time", SimpleNamespace(monotonic=lambda: next(read)))
+        lock = threading.Lock()
+
+        with lock, pytest.raises(AssertionError, match=r"^the child hung: it had not answered after 30 s$"):
+            in_fork(lambda: lock.acquire())

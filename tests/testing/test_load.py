@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from itertools import count, pairwise
+from math import inf
 from typing import Any
 
 import pytest
@@ -37,6 +38,8 @@ class TestArrivals:
         Without a seed requests come at equal distances, from second 0 on.
         """
         assert list(arrivals(4, 1.5)) == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+        assert list(arrivals(0.5, 4)) == [0.0, 2.0]
+        assert list(arrivals(4, 0.5)) == [0.0, 0.25]
 
     @given(st.integers(0, 1_000))
     def test_as_strangers(self, seed: int) -> None:
@@ -55,7 +58,7 @@ class TestArrivals:
         """
         No rate and no time is refused.
         """
-        with pytest.raises(ValueError, match="rate and seconds must be positive, not"):
+        with pytest.raises(ValueError, match=rf"^load: rate and seconds must be positive, not {rate} and {seconds}$"):
             arrivals(rate, seconds)
 
 
@@ -141,6 +144,55 @@ class TestLoad:
         assert report.latencies.min == pytest.approx(2.1)
         assert report.per_second == 0
 
+    def test_defaults(self, virtual: Virtual) -> None:
+        """
+        If nothing else is said a hundred are under way at the most, and answers are waited for five seconds after the last arrival.
+        """
+        begun = count()
+
+        async def hangs() -> None:
+            next(begun)
+            await asyncio.Event().wait()
+
+        report = virtual(generate_load(hangs, rate=150, seconds=1))
+
+        assert (next(begun), report.rate) == (100, 150)
+        assert report.unanswered == report.failed == 150
+        assert report.seconds == pytest.approx(6.0)
+        assert report.latencies.max == pytest.approx(6.0)
+        assert (report.service_times.min, report.service_times.max) == pytest.approx((6 - 149 / 150, 6.0))
+
+    def test_as_strangers(self, virtual: Virtual) -> None:
+        """
+        With a seed requests begin when `arrivals` says with that seed.
+        """
+        begun: list[float] = []
+
+        async def serve() -> None:
+            begun.append(asyncio.get_running_loop().time())
+
+        async def test() -> float:
+            began = asyncio.get_running_loop().time()
+            await generate_load(serve, rate=20, seconds=2, seed=7)
+            return began
+
+        began = virtual(test())
+
+        assert [at - began for at in begun] == pytest.approx(list(arrivals(20, 2, seed=7)), abs=1e-6)
+
+    def test_an_answer_at_once(self, virtual: Virtual) -> None:
+        """
+        What takes no time that the clock can tell took a nanosecond.
+        """
+
+        async def serve() -> None:
+            """Answer at once."""
+
+        report = virtual(generate_load(serve, rate=1, seconds=1))
+
+        assert (report.latencies.max, report.service_times.max) == (1e-9, 1e-9)
+        assert (report.seconds, report.per_second) == (0.0, 0.0)
+
     def test_cancelled(self, virtual: Virtual) -> None:
         """
         Cancelling the load cancels its requests: no task is left, which `virtual` asserts.
@@ -160,6 +212,8 @@ class TestLoad:
 
         assert report.count == 100
         assert report.seconds == pytest.approx(0.010)
+        assert report.rate == inf
+        assert virtual(run_at_once(hanging(9, 9), 4, 1)).seconds == pytest.approx(0.004)
 
     @pytest.mark.parametrize(
         "start", [lambda f: generate_load(f, rate=1, seconds=1, max_concurrent=0), lambda f: run_at_once(f, 1, 0)]
@@ -168,7 +222,7 @@ class TestLoad:
         """
         Nobody at all under way is refused.
         """
-        with pytest.raises(ValueError, match="max_concurrent must be positive, not 0"):
+        with pytest.raises(ValueError, match=r"^load: max_concurrent must be positive, not 0$"):
             virtual(start(hanging(9, 9)))
 
 
@@ -188,14 +242,28 @@ class TestReport:
         made.latencies.observe(0.996)
 
         assert str(made).splitlines()[1] == "latency p50 996 ms, p90 996 ms, p99 996 ms, p99.9 996 ms, longest 996 ms"
+        with pytest.raises(AssertionError, match=r"^p50 is 996 ms, allowed are 995 ms\n"):
+            assert_load(made, at_most_seconds={0.5: 0.995})
+
+    def test_of_no_requests(self) -> None:
+        """
+        Nothing was measured, and nothing succeeded in no time.
+        """
+        assert str(LoadReport(rate=2.5)).splitlines() == [
+            "0 requests, meant 2.5 a second, succeeded 0 a second in 0 s",
+            "latency unknown",
+            "0 failed, 0 of them unanswered",
+        ]
 
 
 class TestAssertLoad:
     def test_borne(self) -> None:
         """
-        A load within its limits passes.
+        A load within its limits passes, and one that is exactly at them; without limits any load that had no failure.
         """
         assert_load(report(), at_most_seconds={0.5: 0.021, 0.999: 0.021}, at_most_failed=3, at_least_per_second=98)
+        assert_load(report(), at_most_seconds={0.5: 0.020}, at_most_failed=3, at_least_per_second=98.5)
+        assert_load(LoadReport(rate=1))
 
     def test_message(self) -> None:
         """

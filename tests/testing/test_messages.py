@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from pydantic import BaseModel
 
 from rfs.core import result as core
 from rfs.core.result import Failure, Result, Success, try_except
-from rfs.reactive import MonoResult
+from rfs.reactive import FluxResult, MonoResult
 from rfs.testing import _births
 from rfs.testing._messages import describe, difference, equal, fail, shown
 
@@ -135,6 +136,24 @@ class TestDescribe:
         assert shown("x" * 1_999) == f"'{'x' * 1_999}... (1 more characters)"
 
 
+class RaceForOldest(dict[int, _births.Birth]):
+    """Births of which another thread drops the oldest when this one has just found it."""
+
+    def __iter__(self) -> Iterator[int]:
+        oldest = next(super().__iter__())
+        del self[oldest]
+        return iter([oldest])
+
+
+class RaceForRoom(dict[int, _births.Birth]):
+    """Births to which another thread adds one before this one has found the oldest."""
+
+    def __iter__(self) -> Iterator[int]:
+        found = super().__iter__()
+        self[-1] = _births.Birth("", "", "", ())
+        return found
+
+
 @pytest.mark.usefixtures("remembered")
 class TestBirth:
     def test_value_is_told_by_where_its_failure_was_made(self) -> None:
@@ -246,6 +265,63 @@ class TestBirth:
         assert len(_births._births) <= _births.KEPT
         assert _births.birth_of(failures[0]) is None
         assert _births.birth_of(failures[-1]) is not None
+
+    def test_the_newest_are_kept(self) -> None:
+        """
+        As many as there is room for; one that is noted once more is among the newest.
+        """
+        failures = [Failure(number) for number in range(_births.KEPT)]
+        known = _births.birth_of(failures[0])
+        assert known is not None
+        _births.note(failures[0], known)
+
+        after = Failure("after")
+
+        kept = [_births.birth_of(each) is not None for each in (*failures[:3], after)]
+        assert kept == [True, False, True, True]
+
+    @pytest.mark.parametrize("meanwhile", [RaceForOldest, RaceForRoom])
+    def test_another_thread_may_drop_the_oldest(
+        self, meanwhile: type[dict[int, _births.Birth]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Who finds that another one has just done so, or has noted a birth meanwhile, leaves it at that.
+        """
+        monkeypatch.setattr(_births, "KEPT", 0)
+        monkeypatch.setattr(_births, "_births", meanwhile())
+
+        failure = Failure("x")
+
+        assert (failure.error, len(_births._births)) == ("x", 0 if meanwhile is RaceForOldest else 2)
+
+    def test_a_birth_outside_of_chains(self) -> None:
+        """
+        Has its line, and neither a step nor a chain.
+        """
+        line = TestBirth.test_a_birth_outside_of_chains.__code__.co_firstlineno + 6
+
+        known = _births.birth_of(Failure("x"))
+
+        where = f"{HERE}:{line} in TestBirth.test_a_birth_outside_of_chains"
+        assert known == _births.Birth(origin=where, step="", chain="", by_way_of=())
+
+    def test_who_runs_the_loop_made_nothing(self) -> None:
+        """
+        What a task of RFS makes by itself has no line, and where no step made it, no birth: the caller of the loop is innocent.
+        """
+
+        async def wait(_: object) -> Result[int, str]:
+            await asyncio.Event().wait()
+            return Success(1)
+
+        late = asyncio.run(MonoResult.from_value(7).bind_async_result(wait).timeout(0).to_result())
+        batch = asyncio.run(FluxResult.from_async_results([partial(broken, 7)]))
+
+        assert isinstance(late, Failure)
+        assert _births.birth_of(late) == _births.Birth(origin="", step="timeout", chain="", by_way_of=())
+        (failed,) = batch
+        assert isinstance(failed, Failure)
+        assert _births.birth_of(failed) is None
 
     def test_nothing_is_kept_alive(self) -> None:
         """

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import re
 import sys
+import typing
 import unittest.mock
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -19,6 +22,7 @@ from hypothesis import strategies as st
 from rfs.core.result import Failure, Result, Success
 from rfs.errors import MockError, MockTargetError
 from rfs.reactive import MonoResult
+from rfs.testing import _services
 from rfs.testing.result_helpers import (
     ResultServiceMocker,
     assert_result_success,
@@ -36,6 +40,7 @@ class OrderService:
         return Success(f"real {number}")
 
     def count(self, status: str) -> Result[int, str]:
+        """How many there are."""
         return Success(0)
 
     def chain(self, number: str) -> MonoResult[str, str]:
@@ -67,6 +72,7 @@ class Streams:
 
 
 order_service = OrderService()
+HERE = "tests/testing/test_mocks.py"
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +102,25 @@ class TestFinding:
         with mock_result_service(order_service, "count"):
             mocked = order_service.count
 
-            assert (mocked.__module__, mocked.__qualname__) == (real.__module__, real.__qualname__)
+            for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+                assert getattr(mocked, name) == getattr(real, name)
+            assert mocked.__doc__ == "How many there are."
+            assert get_type_hints(mocked) == get_type_hints(real)
+
+    def test_what_was_noted_on_the_method_stays_with_it(self) -> None:
+        """
+        Attributes that a decorator has set on the method are its own, and the mocked one has none of them.
+        """
+
+        class Local:
+            def count(self) -> Result[int, str]:
+                return Success(0)
+
+        vars(Local)["count"].noted = True
+
+        with mock_result_service(Local, "count"):
+            assert [*vars(vars(Local)["count"])] == ["__wrapped__"]
+        assert vars(Local)["count"].noted
 
     async def test_global_name_of_the_test(self) -> None:
         """
@@ -257,6 +281,25 @@ class TestFinding:
         with pytest.raises(MockTargetError, match=r"^mock of OrderService\.fnd: "):
             mock_result_service(order_service, "fnd")
 
+    def test_near_methods_of_all_that_lack_it(self) -> None:
+        """
+        What was meant is looked for in what a function of the test calls so, and in the class of that name, too.
+        """
+        bill_service = OrderService()
+
+        with pytest.raises(MockTargetError) as local:
+            mock_result_service("bill_service", "cuont")
+        with pytest.raises(MockTargetError) as by_class:
+            mock_result_service("order__service", "cuont")
+
+        assert bill_service.name == "orders"
+        where = f"{HERE}:{local.traceback[0].lineno + 1} in TestFinding.test_near_methods_of_all_that_lack_it"
+        assert str(local.value) == (
+            f"mock of bill_service.cuont: bill_service in {where} has no 'cuont'; did you mean 'count'?"
+        )
+        assert str(by_class.value).startswith("mock of order__service.cuont: OrderService in ")
+        assert str(by_class.value).endswith(" has no 'cuont'; did you mean 'count'?")
+
     def test_name_without_the_method_is_passed_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         Something else of the same name, a fixture say, does not hide the service.
@@ -289,20 +332,77 @@ class TestFinding:
     @pytest.mark.parametrize(
         ("service", "told"),
         [
-            ("no_such_thing.service", "there is no module 'no_such_thing', and no such name where the test stands"),
-            ("rfs.core.result.Sucess", "rfs.core.result has no 'Sucess'; did you mean 'Success'?"),
-            ("rfs.core.result.Success", "Success has no 'count'"),
-            (OrderService.find, "function object has no 'count'"),
+            (
+                "no_such_thing.service",
+                "no_such_thing.service.count: there is no module 'no_such_thing', and no such name where the test stands",
+            ),
+            (
+                "rfs.core.result.Sucess",
+                "rfs.core.result.Sucess.count: rfs.core.result has no 'Sucess'; did you mean 'Success'?",
+            ),
+            ("rfs.core.result:Success", "rfs.core.result:Success.count: Success has no 'count'"),
+            (OrderService.find, "function.count: function object has no 'count'"),
         ],
     )
     def test_broken_path_says_where_it_breaks(self, service: object, told: str) -> None:
         """
         A path that leads nowhere is followed as far as it goes.
         """
-        with pytest.raises(MockTargetError, match=r"^mock of ") as caught:
+        with pytest.raises(MockTargetError) as caught:
             mock_result_service(service, "count")
 
-        assert told in str(caught.value)
+        assert str(caught.value) == f"mock of {told}"
+
+    def test_path_of_a_colon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Leads from a module to its attribute; a module goes before what the test calls so.
+        """
+        service, shop = OrderService(), SimpleNamespace(service=OrderService())
+        module(monkeypatch, "shop", service=service)
+
+        for path in ("shop:service", "shop.service"):
+            with mock_result_service(path, "count") as mock:
+                mock.return_success(9)
+                assert (service.count("open"), shop.service.count("open")) == (Success(9), Success(0))
+
+    def test_registered_service_without_the_method(self) -> None:
+        """
+        Is called as it was registered.
+        """
+        with registered_service("bills", order_service), pytest.raises(MockTargetError) as caught:
+            mock_result_service("bills", "cuont")
+
+        assert str(caught.value) == "mock of bills.cuont: OrderService object has no 'cuont'; did you mean 'count'?"
+
+    def test_all_that_lack_the_method_are_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Each once, by where it was found first: what the test calls so, and what loaded modules do.
+        """
+        bill_service, other = Streams(), Streams()
+        for path, service in (("shop.one", other), ("shop.two", bill_service), ("shop.three", Streams())):
+            module(monkeypatch, path, bill_service=service)
+
+        with pytest.raises(MockTargetError) as caught:
+            mock_result_service("bill_service", "count")
+
+        line = caught.traceback[0].lineno + 1
+        where = f"{HERE}:{line} in TestFinding.test_all_that_lack_the_method_are_named"
+        assert str(caught.value) == (
+            f"mock of bill_service.count: bill_service in {where}, shop.one.bill_service, shop.three.bill_service "
+            "has no 'count'"
+        )
+
+    def test_without_a_caller(self) -> None:
+        """
+        Where Python does not tell who calls, names are looked for in loaded modules alone.
+        """
+        with pytest.raises(MockTargetError) as caught:
+            _services.find("no_such_service", "count", None)
+
+        assert str(caught.value) == (
+            "mock of no_such_service.count: no registered service, no name that the test sees and no global name of a loaded "
+            "module is called so; import it, name it by its path, or hand in the object"
+        )
 
     @pytest.mark.parametrize(
         ("service", "method"),
@@ -403,6 +503,61 @@ class TestStandingIn:
 
             assert await order_service.awaited("7") == Success("mocked")
 
+    @pytest.mark.parametrize(
+        ("annotation", "kind"),
+        [
+            (MonoResult, MonoResult),
+            (MonoResult[str, str], MonoResult),
+            ("MonoResult", MonoResult),
+            ("rfs.reactive.MonoResult[list[int], str]", MonoResult),
+            (Awaitable[int], Coroutine),
+            (typing.Awaitable[int], Coroutine),
+            (Coroutine[Any, Any, int], Coroutine),
+            ("collections.abc.Coroutine[Any, Any, list[int]]", Coroutine),
+            (int, Success),
+            ("Result[int, str]", Success),
+            (None, Success),
+        ],
+    )
+    def test_annotations(self, annotation: object, kind: type) -> None:
+        """
+        What an annotation says counts whether it is the type itself or a text, with its module or without.
+        """
+
+        class Local:
+            def find(self) -> object: ...
+
+        vars(Local)["find"].__annotations__["return"] = annotation
+
+        with mock_result_service(Local, "find") as mock:
+            mock.return_success(9)
+            answer: Any = Local().find()
+
+        assert isinstance(answer, kind)
+        if isinstance(answer, Coroutine):
+            answer.close()
+
+    async def test_decorated_method_is_awaited(self) -> None:
+        """
+        So does what a decorator has wrapped, where its wrapper is a plain function.
+        """
+
+        def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(function)
+            def call(*args: object) -> Any:
+                return function(*args)
+
+            return call
+
+        class Local:
+            @traced
+            async def find(self) -> Result[int, str]:
+                return Success(0)
+
+        with mock_result_service(Local, "find") as mock:
+            mock.return_success(9)
+            assert await Local().find() == Success(9)
+
     async def test_caller_says_that_it_is_awaited(self) -> None:
         """
         Where neither the method nor an annotation tells, the test does.
@@ -479,8 +634,12 @@ class TestStandingIn:
                 return Success(0)
 
         service = Slots()
-        with pytest.raises(MockTargetError, match="mock its class instead"), mock_result_service("service", "count"):
+        with pytest.raises(MockTargetError) as caught, mock_result_service("service", "count"):
             pass  # pragma: no cover
+        assert re.fullmatch(
+            r"mock of Slots\.count: the object takes no attribute \('Slots' object .*\); mock its class instead",
+            str(caught.value),
+        )
 
         with mock_result_service(Slots, "count") as mock:
             mock.return_success(9)
@@ -491,7 +650,7 @@ class TestStandingIn:
         An attribute that cannot be called cannot be mocked.
         """
         with (
-            pytest.raises(MockTargetError, match="it is no method but str"),
+            pytest.raises(MockTargetError, match=r"^mock of OrderService\.name: it is no method but str$"),
             mock_result_service("order_service", "name"),
         ):
             pass  # pragma: no cover
@@ -520,7 +679,8 @@ class TestStandingIn:
         """
         What yields cannot be answered by one Result.
         """
-        with pytest.raises(MockTargetError, match="it yields many answers"), mock_result_service(Streams, name):
+        told = rf"^mock of Streams\.{name}: it yields many answers, and a mock gives one Result$"
+        with pytest.raises(MockTargetError, match=told), mock_result_service(Streams, name):
             pass  # pragma: no cover
 
     def test_mock_of_the_standard_library(self) -> None:
@@ -631,6 +791,20 @@ class TestRestoring:
             assert order_service.count("open") == Success(on[-1] + 1 if on else 0)
         assert vars(order_service) == {}
 
+    def test_method_that_somebody_has_deleted_stays_so(self) -> None:
+        """
+        What is no more when the block is left is not put back.
+        """
+
+        class Local:
+            def count(self) -> Result[int, str]:
+                return Success(0)
+
+        with mock_result_service(Local, "count"):
+            del Local.count
+
+        assert not hasattr(Local, "count")
+
     async def test_patch_of_somebody_else_is_left_alone(self) -> None:
         """
         What replaced the method inside of the block stays; when it is undone, the method does what it always did.
@@ -696,6 +870,21 @@ class TestConcurrency:
                 mock.return_success(9)
 
                 assert pool.submit(order_service.count, "open").result() == Success(9)
+
+    def test_own_mock_goes_before_a_newer_one_of_another_thread(self) -> None:
+        """
+        Also when one that was inside of it has been left.
+        """
+        theirs = mock_result_service(order_service, "count")
+        with ThreadPoolExecutor(1) as pool, mock_result_service(order_service, "count") as mine:
+            mine.return_success(1)
+            with mock_result_service(order_service, "count"):
+                pass
+            pool.submit(lambda: theirs.__enter__().return_success(2)).result()
+
+            assert order_service.count("open") == Success(1)
+            assert pool.submit(order_service.count, "open").result() == Success(2)
+            pool.submit(theirs.__exit__, None).result()
 
     def test_no_call_is_lost(self) -> None:
         """

@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import count, pairwise
+from math import isnan
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -256,6 +257,11 @@ class TestBatches:
             (2**-11, [1], 2),
             (2**-10, [1], 1),
             (2**-7, [1], 1),
+            # Exactly where it is long enough, where it is nearly, and where it says enough; and a little less.
+            (0.00025, [1], 4),
+            (0.0000625, [1, 8], 16),
+            (0.00006, [1, 8], 17),
+            (0.008, [1], 1),
         ],
     )
     def test_last_a_millisecond(
@@ -271,16 +277,17 @@ class TestBatches:
 
         assert noted.batches(seconds) == [*tried, *[tried[-1]] * 9, *[times] * LOOKS[0]]
 
-    def test_of_slow_calls_none_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("seconds", [0.0085, 2**-6])
+    def test_of_slow_calls_none_is_tried_again(self, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         One that takes more than eight milliseconds says enough.
         """
         noted = Noted()
         install(noted, monkeypatch)
 
-        assert_latency(noted.operation(2**-6), at_most_seconds=1.0, calibrated=False)
+        assert_latency(noted.operation(seconds), at_most_seconds=1.0, calibrated=False)
 
-        assert noted.batches(2**-6) == [1, *[1] * LOOKS[0]]
+        assert noted.batches(seconds) == [1, *[1] * LOOKS[0]]
 
     def test_the_quickest_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
@@ -329,6 +336,25 @@ class TestBatches:
 
         sides = "".join("o" if side == "ours" else "t" for side, _ in order)
         assert max(map(len, re.findall("t+", sides[-200:]))) >= 8
+
+    def test_batches_are_fitted_to_what_is_quicker(self, machine: Machine) -> None:
+        """
+        Where the operation is quicker than when it was tried, batches of the reference become as short as its own.
+        """
+        began = machine.now
+        sides: list[str] = []
+
+        def warms_up() -> None:
+            sides.append("o")
+            machine.spend(2**-7 if machine.now - began < 0.15 else 2**-10)
+
+        def steady() -> None:
+            sides.append("t")
+            machine.spend(2**-10)
+
+        assert_not_slower(warms_up, steady, by=100)
+
+        assert max(map(len, re.findall("t+", "".join(sides[-60:])))) <= 2
 
 
 class TestLatency:
@@ -506,7 +532,7 @@ class TestDisturbedMachine:
 
     def test_order_is_left_to_chance(self, machine: Machine) -> None:
         """
-        Either side is the first of a round about as often, in no fixed turn.
+        Either side is the first of a round about as often, in no fixed turn, and each time in the same one.
         """
         order: list[str] = []
 
@@ -523,6 +549,10 @@ class TestDisturbedMachine:
         assert set(rounds) == {"ab", "ba"}
         assert 16 < rounds.count("ab") < 48
         assert len({one + other for one, other in pairwise(rounds)}) == 4
+        before = [*order]
+        order.clear()
+        assert_not_slower(noted("a"), noted("b"), by=0.5)
+        assert order == before
 
 
 class TestStatistics:
@@ -623,8 +653,9 @@ class TestAwaited:
 
         async def test() -> None:
             await assert_latency(work, at_most_seconds=130e-6)
-            with pytest.raises(AssertionError, match="takes 120 µs"):
+            with pytest.raises(AssertionError, match="takes 120 µs") as caught:
                 await assert_latency(work, at_most_seconds=100e-6)
+            assert seen(caught.value) == []
 
         virtual(test())
 
@@ -978,6 +1009,8 @@ class TestGrowth:
             ([1e-6, 4e-6, 16e-6, 64e-6], "n log n", Verdict.BEYOND, "n²"),
             ([1e-6, 8e-6, 64e-6, 512e-6], "n²", Verdict.BEYOND, "n³"),
             ([8e-6, 4e-6, 2e-6, 1e-6], "n", Verdict.CANNOT_TELL, "1"),
+            # Nothing fits, and what is allowed is 2.5 times as far off as what is nearest.
+            ([0.75e-6, 4 * 1.25e-6, 16 * 0.75e-6, 64 * 1.25e-6], "n log n", Verdict.BEYOND, "n²"),
         ],
     )
     def test_what_fits(self, seconds: list[float], at_most: Order, verdict: Verdict, order: Order) -> None:
@@ -996,11 +1029,45 @@ class TestGrowth:
         The root mean square of the relative errors of the best a + b·f(n), here of 9 + 3n; a search over all a and b finds these.
         """
         sizes = (10, 20, 40, 80)
-
-        found = fit_growth(sizes, [exactly(9e-6 + 3e-6 * size) for size in sizes], "n")
-
         wanted = {"1": 0.53516, "log n": 0.39805, "n": 0.0, "n log n": 0.04440, "n²": 0.17381, "n³": 0.27381}
-        assert found.misfits == {order: pytest.approx(misfit, abs=0.00001) for order, misfit in wanted.items()}
+
+        for unit in (1e-9, 1e-6, 1.0, 1e6):  # whichever is measured in
+            found = fit_growth(sizes, [exactly((9 + 3 * size) * unit) for size in sizes], "n")
+
+            assert found.misfits == {order: pytest.approx(misfit, abs=0.00001) for order, misfit in wanted.items()}
+
+    def test_no_order_falls(self) -> None:
+        """
+        Of times that fall, all orders are as far off as the constant that is nearest, for no part of them is negative.
+        """
+        found = fit_growth((10, 20, 40, 80), [exactly(seconds) for seconds in (8e-6, 4e-6, 2e-6, 1e-6)], "n")
+
+        assert found.misfits == dict.fromkeys(GROWING, pytest.approx(0.58158, abs=0.00001))
+
+    def test_just_as_far_off_as_may_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What is off by exactly the share that is allowed fits, and what is noisy by exactly that can be told.
+        """
+        off = [Interval(each, each, each) for each in (0.8, 2 * 1.2, 4 * 0.8, 8 * 1.2)]
+        noisy = [Interval(1.0, 0.5, 1.3)] * 4
+        monkeypatch.setattr(performance, "_MISFIT", fit_growth((100, 200, 400, 800), off, "n").misfits["n"])
+        found = fit_growth((100, 200, 400, 800), off, "n")
+        monkeypatch.setattr(performance, "_MISFIT", fit_growth((100, 200, 400, 800), noisy, "n").noise)
+
+        assert (found.verdict, found.order) == (Verdict.WITHIN, "n")
+        assert fit_growth((100, 200, 400, 800), noisy, "n").verdict is Verdict.WITHIN
+
+    def test_what_does_not_belong_together(self) -> None:
+        """
+        Each size has its time: another number of them is refused, also by what shows them.
+        """
+        grown = performance.Growth(Verdict.WITHIN, "n", (8, 16), (1e-6,), {"n": 0.0}, 0.0)
+
+        for count_of_times in (3, 5):
+            with pytest.raises(ValueError, match=r"zip\(\)"):
+                fit_growth((1, 2, 3, 4), [exactly(1.0)] * count_of_times, "n")
+        with pytest.raises(ValueError, match=r"zip\(\)"):
+            str(grown)
 
     def test_noise_widens_what_fits(self) -> None:
         """
@@ -1094,6 +1161,49 @@ class TestGrowth:
         assert found.order == "n"
         assert found.seconds == pytest.approx([1e-7 * each for each in (16, 64, 256, 1024)])
         assert made == [16, 64, 256, 1024]
+
+    @pytest.mark.parametrize(("seconds", "rounds"), [(0, 1), (1.9, 1), (2, 1), (2.1, 2), (4, 2)])
+    def test_takes_no_longer_than_it_may(
+        self, seconds: float, rounds: int, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Rounds, here of two seconds, begin until the time is over, at least one.
+        """
+        monkeypatch.setattr(performance, "reference_workload", machine.operation(0.25))
+        called: dict[int, int] = {}
+
+        def work(size: int) -> None:
+            called[size] = called.get(size, 0) + 1
+            machine.spend(0.25)
+
+        with pytest.warns(CannotTellWarning):
+            assert_growth(work, at_most="n", sizes=(1, 2, 3, 4), max_seconds=seconds)
+
+        # The first call shows what it is, and the second how long it takes.
+        assert called == dict.fromkeys((1, 2, 3, 4), 2 + rounds)
+
+    def test_order_is_left_to_chance(self, machine: Machine) -> None:
+        """
+        Sizes are taken in another order each round, and in the same ones each time.
+        """
+
+        def order() -> list[int]:
+            sizes: list[int] = []
+
+            def work(size: int) -> None:
+                sizes.append(size)
+                machine.spend(0.01)
+
+            assert_growth(work, at_most="n", sizes=(1, 2, 3, 4))
+            return sizes[8:]
+
+        taken = order()
+
+        rounds = [tuple(taken[at : at + 4]) for at in range(0, len(taken), 4)]
+        assert {tuple(sorted(each)) for each in rounds} == {(1, 2, 3, 4)}
+        assert len(rounds) == 16  # the first look is enough
+        assert len(set(rounds)) > 8
+        assert order() == taken
 
     def test_measures_no_longer_than_it_must(self, machine: Machine) -> None:
         """
@@ -1297,6 +1407,23 @@ class TestMemory:
         first = leaks.__code__.co_firstlineno
         assert [re.sub(r"^  .* of ", "", line) for line in lines] == [f"{__file__}:{first + at}" for at in (2, 3, 4)]
 
+    def test_lines_that_did_not_grow_are_not_named(self) -> None:
+        """
+        What was there before, and is there still, is no leak.
+        """
+        tracemalloc.start()
+        try:
+            KEPT.append(bytes(3000))
+            before = tracemalloc.take_snapshot()
+            KEPT.append(bytes(2000))
+            lines = performance._left(before).splitlines()
+        finally:
+            tracemalloc.stop()
+
+        here = TestMemory.test_lines_that_did_not_grow_are_not_named.__code__.co_firstlineno
+        assert lines[0].endswith(f" of {__file__}:{here + 8}")
+        assert [each for each in lines if each.startswith("  0 bytes") or each.endswith(f":{here + 6}")] == []
+
     def test_collector_is_left_as_it_was(self) -> None:
         """
         What somebody else has frozen stays so; what is frozen for a measurement is not afterwards.
@@ -1452,7 +1579,7 @@ class TestHelper:
 
         assert measured.total_iterations == 100
         assert measured.average_duration_ms == pytest.approx(100)
-        assert measured.p95_duration_ms == pytest.approx(100, rel=0.01)
+        assert measured.p95_duration_ms == pytest.approx(100)
         assert measured.max_duration_ms == pytest.approx(100)
         assert measured.success_rate == pytest.approx(0.9)
         assert measured.requests_per_second == pytest.approx(90 / 0.5)
@@ -1472,7 +1599,23 @@ class TestHelper:
         # Each is 20 ms later than the one before, for one takes 40 ms and they come every 20.
         assert measured.total_iterations == 50
         assert measured.max_duration_ms == pytest.approx(40 + 49 * 20)
+        assert measured.p95_duration_ms == pytest.approx(40 + 47 * 20, rel=0.01)
+        longer = virtual(PerformanceTestHelper().load_test(work, total_requests=10, duration_seconds=2.5))
+        assert (longer.total_iterations, longer.requests_per_second) == (10, pytest.approx(10 / (2.25 + 0.04)))
         assert measured.success_rate == 1.0
+
+    def test_of_no_calls(self, virtual: Virtual) -> None:
+        """
+        Nothing is known, and none was done.
+        """
+
+        async def work() -> None:
+            """Never called."""
+
+        measured = virtual(PerformanceTestHelper().measure_async_operation(work, iterations=0))
+
+        assert (measured.total_iterations, measured.requests_per_second) == (0, 0.0)
+        assert all(isnan(each) for each in measured[1:5])
 
     def test_memory(self, virtual: Virtual) -> None:
         """

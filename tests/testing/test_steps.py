@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from enum import StrEnum
 from textwrap import dedent
 from typing import Any
@@ -95,6 +95,10 @@ def breaks(value: object) -> Any:
     raise ZeroDivisionError(value)
 
 
+def raises() -> Any:
+    raise LookupError("no rice")
+
+
 async def breaks_later(value: object) -> Any:
     raise KeyError(value)
 
@@ -178,6 +182,26 @@ SEEN: dict[str, tuple[Callable[[], MonoResult[Any, Any]], list[str]]] = {
             "step 'e' recovered: Success(1)",
             "step 'f' ok: Success(1)",
             "Success(1)",
+        ],
+    ),
+    "logged where nothing changes": (
+        lambda: VALUE(1).log_step("a").filter(bool, "x").tap(str).recover(len).on_error_return_value(2).log_step("b"),
+        ["step 'a' ok: Success(1)", "step 'b' ok: Success(1)", "Success(1)"],
+    ),
+    "operators that raise": (
+        lambda: MonoResult.from_callable(raises).recover(breaks).on_error_return_result(breaks_later),
+        [
+            "step 'raises' failed: Failure(LookupError('no rice'))",
+            "step 'recover' failed: Failure(ZeroDivisionError(LookupError('no rice')))",
+            "step 'on_error_return_result' failed: Failure(KeyError(ZeroDivisionError(LookupError('no rice'))))",
+            "Failure(KeyError(ZeroDivisionError(LookupError('no rice'))))",
+        ],
+    ),
+    "operator without a Result": (
+        lambda: ERROR("x").on_error_return_result(no_result),
+        [
+            f"{step}Failure(TypeError('the function given to on_error_return_result must return a Result, not str'))"
+            for step in ("step 'on_error_return_result' failed: ", "")
         ],
     ),
     "timeout": (
@@ -517,6 +541,9 @@ class TestStreams:
 
         assert closed == [True]
         assert 2002 <= len(given) <= 2002 + READ_AHEAD
+        given.clear()
+        verify(StepVerifier(endless()).then_await(1).then_cancel())
+        assert len(given) == READ_AHEAD
 
     def test_something_is_done_meanwhile(self) -> None:
         """
@@ -573,10 +600,13 @@ class TestCancellation:
         """
         A stream has none.
         """
-        stream = numbers(9, 9)
-        assert message(StepVerifier(stream).then_await(10).then_cancel().expect_cancelled("x")) == (
-            "expectation 3 of 4, expect_cancelled('x'): it met no step\n  came: 10 s  the cancellation\n  before it: nothing"
-        )
+        for seconds in (10, 5):  # after a value, and before there is one
+            stream = numbers(9, 9)
+            assert message(StepVerifier(stream).then_await(seconds).then_cancel().expect_cancelled("x")) == (
+                "expectation 3 of 4, expect_cancelled('x'): it met no step\n"
+                f"  came: {seconds} s  the cancellation\n"
+                "  before it: nothing"
+            )
 
     def test_it_need_not_be_expected(self) -> None:
         """
@@ -650,6 +680,44 @@ class TestCancellation:
             await task
 
         assert closed == [True]
+
+    async def test_a_stream_is_closed_by_the_verifier(self) -> None:
+        """
+        It is closed when the verification returns, though somebody still holds it.
+        """
+        closed: list[bool] = []
+
+        async def endless() -> AsyncGenerator[int, None]:
+            try:
+                while True:
+                    yield 1
+            finally:
+                closed.append(True)
+
+        stream = endless()
+        await StepVerifier(stream).expect_value(1).then_cancel().verify_complete()
+
+        assert closed == [True]
+        await stream.aclose()
+
+    def test_what_is_no_exception_is_not_waited_out(self) -> None:
+        """
+        So does one that raises it while the verifier waits, at that moment.
+        """
+
+        class Stop(BaseException):
+            pass
+
+        async def stops() -> AsyncIterator[int]:
+            if await asyncio.sleep(5, result=True):
+                raise Stop
+            yield 1
+
+        began = time.monotonic()
+        with pytest.raises(Stop):
+            verify(StepVerifier(stops()).expect_value())
+
+        assert time.monotonic() - began == 5
 
     async def test_what_is_no_exception_passes_through(self) -> None:
         """
@@ -909,6 +977,32 @@ FAILED: dict[str, tuple[Callable[[], StepVerifier], str]] = {
         lambda: StepVerifier(numbers(1, 1)).expect_count(1),
         "expectation 2 of 2, verify_complete(): something else came\n  came: 2 s  Success(2)",
     ),
+    "retry of what nothing came before": (
+        lambda: StepVerifier(MonoResult.from_error("x").retry(1)).expect_failure(),
+        "expectation 1 of 2, expect_failure(): something else came\n  came: 0 s  retry 1\n  before it: nothing",
+    ),
+    "event soon after": (
+        lambda: StepVerifier(numbers(1.25, 0.5)).expect_value(1).expect_no_event(1.5),
+        """
+        expectation 2 of 3, expect_no_event(1.5): something came after 0.5 s
+          came: 1.75 s  Success(2)
+          before it:
+            1.25 s  Success(1)
+        """,
+    ),
+    "event while nobody looked": (
+        lambda: StepVerifier(numbers(1)).then_await(2).expect_no_event(1),
+        "expectation 2 of 3, expect_no_event(1): something came after 0 s\n  came: 1 s  Success(1)",
+    ),
+    "event that is next to at once": (
+        lambda: StepVerifier(numbers(0.0000004, 0.0000003)).expect_value(1),
+        """
+        expectation 2 of 2, verify_complete(): something else came
+          came: 1e-06 s  Success(2)
+          before it:
+            0 s  Success(1)
+        """,
+    ),
     "event where none is expected": (
         lambda: StepVerifier(numbers(1, 1)).expect_value(1).expect_no_event(1.5),
         """
@@ -929,6 +1023,14 @@ FAILED: dict[str, tuple[Callable[[], StepVerifier], str]] = {
     "too late, while nobody looked": (
         lambda: StepVerifier(numbers(1, 2)).expect_values(1, 2).within(2.5),
         "expectation 1 of 2, expect_values(1, 2).within(2.5): nothing like it came within 2.5 s",
+    ),
+    "a little too late": (
+        lambda: StepVerifier(numbers(1.0005)).expect_value(1).within(1),
+        """
+        expectation 1 of 2, expect_value(1).within(1): it came after 1.0005 s, not within 1 s
+          came: 1.0005 s  Success(1)
+          before it: nothing
+        """,
     ),
     "too soon": (
         lambda: StepVerifier(numbers(1)).expect_value(1).within(5, at_least=2),

@@ -160,6 +160,37 @@ class TestOneClock:
             assert time.monotonic() == 1015
         assert clock.elapsed_seconds == 15
 
+    def test_run_takes_a_loop_of_its_own_make(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Whichever loops the process makes otherwise, `run` takes one that goes by virtual time.
+        """
+        monkeypatch.setattr("asyncio.events.new_event_loop", uvloop.new_event_loop)
+
+        async def main() -> asyncio.AbstractEventLoop:
+            return asyncio.get_running_loop()
+
+        assert type(VirtualTime().run(main())) is asyncio.SelectorEventLoop
+
+    def test_each_clock(self) -> None:
+        """
+        What stands in the place of a function of ``time`` is that one while no time is virtual, and the clock's while one is.
+        """
+        stands_in = {name: virtual_time._clock(name) for name in PATCHED[0][1]}
+        read = {name: clock for name, clock in stands_in.items() if name != "sleep"}
+
+        assert [clock.__name__ for clock in stands_in.values()] == [*PATCHED[0][1]]
+        for name, clock in read.items():
+            before, now, after = getattr(time, name)(), clock(), getattr(time, name)()
+            assert before <= now <= after
+        with VirtualTime():
+            stands_in["sleep"](1.5)
+            assert {name: clock() for name, clock in read.items()} == {
+                "monotonic": 1001.5,
+                "monotonic_ns": 1_001_500_000_000,
+                "perf_counter": 1001.5,
+                "perf_counter_ns": 1_001_500_000_000,
+            }
+
     def test_advance_lets_others_have_their_turn(self) -> None:
         """
         Outside of a loop it returns when all that was due meanwhile has woken, each at its time.
@@ -300,6 +331,8 @@ class TestOneClock:
             time.sleep(1.5)
             assert clock.now == datetime.now(UTC) == START - timedelta(hours=1) + timedelta(seconds=1.5)
             assert clock.elapsed_seconds == 1.5
+            time.sleep(0.75)
+            assert time.time_ns() == clock.time_ns()
 
     def test_a_clock_that_is_not_entered(self) -> None:
         """
@@ -398,19 +431,21 @@ class TestRealWork:
 
     def test_a_subprocess(self) -> None:
         """
-        A process that takes its real time is not overtaken by a virtual timeout.
+        A process that takes its real time is not overtaken by a virtual timeout, and when it has ended time passes again.
         """
 
-        async def main() -> tuple[int | None, bytes, float]:
+        async def main() -> tuple[int | None, bytes, float, float]:
             began = time.monotonic()
             async with asyncio.timeout(5):
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-c", "import time; time.sleep(0.3); print('done')", stdout=subprocess.PIPE
                 )
                 out, _ = await process.communicate()
-            return process.returncode, out, time.monotonic() - began
+            took = time.monotonic() - began
+            await asyncio.sleep(60)
+            return process.returncode, out, took, time.monotonic() - began
 
-        assert VirtualTime().run(main()) == (0, b"done\n", 0)
+        assert VirtualTime().run(main()) == (0, b"done\n", 0, 60)
 
     def test_hold(self) -> None:
         """
@@ -453,6 +488,133 @@ class TestRealWork:
             worker.join()
 
         assert seen == [began, began + 60]
+
+    def test_the_thread_that_entered_works(self) -> None:
+        """
+        It holds the time as the others do, which sleep meanwhile.
+        """
+        with VirtualTime() as clock:
+            sleeper = threading.Thread(target=time.sleep, args=(60,))
+            sleeper.start()
+            until = real() + 0.2
+            while real() < until:
+                pass
+            while_working = clock.elapsed_seconds
+            sleeper.join()
+
+            assert (while_working, clock.elapsed_seconds) == (0, 60)
+
+    def test_a_thread_that_works_for_ever(self) -> None:
+        """
+        It is reported once, and then time passes beside it.
+        """
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.is_set():
+                pass
+
+        worker = threading.Thread(target=work)
+        with VirtualTime(patience=0.2) as clock:
+            worker.start()
+            with pytest.warns(VirtualTimeWarning) as told:
+                time.sleep(60)
+            time.sleep(60)  # told once more it would fail, for warnings are errors here
+            assert clock.elapsed_seconds == 120
+        ended.set()
+        worker.join()
+
+        assert [str(each.message) for each in told] == [
+            f"virtual time was held for 0.2 real seconds by thread {worker.ident}; it goes on without waiting for that"
+        ]
+
+    def test_a_loop_that_works_when_something_has_woken_it(self) -> None:
+        """
+        It holds the time, though it had a timer when it waited.
+        """
+
+        async def main() -> tuple[float, float]:
+            loop, done = asyncio.get_running_loop(), asyncio.Event()
+            sleeper = threading.Thread(target=time.sleep, args=(60,))
+            with clock.hold():
+                sleeper.start()
+                timer = threading.Timer(0.1, loop.call_soon_threadsafe, [done.set])
+                timer.start()
+                async with asyncio.timeout(1000):
+                    await done.wait()
+            until = real() + 0.2
+            while real() < until:
+                pass
+            while_working = clock.elapsed_seconds
+            await asyncio.sleep(100)
+            timer.join()
+            sleeper.join()
+            return while_working, clock.elapsed_seconds
+
+        clock = VirtualTime()
+        assert clock.run(main()) == (0, 100)
+
+    def test_a_monitors_own_thread(self) -> None:
+        """
+        It holds nothing, however much it works.
+        """
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.is_set():
+                pass
+
+        worker = threading.Thread(target=work, name="rfs-worker")
+        with VirtualTime(patience=1) as clock:
+            worker.start()
+            time.sleep(60)
+            assert clock.elapsed_seconds == 60
+        ended.set()
+        worker.join()
+
+    def test_what_holds_a_time_that_nobody_waits_for(self) -> None:
+        """
+        May take longer than there is patience: it is not reported, for it keeps nobody waiting.
+        """
+        assert VirtualTime(patience=0.1).run(asyncio.to_thread(threading.Event().wait, 0.4)) is False
+
+    def test_a_job_that_nobody_waits_for_any_more(self) -> None:
+        """
+        A job whose future was cancelled while it slept holds nothing when it has woken.
+        """
+
+        async def main() -> float:
+            job = asyncio.get_running_loop().run_in_executor(None, time.sleep, 100)
+            await asyncio.sleep(10)
+            job.cancel()
+            await asyncio.sleep(200)
+            return time.monotonic()
+
+        assert VirtualTime(patience=5).run(main()) == 1210
+
+    def test_grace_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A socket that was written to holds the time for a twentieth of a real second.
+        """
+        now = 10.0
+        monkeypatch.setattr(virtual_time, "_real_monotonic", lambda: now)
+        one, other = socket.socketpair()
+        with one, other, VirtualTime() as clock:
+            one.send(b"x")
+            now = 10.049
+            before = clock._obstacle()
+            now = 10.051
+            assert (before, clock._obstacle() == "a socket") == ("a socket", False)
+
+    def test_patience_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Whatever holds the time is waited for for half a minute, which here is over a thousand times as soon.
+        """
+        monkeypatch.setattr(virtual_time, "_real_monotonic", lambda: 1000 * real())
+
+        told = r"^virtual time was held for 30 real seconds by a device #"
+        with VirtualTime() as clock, clock.hold("a device"), pytest.warns(VirtualTimeWarning, match=told):
+            time.sleep(60)
 
     def test_threads_that_sleep_in_turn(self) -> None:
         """
@@ -640,6 +802,9 @@ class TestRealWork:
         assert late == [60]
         with VirtualTime(), pytest.raises(ValueError, match=r"^sleep length must be non-negative$"):
             time.sleep(-1)
+        with VirtualTime() as clock:
+            time.sleep(0)
+            assert clock.elapsed_seconds == 0
 
 
 class TestLeaving:
@@ -749,6 +914,25 @@ class TestLeaving:
                 assert imported_inside.monotonic() == clock.monotonic()
         finally:
             del sys.modules["imported_inside"]
+
+    def test_what_is_no_module_is_passed_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Whatever somebody has put among the loaded modules, with a name or attributes or without.
+        """
+
+        class Named:
+            __slots__ = ("__name__",)
+
+            def __init__(self) -> None:
+                self.__name__ = "named"
+
+        monkeypatch.setitem(sys.modules, "named", Named())
+        monkeypatch.setitem(sys.modules, "unnamed", object())
+
+        with VirtualTime() as clock:
+            time.sleep(5)
+
+        assert clock.elapsed_seconds == 5
 
     @pytest.mark.parametrize(
         ("make", "fault"),
@@ -888,6 +1072,32 @@ class TestDrive:
 
         assert told == ["2026-01-01T00:01:01.000Z"]
 
+    def test_a_callback_that_hangs_is_not_waited_for_any_longer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Whoever is told has his time, two real seconds and here less, and then the driven seconds go on.
+        """
+        assert virtual_time._FLUSH_SECONDS == 2
+        monkeypatch.setattr(virtual_time, "_FLUSH_SECONDS", 0.01)
+        released, told = threading.Event(), threading.Event()
+
+        def hang(_: object) -> None:
+            told.set()
+            released.wait()
+
+        clock = VirtualTime(START)
+        monitor = Monitor(clock=clock)
+        clock.drive(monitor)
+        monitor.gauge("orders_waiting").set(30)
+        monitor.alerts.set_rule(Rule("queue", "orders_waiting", AlertCondition.GREATER_THAN, 20), hang)
+        began = real()
+        clock.advance(5)
+        took = real() - began
+
+        assert told.wait(20)
+        assert took < 5
+        released.set()
+        monitor.stop()
+
     def test_a_day_of_rules_takes_no_day(self) -> None:
         """
         Ten rules are evaluated every ten seconds of a day, each at its time. The bound tells a jump from a wait; a benchmark asks for 1 s.
@@ -982,7 +1192,9 @@ class TestDrive:
         monitor.alerts.evaluate = lambda now=None: seen.append(clock.monotonic())  # type: ignore[method-assign]
         clock.drive(monitor, every=10)
 
-        clock.advance(35)
+        clock.advance(30)
+        assert seen == [1010, 1020, 1030]
+        clock.advance(5)
 
         assert seen == [1010, 1020, 1030]
 

@@ -20,7 +20,7 @@ from functools import wraps
 from importlib import import_module
 from threading import Lock
 from types import FrameType, ModuleType
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 from rfs.errors import MockTargetError
 from rfs.reactive.mono_result import MonoResult
@@ -28,7 +28,7 @@ from rfs.testing._births import place
 
 __all__ = ["Kind", "Method", "find", "having", "name_of", "put", "registered_service", "take"]
 
-Kind = Literal["sync", "async", "mono"]
+Kind: TypeAlias = Literal["async", "mono"] | None  # None: it answers at once
 
 _MISSING: Any = object()
 
@@ -69,12 +69,12 @@ def find(name: str, method: str, frame: FrameType | None) -> object:
         return having(_registry[name][-1], name, method)
     if "." in name or ":" in name:
         return having(_imported(name, method, frame), name, method)
-    lacking: dict[int, str] = {}
+    lacking: dict[int, tuple[str, object]] = {}
     for wanted in dict.fromkeys([name, _camel_case(name)]):
         for where, found in _seen_from(frame, wanted):
             if _get(found, method) is not _MISSING:
                 return found
-            lacking.setdefault(id(found), where)
+            lacking.setdefault(id(found), (where, found))
         places = _loaded(wanted)
         candidates = {id(found): found for _, found in places if _get(found, method) is not _MISSING}
         if len(candidates) == 1:
@@ -86,10 +86,11 @@ def find(name: str, method: str, frame: FrameType | None) -> object:
                 f"there are {len(candidates)}; name one by its path, or hand in the object:\n{ambiguous}",
             )
         for where, found in places:
-            lacking.setdefault(id(found), where)
+            lacking.setdefault(id(found), (where, found))
     if lacking:
-        named = ", ".join(lacking.values())
-        raise MockTargetError(f"{name}.{method}", f"{named} has no {method!r}{_like(method, name, frame)}")
+        named = ", ".join(where for where, _ in lacking.values())
+        near = _meant(method, [each for _, found in lacking.values() for each in dir(found)])
+        raise MockTargetError(f"{name}.{method}", f"{named} has no {method!r}{near}")
     raise MockTargetError(
         f"{name}.{method}",
         "no registered service, no name that the test sees and no global name of a loaded module is called so"
@@ -155,13 +156,8 @@ def _loaded(name: str) -> list[tuple[str, object]]:
     return [*found, (name, sys.modules[name])] if name in sys.modules else found
 
 
-def _like(method: str, name: str, frame: FrameType | None) -> str:
-    found = [*_seen_from(frame, name), *_loaded(name)]
-    return _meant(method, [each for _, service in found for each in dir(service)])
-
-
 def _meant(word: str, words: list[str]) -> str:
-    close = get_close_matches(word, dict.fromkeys(words), n=1)
+    close = get_close_matches(word, words)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -171,7 +167,7 @@ def _camel_case(name: str) -> str:
 
 def _get(service: object, name: str) -> Any:
     try:
-        return getattr(service, name, _MISSING)
+        return getattr(service, name)
     except Exception:  # noqa: BLE001 - a proxy without its object, a property that raises: not what is looked for
         return _MISSING
 
@@ -212,7 +208,7 @@ class Method:
         self.title = f"{name_of(service)}.{name}"
         self._service = service
         self._name = name
-        self._raw: object = inspect.getattr_static(service, name, _MISSING)
+        self._raw: object = inspect.getattr_static(service, name, None)
         self._is_own = name in getattr(service, "__dict__", {})
         original: Any = getattr(service, name)
         if not callable(original):
@@ -222,7 +218,7 @@ class Method:
         # A method taken from its class has still to be given its object, which is no argument.
         self._takes_self = isinstance(service, type) and inspect.isfunction(self._raw)
         self.signature = _signature(original, self._takes_self)
-        self.kind: Kind = _kind(original, self.signature) if is_async is None else "async" if is_async else "sync"
+        self.kind: Kind = _kind(original, self.signature) if is_async is None else "async" if is_async else None
         self._original: Any = original
         self._stand_ins: tuple[StandIn, ...] = ()
         self._dispatch = self._make_dispatch()
@@ -253,7 +249,7 @@ class Method:
         return isinstance(self._service, type) and not self._takes_self
 
     def _current(self) -> object:
-        current = inspect.getattr_static(self._service, self._name, _MISSING)
+        current = inspect.getattr_static(self._service, self._name, None)
         return current.__func__ if isinstance(current, staticmethod) else current
 
     def _set(self, value: object) -> None:
@@ -330,7 +326,7 @@ def take(stand_in: StandIn, service: object, name: str) -> None:
 
 
 def _like_original(original: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return wraps(original, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
+    return wraps(original, updated=())
 
 
 def _signature(original: Callable[..., Any], takes_self: bool) -> inspect.Signature | None:
@@ -346,12 +342,9 @@ def _kind(original: Any, signature: inspect.Signature | None) -> Kind:
     functions: tuple[Any, ...] = original, inspect.unwrap(original), original.__call__
     if any(inspect.iscoroutinefunction(function) for function in functions):
         return "async"
-    returned = "" if signature is None else signature.return_annotation
-    name = returned if isinstance(returned, str) else getattr(returned, "__qualname__", str(returned))
-    match re.split(r"[.]", name.partition("[")[0])[-1]:
-        case "MonoResult":
-            return "mono"
-        case "Awaitable" | "Coroutine":
-            return "async"
-        case _:
-            return "sync"
+    returned: Any = None if signature is None else signature.return_annotation
+    name = getattr(returned, "__qualname__", str(returned))
+    returns = re.split(r"[.]", name.partition("[")[0])[-1]
+    if returns == "MonoResult":
+        return "mono"
+    return "async" if returns in {"Awaitable", "Coroutine"} else None

@@ -43,12 +43,11 @@ def settled(ratios: Sequence[float], references: Sequence[float]) -> list[float]
     no interruption hides. Nothing is chosen by how the operation did, nor by how often the reference was interrupted: either
     would move the median.
     """
-    blocks = range(0, len(ratios), _BLOCK)
-    states = [sorted(references[at : at + _BLOCK])[:2][-1] for at in blocks]
-    bound = _SLOWER * min(states)
-    return [
-        each for at, state in zip(blocks, states, strict=True) if state <= bound for each in ratios[at : at + _BLOCK]
+    blocks = [
+        (ratios[at : at + _BLOCK], sorted(references[at : at + _BLOCK])[:2][-1]) for at in range(0, len(ratios), _BLOCK)
     ]
+    bound = _SLOWER * min(state for _, state in blocks)
+    return [each for block, state in blocks if state <= bound for each in block]
 
 
 @cache

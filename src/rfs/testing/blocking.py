@@ -54,7 +54,7 @@ class LoopWatch:
         self.at_most_seconds = at_most_seconds
         self.blocked: list[Blocked] = []
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread
 
     def __enter__(self) -> Self:
         loop, ident, native = asyncio.get_running_loop(), threading.get_ident(), threading.get_native_id()
@@ -64,8 +64,7 @@ class LoopWatch:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
 
     def _run(self, loop: asyncio.AbstractEventLoop, ident: int, native: int) -> None:
         while not self._stopped.wait(self.at_most_seconds / 10):

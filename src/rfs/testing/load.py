@@ -58,10 +58,9 @@ class LoadReport:
     def __str__(self) -> str:
         """The figures, a line for each kind."""
         said = ", ".join(f"p{quantile * 100:g} {self.latency(quantile) * 1e3:.3g} ms" for quantile in QUANTILES)
-        waited = f"{self.latencies.max * 1e3:.3g} ms" if self.latencies.count else "unknown"
         lines = [
             f"{self.count} requests, meant {self.rate:g} a second, succeeded {self.per_second:.4g} a second in {self.seconds:.3g} s",
-            f"latency {said}, longest {waited}" if self.count else "latency unknown",
+            f"latency {said}, longest {self.latencies.max * 1e3:.3g} ms" if self.latencies.count else "latency unknown",
             f"{self.failed} failed, {self.unanswered} of them unanswered",
         ]
         if self.errors:

@@ -212,25 +212,26 @@ def _rounds(
     """Run rounds until what is known of their median is enough, at one of the *looks*; at least one."""
     # The order of the two is left to chance, so that they meet nothing that comes and goes in step with them.
     chance = Random(0)  # noqa: S311 - guards nothing
-    done, spent, beside = _Rounds([], [], []), 0.0, 0
+    done, spent, beside = _Rounds([], [], []), 0.0, 1
     for look in looks:
         while len(done.ratios) < look and (spent < max_seconds or not done.ratios):
             if reference is not None and len(done.ratios) % _RESIZED == 0:
                 # As long as the other's, for the longer a batch is the more often it is interrupted.
                 ours, theirs = min(done.ours, default=operation.seconds), min(done.theirs, default=reference.seconds)
                 beside = max(1, round(operation.times * ours / theirs))
-            ours, theirs = 0.0, float(beside or 1)
+            ours, theirs = 0.0, 1.0
             is_first = chance.random() < 0.5
             if is_first:
                 ours = yield Batch(operation.call, operation.times, clock)
             if reference is not None:
-                theirs = max((yield Batch(reference.call, beside, clock)), _LEAST_SECONDS)
-                spent += theirs
+                took = yield Batch(reference.call, beside, clock)
+                spent += took
+                theirs = max(took, _LEAST_SECONDS) / beside
             if not is_first:
                 ours = yield Batch(operation.call, operation.times, clock)
             spent += ours
             done.ours.append(max(ours, _LEAST_SECONDS) / operation.times)
-            done.theirs.append(theirs / (beside or 1))
+            done.theirs.append(theirs)
             done.ratios.append(done.ours[-1] / done.theirs[-1])
         if spent >= max_seconds or is_enough(done.interval()):
             break
@@ -535,14 +536,13 @@ class Growth(NamedTuple):
 
 def _misfit(weight: Callable[[int], float], sizes: Sequence[int], seconds: Sequence[float]) -> float:
     """The root mean square of the relative errors of the best a + b·weight(n) with neither part negative."""
-    ones = [1.0 / each for each in seconds]
-    parts = [weight(size) / each for size, each in zip(sizes, seconds, strict=True)]
+    points = [(1.0 / each, weight(size) / each) for size, each in zip(sizes, seconds, strict=True)]
     oo, op, pp = (
-        sum(one * one for one in ones),
-        sum(map(float.__mul__, ones, parts)),
-        sum(part * part for part in parts),
+        sum(one * one for one, _ in points),
+        sum(one * part for one, part in points),
+        sum(part * part for _, part in points),
     )
-    o, p = sum(ones), sum(parts)
+    o, p = sum(one for one, _ in points), sum(part for _, part in points)
     tries = [(o / oo, 0.0)]
     if pp > 0:
         tries.append((0.0, p / pp))
@@ -550,10 +550,7 @@ def _misfit(weight: Callable[[int], float], sizes: Sequence[int], seconds: Seque
             both = ((o * pp - p * op) / determinant, (p * oo - o * op) / determinant)
             if min(both) >= 0:
                 tries.append(both)
-    return min(
-        sqrt(sum((a * one + b * part - 1.0) ** 2 for one, part in zip(ones, parts, strict=True)) / len(ones))
-        for a, b in tries
-    )
+    return min(sqrt(sum((a * one + b * part - 1.0) ** 2 for one, part in points) / len(points)) for a, b in tries)
 
 
 def fit_growth(sizes: Sequence[int], measured: Sequence[Interval], at_most: Order) -> Growth:
@@ -703,7 +700,7 @@ def _trend(held: Sequence[float]) -> tuple[float, bool]:
     n = len(held)
     ties = [held.count(each) for each in set(held)]
     variance = (n * (n - 1) * (2 * n + 5) - sum(t * (t - 1) * (2 * t + 5) for t in ties)) / 18
-    return slope, variance > 0 and score - 1 > _Z * sqrt(variance)
+    return slope, score - 1 > _Z * sqrt(variance)
 
 
 def _held(operation: Callable[[], Any], calls: int) -> Plan[tuple[float, bool]]:

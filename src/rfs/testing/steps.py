@@ -75,7 +75,7 @@ class _UnmetError(Exception):
     """An expectation was not met: why, and what came instead."""
 
     def __init__(self, fault: str, event: _Event | None = None) -> None:
-        super().__init__(fault, event)
+        super().__init__()
         self.fault = fault
         self.event = event
 
@@ -107,7 +107,7 @@ class _Watch:
         self._last: AnyResult | None = None  # of the newest step
         self.seen: deque[_Event] = deque(maxlen=SHOWN)
         self.began = self.position = self._loop.time()
-        self.is_over = False  # the end or the cancellation was expected, and came
+        self.is_over = False  # the cancellation was expected, and came
         self.is_cancelled = False  # by the verifier
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(lambda _: self._news.set())
@@ -155,10 +155,8 @@ class _Watch:
 
     def tell(self, kind: Any, name: str = "", outcome: str = "", result: Any = None, number: int = 0) -> None:
         """Add what came now."""
-        if outcome == "cancelled":
-            self._interrupted = self._interrupted or name  # the innermost step is the first that gets here
-        else:
-            self._interrupted = ""
+        # The innermost step is the first that gets here.
+        self._interrupted = (self._interrupted or name) if outcome == "cancelled" else ""
         if kind == "step":
             self._last = result
         elif kind == "retry":
@@ -196,7 +194,7 @@ class _Watch:
                 raise _UnmetError(f"it came after {elapsed:g} s already, not {expectation.at_least:g} s", event)
             self.seen.append(event)
             self.position = max(self.position, event.at)
-            self.is_over = event.kind in {"end", "cancelled"}
+            self.is_over = event.kind == "cancelled"
 
     async def _next(self, until: float) -> _Event | None:
         """Return the next event, or ``None`` if there is none by *until*."""
@@ -210,9 +208,9 @@ class _Watch:
                 async with asyncio.timeout_at(until):
                     await self._news.wait()
             except TimeoutError:
-                break
+                return None
         self._room.set()
-        return self._pending.popleft() if self._pending else None
+        return self._pending.popleft()
 
     async def let_pass(self, seconds: float) -> None:
         """Come back *seconds* after the place where the verifier stands."""
@@ -289,7 +287,7 @@ class StepVerifier:
         """
         names = self._names("expect_step")
         if name not in names:
-            close = get_close_matches(name, names, 1)
+            close = get_close_matches(name, names)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(map(repr, names))}"
             raise ValueError(f"expect_step({name!r}): the chain has no such step; {hint}")
         if outcome not in get_args(Outcome):
@@ -444,7 +442,7 @@ class StepVerifier:
             await asyncio.sleep(0)  # the source has begun
             for number, expectation in enumerate(expectations, 1):
                 if expectation is last and watch.is_over:
-                    break
+                    return
                 try:
                     await watch.meet(expectation)
                 except _UnmetError as unmet:
@@ -577,10 +575,10 @@ def _watched_step(kind: int, call: Any, watch: _Watch) -> tuple[int, Any]:
 
 def _watched_operator(kind: int, operator: Operator, watch: _Watch) -> Operator:
     """Return *operator* such that it tells what it changes, and each time that what it holds begins again."""
-    name = _chain.name_of(kind, operator)
+    name = operator.name or operator.operator
     is_logged = operator.operator in {"log_step", "log_error", "log_performance"}
-    begun = 0
-    inner_result: AnyResult | None = None
+    begun: int  # both anew in each run
+    inner_result: AnyResult | None
 
     def begin(result: AnyResult, _: Run | None) -> AnyResult:
         nonlocal begun
@@ -598,24 +596,25 @@ def _watched_operator(kind: int, operator: Operator, watch: _Watch) -> Operator:
     if operator.inner:
         # A timeout that interrupts no step names the last one.
         last = _chain.name_of(*operator.inner[-1])
-        marks = [(OPERATOR, Operator("", mark, name=last)) for mark in (begin, end)]
+        marks = [(OPERATOR, Operator(last, mark)) for mark in (begin, end)]
         held = operator.around((marks[0], *_watched(operator.inner, watch), marks[1]))
 
-    def told(before: AnyResult, after: object, was_failed: bool, recovering: bool) -> None:
-        if not is_logged and after is (inner_result if operator.inner else before):
+    def told(before: AnyResult, after: object, logged: tuple[bool, bool] | None) -> None:
+        if logged is None and after is (inner_result if operator.inner else before):
             return
         after = as_result(after, name)
         outcome = "ok"
         if isinstance(after, Failure):
-            outcome = "skipped" if is_logged and was_failed and not recovering else "failed"
-        elif (is_logged and recovering) or (isinstance(before, Failure) and not operator.inner):
+            outcome = "skipped" if logged == (True, False) else "failed"
+        elif (logged is not None and logged[1]) or (isinstance(before, Failure) and not operator.inner):
             outcome = "recovered"
         watch.tell("step", name, outcome, after)
 
     def plain(result: AnyResult, run: Run | None) -> Any:
-        was_failed, recovering = (run.failed, run.recovering) if run is not None else (False, False)
+        # Of a logged step: whether the one before it has failed, and whether that was taken up since.
+        logged = (run.failed, run.recovering) if is_logged and run is not None else None
         answer: object = held.run(result, run)
-        told(result, answer, was_failed, recovering)
+        told(result, answer, logged)
         return answer
 
     async def asynchronous(result: AnyResult, run: Run | None) -> Any:
@@ -626,7 +625,10 @@ def _watched_operator(kind: int, operator: Operator, watch: _Watch) -> Operator:
         except asyncio.CancelledError:
             watch.tell("step", name, "cancelled")
             raise
-        told(result, answer, was_failed=False, recovering=False)
+        except Exception as error:
+            told(result, Failure.from_exception(error), None)
+            raise
+        told(result, answer, None)
         return answer
 
     return replace(held, run=asynchronous if kind == ASYNC_OPERATOR else plain)

@@ -45,7 +45,7 @@ from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from heapq import heappush, heapreplace
 from itertools import count
-from math import ceil, isfinite, ulp
+from math import ceil, inf, isfinite, ulp
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
@@ -153,7 +153,7 @@ class VirtualTime:
         self._pool: set[threading.Thread] = set()  # whose jobs are holds, and who are idle between them
         self._disregarded: set[object] = set()
         self._awake: set[int] = set()
-        self._socket_at = self._thread_at = float("-inf")  # real time of the last activity
+        self._socket_at = self._thread_at = -inf  # real time of the last activity
         self._traveller: Any = None
 
     # The time
@@ -289,7 +289,7 @@ class VirtualTime:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, traceback)
+        self.__exit__(None, None, None)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate *function*: each of its calls is in a virtual time of its own, made as this one was."""
@@ -420,8 +420,8 @@ class VirtualTime:
 
         return subprocess
 
-    def _obstacle(self, me: int) -> str | None:
-        """What is under way, so that the time must not be moved by thread *me*; None: nothing is."""
+    def _obstacle(self) -> str | None:
+        """What is under way, so that the time must not be moved by one who sleeps; None: nothing is."""
         for hold in self._holds:
             return hold
         for process in tuple(self._processes):
@@ -431,7 +431,7 @@ class VirtualTime:
             elif process not in self._disregarded:
                 return f"subprocess {process.get_pid()}"
         now = _real_monotonic()
-        awake = self._find_awake(me)
+        awake = self._find_awake()
         if awake - self._awake:
             self._thread_at = now
         self._awake = awake
@@ -441,7 +441,7 @@ class VirtualTime:
             return f"thread {next(iter(awake))}"
         return None
 
-    def _find_awake(self, me: int) -> set[int]:
+    def _find_awake(self) -> set[int]:
         known = {
             thread.ident: thread
             for thread in threading.enumerate()
@@ -451,7 +451,6 @@ class VirtualTime:
             ident
             for ident, thread in known.items()
             if ident is not None
-            and ident != me
             and ident not in self._sleepers
             and thread not in self._pool
             and thread not in self._disregarded
@@ -465,7 +464,7 @@ class VirtualTime:
             self._disregarded.update(self._processes)
             awake = self._awake
             self._disregarded.update(thread for thread in threading.enumerate() if thread.ident in awake)
-            self._socket_at = self._thread_at = float("-inf")
+            self._socket_at = self._thread_at = -inf
         warnings.warn(
             f"virtual time was held for {self._patience:g} real seconds by {obstacle}; it goes on without waiting for that",
             VirtualTimeWarning,
@@ -541,11 +540,11 @@ class VirtualTime:
                 with self._turn:
                     if me not in self._sleepers:
                         return
-                    obstacle = self._obstacle(me)
+                    obstacle = self._obstacle()
                     wanted = self._first_ns() is not None
                     moves = wanted and obstacle is None and (looked or not self._awake)
                 if moves:
-                    self._move(me)
+                    self._move()
                     stuck_since, looked = None, False
                     continue
                 busy = time.process_time() - time.thread_time()
@@ -571,14 +570,14 @@ class VirtualTime:
         """When the first of all sleepers wants to wake; None: nobody waits for time."""
         return min((until_ns for until_ns in self._sleepers.values() if until_ns is not None), default=None)
 
-    def _move(self, me: int) -> None:
+    def _move(self) -> None:
         """Move to where the first of those who sleep wants to wake, and wake all that do then; what is driven has its seconds before."""
         while True:
             with self._turn:
                 until_ns = self._first_ns()
                 if until_ns is None or self._holds:
                     return
-                beat = self._step(until_ns, me)
+                beat = self._step(until_ns)
                 if beat is None:
                     return
                 self._holds.add("a driven Monitor")
@@ -591,12 +590,12 @@ class VirtualTime:
         """Move the time, whoever is at work."""
         while True:
             with self._turn:
-                beat = self._step(until_ns, get_ident())
+                beat = self._step(until_ns)
             if beat is None:
                 return
             beat()
 
-    def _step(self, until_ns: int, me: int) -> Callable[[], object] | None:
+    def _step(self, until_ns: int) -> Callable[[], object] | None:
         """Move the time to what is next: to what is driven, which is returned, or else until then. For who has the lock."""
         schedule = self._schedule
         if schedule and schedule[0][0] <= until_ns:
@@ -610,8 +609,7 @@ class VirtualTime:
         for ident, wakes_ns in tuple(self._sleepers.items()):
             if wakes_ns is not None and wakes_ns <= self._now_ns:
                 del self._sleepers[ident]
-                if ident != me:
-                    self._holds.add(_waking(ident))  # until it is awake indeed
+                self._holds.add(_waking(ident))  # until it is awake indeed
         self._turn.notify_all()
         return None
 
