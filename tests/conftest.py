@@ -5,6 +5,7 @@ nothing is left behind.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -37,6 +38,7 @@ TRIES = 6
 NUMBER = signal.SIGRTMAX - 1  # which no test uses for itself
 IN_MEMORY = Path("/dev/shm")  # where `tests.monitoring.test_windows.in_memory` makes its folders
 GONE_AT_EXIT = "rfs-clickhouse-"  # the folder of the server of `tests.clickhouse`, which lives as long as this process
+MANY_FILES = 500  # a process may have 1,024 on many machines
 PEERS = ("browser", "postgres", "fault", "interop", "clickhouse")  # markers of tests that need a program beside Python
 
 
@@ -168,6 +170,16 @@ def temporary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     for each in left:
         shutil.rmtree(each) if each.is_dir() else each.unlink()
     assert request.session.testsfailed or not left, "left behind"
+
+
+def pytest_runtest_logfinish() -> None:
+    """
+    Collect what tests have dropped, once it holds many files open.
+
+    Memory's records do not make the garbage collector run, so it may be thousands of tests before it does by itself.
+    """
+    if sum(1 for _ in Path("/proc/self/fd").iterdir()) > MANY_FILES:
+        gc.collect()
 
 
 @pytest.hookimpl(wrapper=True)
