@@ -247,11 +247,11 @@ class TestB17LostLog:
 
 
 class TestB19Ledger:
-    """The catalogue says how much of what was recorded is counted: no state of it loses a record, or shows or counts one twice."""
+    """The catalogue missing, and ahead of the chunks; corrupt it is in B13 and B14, behind them in B17."""
 
     def test_missing(self, kept: Sample) -> None:
         """
-        Without a catalogue and its log the chunks are read anew: nothing is lost, and it is said.
+        Without a catalogue and its log the chunks are read anew: no record is lost, and it is said.
         """
 
         def injure(folder: Path) -> None:
@@ -264,32 +264,27 @@ class TestB19Ledger:
         assert after.aside == {}
         assert any(each.startswith("S110") for each in after.seen.said)
 
-    def test_corrupt(self, kept: Sample) -> None:
-        """
-        With bytes overwritten in the middle of it nothing is lost, and it is said.
-        """
-        after = injured(kept, overwrite(CATALOGUE, b"\xa5" * 9_000, at=4_096), ended=True)
-
-        assert_catalogue_aside(kept, after)
-
-    def test_behind_the_chunks(self, kept: Sample) -> None:
-        """
-        As it was at its last checkpoint it knows less than the chunks have: that is neither lost nor there twice, and counted once.
-        """
-        after = injured(kept, lambda folder: (folder / LOG).unlink())
-
-        assert (after.lost, after.aside) == (set(), {})
-        assert after.seen.counted == after.seen.measured == kept.total
-
     def test_ahead_of_the_chunks(self, kept: Sample) -> None:
         """
-        Where a chunk is gone whose records it has counted, they are all that is missing, and they are still counted.
+        Where a chunk is gone whose records it has counted, no others are missing, and all are still counted.
         """
         for file, numbers in kept.numbers.items():
             after = injured(kept, lambda folder, file=file: (folder / file).unlink())  # type: ignore[misc]
 
             assert after.lost <= numbers, file
             assert after.seen.counted == after.seen.measured == kept.total
+
+    @pytest.mark.xfail(
+        strict=True, reason="nothing lists the chunks that there were, so one that is gone is not missed"
+    )
+    def test_ahead_of_the_chunks_is_said(self, kept: Sample) -> None:
+        """
+        That a chunk's records are gone is said.
+        """
+        for file in kept.numbers:
+            after = injured(kept, lambda folder, file=file: (folder / file).unlink())  # type: ignore[misc]
+
+            assert not after.lost or any(each.startswith("S113") for each in after.seen.said), file
 
 
 def made_at(time_ns: int) -> range:
