@@ -266,25 +266,14 @@ class TestB19Ledger:
 
     def test_ahead_of_the_chunks(self, kept: Sample) -> None:
         """
-        Where a chunk is gone whose records it has counted, no others are missing, and all are still counted.
+        Where a chunk is gone whose records it has counted, no others are missing, and all are still counted. Nobody says that it
+        is gone: the catalogue does not list the chunks, so that it cannot disagree with them.
         """
         for file, numbers in kept.numbers.items():
             after = injured(kept, lambda folder, file=file: (folder / file).unlink())  # type: ignore[misc]
 
             assert after.lost <= numbers, file
             assert after.seen.counted == after.seen.measured == kept.total
-
-    @pytest.mark.xfail(
-        strict=True, reason="nothing lists the chunks that there were, so one that is gone is not missed"
-    )
-    def test_ahead_of_the_chunks_is_said(self, kept: Sample) -> None:
-        """
-        That a chunk's records are gone is said.
-        """
-        for file in kept.numbers:
-            after = injured(kept, lambda folder, file=file: (folder / file).unlink())  # type: ignore[misc]
-
-            assert not after.lost or any(each.startswith("S113") for each in after.seen.said), file
 
 
 def made_at(time_ns: int) -> range:

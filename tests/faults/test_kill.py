@@ -137,17 +137,16 @@ def check_books(reader: Monitor, found: int, own: set[str], killed: int) -> None
     ``found`` and ``own`` are counted by the test. Lost may be the one call that each thread of those that were *killed* was
     inside. RFS tells once of each of them, but not where who leads was killed before, and again where it was killed just after.
     """
-
-    def quiet() -> bool:
-        return reader.query.books()["records"]["in_flight"] == 0
+    books: dict[str, float] = {}
 
     def settled() -> bool:
         before = len(own)
+        books.clear()
+        books.update(reader.query.books()["records"])
         own.update(own_records(reader))
-        return quiet() and len(own) == before  # none of them has just been recorded
+        return books["in_flight"] == 0 and len(own) == before  # none of them was recorded while the books were read
 
-    eventually(settled, seconds=40, says=lambda: reader.query.books())
-    books = reader.query.books()["records"]
+    eventually(settled, seconds=40, says=lambda: books)
     lost = books.get("lost_on_crash", 0.0)
     dropped = sum(count for name, count in books.items() if name.startswith("dropped_"))
     torn = books.get("dropped_corrupt_frame", 0.0)

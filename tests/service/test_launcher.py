@@ -60,7 +60,19 @@ class Launched:
 
     def server(self) -> psutil.Process:
         """The PostgreSQL that all others of its kind are children of."""
-        return next(one for one in self.family() if one.name() == "postgres" and one.ppid() == self.process.pid)
+        for one in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if one.name() == "postgres":
+                    return one
+        raise AssertionError("no PostgreSQL runs")
+
+    def has_traffic(self) -> bool:
+        """Whether somebody sends requests."""
+        for one in self.family():
+            with suppress(psutil.NoSuchProcess):
+                if "app.traffic" in " ".join(one.cmdline()):
+                    return True
+        return False
 
     def workers(self) -> set[int]:
         """The process ids of those that serve: forks of the launcher, under its own command line."""
@@ -122,7 +134,11 @@ def eventually(condition: Callable[[], bool], seconds: float = FAR_SECONDS) -> N
 
 def gone(family: list[psutil.Process]) -> bool:
     """Whether none of them runs."""
-    return not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    for one in family:
+        with suppress(psutil.NoSuchProcess):  # it may go between two looks
+            if one.is_running() and one.status() != psutil.STATUS_ZOMBIE:
+                return False
+    return True
 
 
 @contextmanager
@@ -306,7 +322,7 @@ class TestRun:
         After SIGKILL of the launcher neither PostgreSQL nor the traffic lives on.
         """
         with launched() as run:
-            eventually(lambda: any("app.traffic" in " ".join(one.cmdline()) for one in run.family()))
+            eventually(run.has_traffic)
             family = run.family()
 
             run.process.kill()
