@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import shutil
@@ -1083,6 +1084,7 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
         assert code in {0, -signal.SIGKILL}
         return code != 0
     try:
+        faulthandler.dump_traceback_later(60, exit=True)  # one that waits for ever says for what
         gc.disable()  # it would copy all that the tests before have left
         taken = count()
 

@@ -38,6 +38,7 @@ from rfs.monitoring._capture.segments import NOTHING_WAITS
 from rfs.monitoring._store import StoredRecord, Wanted
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, connect
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader
+from rfs.monitoring._store.forking import DatabaseLock
 from rfs.monitoring._store.keys import KeyRing
 from rfs.monitoring._store.local import CATALOGUE, LocalReader
 from rfs.monitoring._store.ranges import WindowReader
@@ -440,7 +441,7 @@ def _copy_rows(source: sqlite3.Connection, to: Catalogue, table: str, condition:
 
 def make_single(path: Path) -> None:
     """Leave the database at *path* as one file that can be read where nothing can be written."""
-    with closing(connect(path, "rw")) as connection:
+    with DatabaseLock(), closing(connect(path, "rw")) as connection:
         connection.execute("PRAGMA journal_mode = DELETE").fetchall()
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
 

@@ -23,11 +23,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
 from time import monotonic, sleep
 from urllib.parse import quote
 
 from rfs.errors import StaleLeaderError, StoreError
+from rfs.monitoring._store.forking import DatabaseLock, check_usable
 
 APPLICATION_ID = 0x52465331  # "RFS1"
 _ENGINE = (3, 37)  # the first with STRICT tables; RETURNING came before
@@ -106,7 +106,7 @@ class Catalogue:
         self._on_problem = on_problem
         self._now = now
         self._patience_seconds = patience_seconds
-        self._lock = Lock()
+        self._lock = DatabaseLock()
         self._lock_file = -1
         self._connection: sqlite3.Connection | None = None
         self._identity = (0, 0)
@@ -124,7 +124,7 @@ class Catalogue:
         if self._lock_file >= 0:
             os.close(self._lock_file)  # else this process would keep what its parent has locked, even after its death
             self._lock_file = -1
-        self._lock = Lock()
+        self._lock = DatabaseLock()
 
     def close(self) -> None:
         """Bring all into the database file and close it; twice is once. A further turn opens it again."""
@@ -417,7 +417,7 @@ class CatalogueReader:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = Lock()
+        self._lock = DatabaseLock()
         self._connection: sqlite3.Connection | None = None
         self._identity = (0, 0)
         self.opened = 0  # how often; what was remembered of the one before is void
@@ -493,8 +493,9 @@ def check_place(path: Path) -> None:
     Make sure that a database at *path* can be relied upon.
 
     Raises:
-        StoreError: It lies on a network file system (``S120``), or this Python's SQLite is too old (``S105``).
+        StoreError: It lies on a network file system (``S120``), or SQLite is too old here, or cannot be used (``S105``).
     """
+    check_usable(str(path))
     if sqlite3.sqlite_version_info < _ENGINE:
         needed = ".".join(map(str, _ENGINE))
         raise StoreError(str(path), f"needs SQLite {needed}; this Python has {sqlite3.sqlite_version}", "S105")
@@ -508,7 +509,13 @@ def check_place(path: Path) -> None:
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Open the database at *path*, which exists; *mode* is ``rw`` or ``ro``. Transactions are begun by hand."""
+    """
+    Open the database at *path*, which exists; *mode* is ``rw`` or ``ro``. Transactions are begun by hand. See `DatabaseLock`.
+
+    Raises:
+        StoreError: SQLite cannot be used in this process (``S105``).
+    """
+    check_usable(str(path))
     return sqlite3.connect(
         f"file:{quote(str(path))}?mode={mode}",
         uri=True,
