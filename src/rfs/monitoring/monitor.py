@@ -24,7 +24,8 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
-import rfs.monitoring._store.forking  # noqa: F401 - in a forked child its handler comes before ours
+# In a forked child its handler comes before ours.
+import rfs.monitoring._store.forking  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from rfs.errors import QueryTimeoutError, RfsError, StoreError
 from rfs.monitoring._capture.capture import Capture, CaptureState
 from rfs.monitoring._capture.cells import SeriesKey
