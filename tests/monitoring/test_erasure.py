@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import faulthandler
 import gc
 import os
 import shutil
@@ -1080,11 +1079,15 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
     """Do *work* in a child that is killed before its call number *step* that changes files; whether it came that far."""
     child = os.fork()
     if child:
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        try:
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        except BaseException:  # it has taken too long
+            os.kill(child, signal.SIGABRT)  # at which pytest's handler says where it hangs
+            os.waitpid(child, 0)
+            raise
         assert code in {0, -signal.SIGKILL}
         return code != 0
     try:
-        faulthandler.dump_traceback_later(60, exit=True)  # one that waits for ever says for what
         gc.disable()  # it would copy all that the tests before have left
         taken = count()
 
