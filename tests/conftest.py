@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sized
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -39,6 +39,7 @@ NUMBER = signal.SIGRTMAX - 1  # which no test uses for itself
 IN_MEMORY = Path("/dev/shm")  # where `tests.monitoring.test_windows.in_memory` makes its folders
 GONE_AT_EXIT = "rfs-clickhouse-"  # the folder of the server of `tests.clickhouse`, which lives as long as this process
 MANY_FILES = 500  # a process may have 1,024 on many machines
+MANY_MONITORS = 50
 PEERS = ("browser", "postgres", "fault", "interop", "clickhouse")  # markers of tests that need a program beside Python
 
 
@@ -172,14 +173,25 @@ def temporary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     assert request.session.testsfailed or not left, "left behind"
 
 
+_kept = [0]  # how many Monitors the last collection has left
+
+
 def pytest_runtest_logfinish() -> None:
     """
-    Collect what tests have dropped, once it holds many files open.
+    Collect what tests have dropped, once it is many Monitors, or holds many files open.
 
-    CPython may go a long way without a full collection in a large process: one with 7,000 tests has run out of files.
+    CPython may go a long way without a full collection in a large process: one with 7,000 tests has run out of files. FastAPI
+    remembers the functions of all applications, and so their Monitors, each of which takes a millisecond of each forked child.
     """
-    if sum(1 for _ in Path("/proc/self/fd").iterdir()) > MANY_FILES:
+    module = sys.modules.get("rfs.monitoring.monitor")
+    monitors: Sized = module._monitors if module is not None else ()
+    if len(monitors) > _kept[0] + MANY_MONITORS or sum(1 for _ in Path("/proc/self/fd").iterdir()) > MANY_FILES:
+        models = sys.modules.get("fastapi.dependencies.models")
+        for each in tuple(vars(models).values()) if models is not None else ():
+            if hasattr(each, "cache_clear"):
+                each.cache_clear()
         gc.collect()
+        _kept[0] = len(monitors)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -85,7 +85,7 @@ class TestWhoForks:
             thread.start()
         try:
             eventually(lambda: turns > 1 and reads > 1)
-            said = [in_fork(use) for _ in range(size(whole=2_000, small=150))]
+            said = [in_fork(use) for _ in range(size(whole=2_000, small=100))]
         finally:
             stopping.set()
             for thread in threads:
