@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rfs.errors import ArchiveError
+from rfs.monitoring import monitor as monitors
 from rfs.monitoring._capture.cells import FILE_BYTES, LAYOUT, SERIES, Cells, SeriesKey, encode_entry
 from rfs.monitoring._capture.files import CELLS_MAGIC, SEGMENT_MAGIC, Header, pack_header
 from rfs.monitoring._capture.live import CELLS_SUFFIX, SCRUB_REQUEST, SEGMENT_SUFFIX, live_path
@@ -1077,8 +1078,12 @@ CALLS = ("open", "pwrite", "fsync", "fdatasync", "rename", "replace", "unlink", 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
     """Do *work* in a child that is killed before its call number *step* that changes files; whether it came that far."""
+    # They would all begin anew in the child, each in its directory, where every child before has left its files.
+    others = tuple(monitors._monitors)
+    monitors._monitors.clear()
     child = os.fork()
     if child:
+        monitors._monitors.update(others)
         try:
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         except BaseException:  # it has taken too long

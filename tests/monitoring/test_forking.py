@@ -8,16 +8,24 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event, Thread
+from weakref import WeakSet
 
 import pytest
 
 from rfs.errors import StoreError
+from rfs.monitoring import monitor as monitors
 from rfs.monitoring._store import forking as module
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader
 from rfs.monitoring._store.forking import DatabaseLock, check_usable
 from rfs.monitoring.monitor import Monitor
 from rfs.testing.faults import in_fork
 from tests.faults.processes import eventually, size
+
+
+@pytest.fixture(autouse=True)
+def _no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Monitors that other tests have left do not begin anew in each child."""
+    monkeypatch.setattr(monitors, "_monitors", WeakSet())
 
 
 @contextmanager
