@@ -25,6 +25,7 @@ SUITES = {
     "tests/faults/test_truth.py": "4 workers, 200,000 requests, workers killed and recycled at random",
     "tests/faults/test_kill.py": "300 rounds of kill -9 of one of 8 writers, 30 of all 8; the leader killed and stopped",
     "tests/faults/test_fork.py": "10,000 forks while three threads and a signal handler at 200 Hz record",
+    "tests/monitoring/test_forking.py": "2,000 forks while two threads use SQLite",
     "tests/faults/test_a_life_cycle.py": "ends, forks, signals and interrupts of a process",
     "tests/faults/test_b_files.py": "disks that are full, slow, hung, read-only or gone",
     "tests/faults/test_b_store.py": "stores of days: a leader killed at every step, each write and sync failing, 20,000 records a second",
