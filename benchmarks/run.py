@@ -416,7 +416,7 @@ def load_as(name: str, served: Server, pair: list[Server], seconds: float) -> tu
             assert time.monotonic() < deadline, (
                 "of the two workers none leads alone, or `rfs serve` does not lead its own"
             )
-            time.sleep(0.1)
+            time.sleep(0.1)  # asks again, until the deadline above
         server = served if name == "served" else next(one for one in pair if one.leads() == (name == "leading"))
         found = server.load(seconds)
         if server.leads() == (name == "leading"):

@@ -207,3 +207,21 @@ class TestWhoComes:
             gate.open()
 
         gate.leave(gate.enter())
+
+    @pytest.mark.parametrize("step", ["enter", "leave"])
+    def test_an_interrupt_leaves_nothing_locked(self, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What a signal handler raises while a thread enters or leaves does not keep others from the database for ever.
+        """
+        lock = DatabaseLock()
+
+        def interrupted(*_: int) -> int:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "_gate", module._Gate())
+            patched.setattr(module._gate, step, interrupted)
+            with pytest.raises(KeyboardInterrupt), lock:
+                pass
+
+        assert not lock._lock.locked()

@@ -80,13 +80,19 @@ class DatabaseLock:
 
     def __enter__(self) -> None:
         self._lock.acquire()
-        self._thread = _gate.enter()
+        try:
+            self._thread = _gate.enter()
+        except BaseException:  # a signal handler's
+            self._lock.release()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _gate.leave(self._thread)
-        self._lock.release()
+        try:
+            _gate.leave(self._thread)
+        finally:
+            self._lock.release()
 
 
 def check_usable(path: str) -> None:
