@@ -461,7 +461,8 @@ class TestGoingOn:
 
     def test_an_unfinished_footer(self, directory: int, tmp_path: Path) -> None:
         """
-        Killed while it was being sealed, at any byte and before the rename, the chunk is as it was and can be gone on with.
+        Killed while it was being sealed, at any byte and before the rename, the chunk is as it was and can be gone on with. A whole
+        footer that only wants its name is nothing torn: nobody is alarmed.
         """
         everything = write(directory, *batches(3, of=6))
         frames_end = (tmp_path / OPEN).stat().st_size
@@ -473,6 +474,8 @@ class TestGoingOn:
             (tmp_path / OPEN).write_bytes(whole[:length])
 
             assert contents(directory, OPEN) == everything
+            torn = ChunkReader(directory, OPEN).torn_bytes
+            assert torn == (0 if length == len(whole) else length - frames_end)
 
             writer = ChunkWriter(directory, "c", 5)
             assert writer.size == frames_end
@@ -480,6 +483,17 @@ class TestGoingOn:
             writer.seal()
             assert contents(directory, SEALED) == by_time(everything + more)
             (tmp_path / SEALED).unlink()
+
+    def test_a_footer_behind_damage(self, directory: int, tmp_path: Path) -> None:
+        """
+        Where the last frame is damaged, a whole footer does not hide it.
+        """
+        write(directory, *batches(3), seal=True)
+        last = ChunkReader(directory, SEALED).frames[-1]
+        (tmp_path / SEALED).rename(tmp_path / OPEN)
+        spoil(tmp_path / OPEN, last.at + 40)
+
+        assert ChunkReader(directory, OPEN).torn_bytes == (tmp_path / OPEN).stat().st_size - last.at
 
     def test_sealed_twice(self, directory: int, tmp_path: Path) -> None:
         """

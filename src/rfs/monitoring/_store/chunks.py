@@ -333,7 +333,7 @@ class ChunkReader:
         self.created_ns = 0
         self.id: int | None = None
         self.end = 0  # of the last whole frame
-        self.torn_bytes = 0  # behind it, in a chunk that is not sealed: being written, or left by a kill
+        self.torn_bytes = 0  # behind it, in a chunk that is not sealed, and no footer: being written, or left by a kill
         self.frames: list[_Entry] = []  # is never changed, but replaced: by a longer one, as a rule
         self.first_ns = self.last_ns = 0  # times of the oldest and the newest record
         self._found: list[Damage] = []
@@ -404,32 +404,39 @@ class ChunkReader:
             raise StoreFileError(self.file, fault, is_newer=True)
 
     def _read_footer(self, size: int) -> bool:
+        found = self._footer(size)
+        if found is None:
+            return False
+        self.id, footer, self._lengths, self._crcs = found
+        self.created_ns = footer.created_ns
+        self.extend([_Entry(at, end, notes) for at, end, notes in footer.frames], footer.index_at)
+        for at, end in footer.damaged:
+            self._report(at, end, None, "were damaged before the chunk was sealed")
+        self._unindexed = footer.unindexed
+        self._bucket_at = list(accumulate((4 * length for length in self._lengths), initial=footer.index_at))
+        return True
+
+    def _footer(self, size: int) -> tuple[int, _Footer, list[int], list[int]] | None:
+        """The chunk's id, its footer, and the lengths and CRCs of the buckets; None if the file does not end with a whole one."""
         tail = os.pread(self._fd, _TAIL.size, max(0, size - _TAIL.size))
         if len(tail) < _TAIL.size:
-            return False
+            return None
         crc, version, stored, raw, identity, magic = _TAIL.unpack(tail)
         body_at = size - _TAIL.size - stored
         if magic != _TAIL_MAGIC or body_at < 0 or raw > _LARGEST_BYTES:
-            return False
+            return None
         body = os.pread(self._fd, stored, body_at)
         if crc32(body, crc32(tail[4:])) != crc or (self.id is not None and identity != self.id):
-            return False
+            return None
         self._check_version(version)
         try:
             footer = _decode_footer(_decompress(body, raw))
             lengths, crcs = (array("I", words) for words in (footer.bucket_lengths, footer.bucket_crcs))
         except (ValueError, zstandard.ZstdError):
-            return False
+            return None
         if len(lengths) != _BUCKETS or len(crcs) != _BUCKETS or footer.index_at + 4 * sum(lengths) != body_at:
-            return False
-        self.id, self.created_ns = identity, footer.created_ns
-        self.extend([_Entry(at, end, notes) for at, end, notes in footer.frames], footer.index_at)
-        for at, end in footer.damaged:
-            self._report(at, end, None, "were damaged before the chunk was sealed")
-        self._unindexed = footer.unindexed
-        self._lengths, self._crcs = list(lengths), list(crcs)
-        self._bucket_at = list(accumulate((4 * length for length in lengths), initial=footer.index_at))
-        return True
+            return None
+        return identity, footer, list(lengths), list(crcs)
 
     def refresh(self) -> bool:
         """
@@ -492,7 +499,12 @@ class ChunkReader:
         for begin, end in damaged:
             self._report(begin, end, None, "are damaged")
         self.extend(entries, at)
-        self.torn_bytes = 0 if self.is_sealed else size - at
+        self.torn_bytes = 0 if self.is_sealed or self._only_wants_its_name(at, size) else size - at
+
+    def _only_wants_its_name(self, at: int, size: int) -> bool:
+        """Whether index and footer are all that is behind the last frame: whoever was sealing it was killed before it was renamed."""
+        found = self._footer(size) if at < size else None
+        return found is not None and found[1].index_at == at
 
     def _read_frame(self, at: int, size: int) -> _Entry | None:
         content = self._content(at, size)
