@@ -4,7 +4,7 @@ One JSON route on uvicorn with uvloop and httptools, observed in one of several 
 ``python -m benchmarks.http_server bare`` prints its port and serves until standard input ends. With ``--profile`` it then
 prints where the time went. The variants `rfs`, `rfs_printed` and `rfs_worker` run in RFS' own environment, the others in that of `stack`;
 `bare` in both. `rfs_worker` is one of several in the directory that ``RFS_DIR`` names, with 1,000 series of counters, 100 of histograms and 20
-alert rules; it tells under ``/leads`` whether it leads.
+alert rules; it tells under ``/leads`` whether it leads, itself or by its helper, and which process that is.
 Logs go to the null device, so that no terminal is measured.
 """
 
@@ -72,8 +72,9 @@ def _rfs_worker(app: FastAPI) -> None:
     app.add_middleware(Measuring)
 
     @app.get("/leads")
-    async def leads() -> bool:
-        return monitor.leadership.is_self
+    async def leads() -> tuple[str, int]:
+        leader, helper = monitor.leadership, monitor.helper_pid
+        return "itself" if leader.is_self else "by its helper" if helper and leader.pid == helper else "", helper
 
 
 def _access_log(app: FastAPI) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from rfs.monitoring import _live
 from rfs.monitoring._capture.cells import SeriesKey
-from rfs.monitoring._live import Lease, LiveReader
+from rfs.monitoring._live import Lease, LiveReader, Precedence
 from rfs.monitoring.alerts import AlertCondition, Rule
 from rfs.monitoring.monitor import Monitor
 from rfs.testing.virtual_time import VirtualTime
@@ -142,7 +142,7 @@ class TestGivingBack:
         """
         worker, server = Lease(process().capture), Lease(process().capture)
         assert worker.keep()
-        server.takes_precedence = True
+        server.precedence = Precedence.SERVER
         assert not server.keep()
 
         assert not worker.keep()
@@ -156,7 +156,7 @@ class TestGivingBack:
         """
         worker, server = Lease(process().capture), Lease(process().capture)
         assert worker.keep()
-        server.takes_precedence = True
+        server.precedence = Precedence.SERVER
         server.can_write = False
 
         assert not server.keep()
@@ -171,7 +171,7 @@ class TestFaults:
         first, second = process(), process()
         worker, server = Lease(first.capture), Lease(second.capture)
         assert worker.keep()
-        server.takes_precedence = True
+        server.precedence = Precedence.SERVER
         assert not server.keep()
         assert not worker.keep()
 
@@ -201,7 +201,7 @@ class TestFaults:
         assert worker.keep()
         (file,) = (tmp_path / "live").glob("leader-*")
         os.truncate(file, 1_032)
-        server.takes_precedence = True
+        server.precedence = Precedence.SERVER
 
         assert not server.keep()
         assert file.stat().st_size == 1_032
@@ -212,7 +212,7 @@ class TestFaults:
         """
         worker, server = Lease(process().capture), Lease(process().capture)
         assert worker.keep()
-        server.takes_precedence = True
+        server.precedence = Precedence.SERVER
 
         server.after_fork()
 

@@ -13,6 +13,7 @@ or its store cannot be used, each process keeps in its own memory what it has se
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Protocol
@@ -23,7 +24,7 @@ from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.pace import pieces
 from rfs.monitoring._capture.readings import NOTHING_READ
 from rfs.monitoring._capture.segments import FROM_SINK, Frame, Run, SegmentReader, Waiting
-from rfs.monitoring._live import CORRUPT, Killed, Leadership, Lease, LiveReader
+from rfs.monitoring._live import CORRUPT, Killed, Leadership, Lease, LiveReader, Precedence
 from rfs.monitoring._store import Batch, Moment, Store, Window
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring._totals import Totals, lacking
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 COLLECT_INTERVAL_SECONDS = 0.1
 TICK_SECONDS = 1.0
+LOAD_SECONDS = 5.0
+BUSY_SECONDS = 10.0  # so long it is borne
+BUSY_SHARE = 0.015  # of a core: a web worker loses about twice that of its requests
 IMPORT_BYTES = 1 << 20  # at once: of what many processes have left, a leader that lives for a moment brings home a part
 IMPORTS_PER_TURN = 16
 HOME_BYTES = 7 << 20  # of records from memory, when the directory can be used again: less than half a segment
@@ -66,6 +70,7 @@ class Leader:
         forward_to: Handed all that the process which leads has kept, too; it never waits.
         retention: How long the store in the directory keeps what.
         on_tick: Called once a second by the thread; it calls `sample`.
+        on_turn: Called ten times a second by the thread.
         on_delivered: Told how many records have newly arrived, by the leader of all processes alone.
         on_dropped: Told how many records found no room in the directory when it could be used again.
         on_folded: Told by the leader twice a second which processes it has found killed since the last time: mostly none.
@@ -83,6 +88,7 @@ class Leader:
         now_seconds: Callable[[], float],
         monotonic: Callable[[], float],
         on_tick: Callable[[], None],
+        on_turn: Callable[[], None],
         on_delivered: Callable[[int], None],
         on_dropped: Callable[[int], None],
         on_folded: Callable[[list[Killed]], None],
@@ -97,6 +103,7 @@ class Leader:
         self._now_seconds = now_seconds
         self._monotonic = monotonic
         self._on_tick = on_tick
+        self._on_turn = on_turn
         self._on_delivered = on_delivered
         self._on_dropped = on_dropped
         self._on_folded = on_folded
@@ -140,6 +147,7 @@ class Leader:
         self._homeless = 0  # records that were taken into memory while the directory could not be used
         self._own_tail: tuple[object, SegmentReader] | None = None
         self.store_fault = ""  # why the store of the directory is not used
+        self.busy_seconds = 0.0  # so long the thread has used more than `BUSY_SHARE` of a core while it led
 
     @property
     def running(self) -> bool:
@@ -163,14 +171,19 @@ class Leader:
         except OSError:  # the directory is gone: `Capture.mend` sees to that
             return False
 
-    def take_precedence(self) -> None:
-        """Lead from the next turn on, whoever leads; only not in the place of one that takes precedence, too."""
-        self._lease.takes_precedence = True
+    @property
+    def leads_store(self) -> bool:
+        """Whether this process writes the store of a directory."""
+        return self._local is not None and self._local.leads
 
     @property
-    def takes_precedence(self) -> bool:
-        """Whether this process leads whoever else could."""
-        return self._lease.takes_precedence
+    def precedence(self) -> Precedence:
+        """Which others this process leads in the place of, from the next turn on: those of a lower one."""
+        return self._lease.precedence
+
+    @precedence.setter
+    def precedence(self, precedence: Precedence) -> None:
+        self._lease.precedence = precedence
 
     def attached(self) -> None:
         """Take what other processes have measured before as known: it did not happen now."""
@@ -481,13 +494,16 @@ class Leader:
         ticks = max(1, round(TICK_SECONDS / COLLECT_INTERVAL_SECONDS))
         new_turns = max(1, round(NEW_SECONDS / COLLECT_INTERVAL_SECONDS))
         turn = 0
+        load = Load()
         while not stopping.wait(COLLECT_INTERVAL_SECONDS):
             turn += 1
             try:
+                self._on_turn()
                 if turn % 5 == 1:
                     self._capture_and_lead(is_new=turn <= new_turns)
                 if turn % ticks == 0:
                     self._on_tick()
+                    self.busy_seconds = load.busy_seconds() if self.leads_store else 0.0
                 elif self.sinks or self._capture.segments.half_full:
                     self._hurry()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any fault of a store or a rule
@@ -552,6 +568,24 @@ class Leader:
                 dead, self._lease, LOST, self._monotonic(), lacked=lacked, is_imported=local is not None
             )
         self._on_folded(killed)
+
+
+class Load:
+    """How long this thread has been busy, without a break: judged every `LOAD_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._since, self._used = time.monotonic(), time.thread_time()
+        self._busy_seconds = 0.0
+
+    def busy_seconds(self) -> float:
+        """For as long it has used more than `BUSY_SHARE` of a core, as far as that has been judged."""
+        now, used = time.monotonic(), time.thread_time()
+        passed = now - self._since
+        if passed >= LOAD_SECONDS:
+            is_busy = used - self._used > BUSY_SHARE * passed
+            self._busy_seconds = self._busy_seconds + passed if is_busy else 0.0
+            self._since, self._used = now, used
+        return self._busy_seconds
 
 
 def _store_class() -> type[LocalStore]:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from enum import IntEnum
 from functools import lru_cache
 from itertools import chain
 from math import inf
@@ -81,14 +82,23 @@ LEADER = "leader-"
 _HEARTBEAT_AT = 1024
 _WRITTEN_AT = _HEARTBEAT_AT + 8  # a byte that is 0 until a leader has written to the store; older leaders have none
 _UNABLE_AT = _WRITTEN_AT + 1  # a byte that is 1 once the leader has found that it cannot
-_PRECEDES_AT = _UNABLE_AT + 1  # a byte that is 1 if the leader takes precedence
-_WANTED_AT = _PRECEDES_AT + 1  # when one that does has last asked for the lead, by CLOCK_MONOTONIC
+_PRECEDENCE_AT = _UNABLE_AT + 1  # a byte: the `Precedence` of the leader
+_WANTED_AT = _PRECEDENCE_AT + 1  # when one of a higher one has last asked for the lead, by CLOCK_MONOTONIC
+_WANTED_BY_AT = _WANTED_AT + 8  # and a byte: that one's
 _EXEMPLAR_TRIES = 3  # it changes once a second
-_LEADER_BYTES = _WANTED_AT + 8
+_LEADER_BYTES = _WANTED_BY_AT + 1
 _ASK_AGAIN_SECONDS = 60.0  # after the lead was handed over to a process that then could not make the file of its epoch
 _WORDS = struct.Struct("=QQ")
 _DOUBLES = struct.Struct("=dd")
 _TABLE_BYTES = 2 * HEADER_BYTES
+
+
+class Precedence(IntEnum):
+    """Who leads where several could: of two, the higher one."""
+
+    WORKER = 0
+    HELPER = 1  # a process that a worker has started to lead for it
+    SERVER = 2  # ``rfs serve``
 
 
 class Leadership(NamedTuple):
@@ -716,13 +726,13 @@ class Lease:
     The heart is CLOCK_MONOTONIC, which all processes of a machine share and nobody sets. A file of an epoch can be made once,
     so of many who want to follow a dead leader one does.
 
-    A process that takes precedence asks one that leads and does not take it for the lead, in the file of his epoch. He hands it over at
-    his next heartbeat, when he is in the midst of nothing, and nobody else takes it as long as the asker asks.
+    A process of a higher precedence asks who leads for the lead, in the file of his epoch. He hands it over at his next heartbeat, when
+    he is in the midst of nothing, and nobody of a lower one takes it as long as the asker asks.
     """
 
     def __init__(self, capture: Capture) -> None:
         self._capture = capture
-        self.takes_precedence = False
+        self.precedence = Precedence.WORKER
         self._asks_from = 0.0
         self._handed_over = 0  # the epoch that was this process' until another one asked for the lead
         self.epoch = 0
@@ -734,7 +744,7 @@ class Lease:
 
     def after_fork(self) -> None:
         """In a forked child: whatever the parent leads, this process does not."""
-        self.takes_precedence = False
+        self.precedence = Precedence.WORKER
         self._handed_over = 0
         self._step_down()
         self._seen = _NOBODY
@@ -783,7 +793,7 @@ class Lease:
         who = _encode((capture.process, os.getpid()))
         content = len(who).to_bytes(2, "little") + who
         has_written = used > 0 and self._was_written(directory, highest)
-        content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8) + bytes([has_written, False, self.takes_precedence])
+        content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8) + bytes([has_written, False, self.precedence])
         try:
             if not directory.claim(f"{LEADER}{epoch}", content):
                 return False
@@ -797,7 +807,7 @@ class Lease:
         self.epoch = epoch
         self.is_first, self.has_written = is_first, has_written
         self._seen = Leadership(epoch, os.getpid(), self._capture.process, is_self=True)
-        os.pwrite(self._beats, bytes(8), _WANTED_AT)
+        os.pwrite(self._beats, bytes(_LEADER_BYTES - _WANTED_AT), _WANTED_AT)
         self._beat()
         return True
 
@@ -856,9 +866,9 @@ class Lease:
         finally:
             os.close(watch)
         is_beating = 0 <= time.monotonic_ns() - leader.beat_ns < LEASE_SECONDS * 1e9
-        may_ask = self.takes_precedence and self.can_write and time.monotonic() >= self._asks_from
+        may_ask = self.can_write and time.monotonic() >= self._asks_from
         # A leader of an older version, whose file has no such byte, would not hear it.
-        if is_beating and may_ask and content[_PRECEDES_AT : _PRECEDES_AT + 1] == b"\0":
+        if is_beating and may_ask and _byte(content, _PRECEDENCE_AT, Precedence.SERVER) < self.precedence:
             self._ask_for_lead(directory, epoch)
         return is_beating
 
@@ -866,14 +876,19 @@ class Lease:
         with suppress(OSError):
             file = directory.watch(f"{LEADER}{epoch}")
             try:
-                os.pwrite(file, time.monotonic_ns().to_bytes(8, "little"), _WANTED_AT)
+                os.pwrite(file, time.monotonic_ns().to_bytes(8, "little") + bytes([self.precedence]), _WANTED_AT)
             finally:
                 os.close(file)
 
     def _is_wanted(self, content: bytes) -> bool:
-        """Whether a process that takes precedence has just asked for the lead of who wrote *content*, and this process does not."""
+        """Whether a process of a higher precedence than this one has just asked for the lead of who wrote *content*."""
         asked_ns = int.from_bytes(content[_WANTED_AT : _WANTED_AT + 8], "little")
-        return asked_ns > 0 and not self.takes_precedence and 0 <= time.monotonic_ns() - asked_ns < LEASE_SECONDS * 1e9
+        is_outranked = _byte(content, _WANTED_BY_AT, Precedence.WORKER) > self.precedence
+        return asked_ns > 0 and is_outranked and 0 <= time.monotonic_ns() - asked_ns < LEASE_SECONDS * 1e9
+
+
+def _byte(content: bytes, at: int, otherwise: int) -> int:
+    return content[at] if len(content) > at else otherwise
 
 
 class Heartbeat(NamedTuple):

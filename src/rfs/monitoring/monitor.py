@@ -46,8 +46,8 @@ from rfs.monitoring._capture.record import RecordData, encode_record
 from rfs.monitoring._capture.segments import FROM_SINK, HAS_ERROR, MAX_FRAME_BYTES
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT, Storms
 from rfs.monitoring._foreign import REFUSED, ForeignMirror
-from rfs.monitoring._leader import Leader, Sink, books_of
-from rfs.monitoring._live import Killed, Leadership
+from rfs.monitoring._leader import BUSY_SECONDS, Leader, Sink, books_of
+from rfs.monitoring._live import Killed, Leadership, Precedence
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, MAX_SECONDS, SUCCESSES, Query
 from rfs.monitoring._store import Moment, SharedStore, Store
 from rfs.monitoring._store.deadline import deadline
@@ -57,6 +57,7 @@ from rfs.monitoring.context import RANDOM_IDS, Context, Ids, RandomIds, current
 from rfs.monitoring.masking import ErrorInfo, JsonValue, Masker
 
 if TYPE_CHECKING:
+    from rfs.monitoring._helper import Helper
     from rfs.monitoring.retention import Retention
 
 INFO = 20
@@ -98,6 +99,18 @@ class SystemClock:
 
 
 SYSTEM_CLOCK = SystemClock()
+
+
+class Listener(Protocol):
+    """Whom a Monitor that leads for another process tells what that one would have found by itself."""
+
+    def tell_values(self, read: Callable[[Rule], Sample], declared: float) -> None:
+        """Tell what *read* says of its rules, once a second while the Monitor leads; *declared*: how many rules a process has."""
+        ...
+
+    def tell_problems(self, problems: Iterable[str]) -> None:
+        """Tell all that the Monitor would have printed on standard error so far."""
+        ...
 
 
 class OperationInstruments:
@@ -220,6 +233,7 @@ class Monitor:
             now_seconds=self._now_seconds,
             monotonic=clock.monotonic,
             on_tick=self.tick,
+            on_turn=self._hear,
             on_delivered=self._delivered.inc,
             on_dropped=lambda count: self._dropped.inc(count, signal="records", reason="store_full"),
             on_folded=self._tell_killed,
@@ -238,6 +252,10 @@ class Monitor:
             on_event=self._record_alert,
         )
         self._forward_to = forward_to
+        self._retention = retention
+        self._helper: Helper | None = None
+        self._listener: Listener | None = None
+        self._heard: dict[str, tuple[Rule, Sample]] = {}  # while the rules are evaluated with what the helper has told
         self._answers_for_all = False
         self._foreign = ForeignMirror(self._publish_foreign, self.internal_error)
         self._foreign_refused = 0
@@ -277,7 +295,12 @@ class Monitor:
         If it cannot be used this process records in memory, `capture_state` says why, and it is tried again each second
         once the Monitor runs. Never raises.
         """
+        # Not first in the thread: a child that is forked while a thread imports waits for that import for ever.
+        from rfs.monitoring._helper import Helper
+
         self._planned = Path(directory)
+        if self._helper is None:
+            self._helper = Helper(self.diagnose)
         self.capture.attach(self._planned)
         self._leader.attached()
 
@@ -307,7 +330,19 @@ class Monitor:
         Who leads hands over within a second. Of several that take precedence, one leads. The process must declare the service's
         alert rules: who leads evaluates its own.
         """
-        self._leader.take_precedence()
+        self._leader.precedence = Precedence.SERVER
+
+    def lead_for(self, listener: Listener) -> None:
+        """
+        Lead in the place of a worker, who hears from *listener* what the rules' values are and what went wrong, and evaluates them itself.
+        """
+        self._listener = listener
+        self._leader.precedence = Precedence.HELPER
+
+    @property
+    def helper_pid(self) -> int:
+        """Of the process that leads for this one, see `rfs.monitoring._helper`; 0 if there is none."""
+        return 0 if self._helper is None else self._helper.pid
 
     def answer_for_all_machines(self) -> None:
         """
@@ -371,6 +406,8 @@ class Monitor:
         if self.running:
             self._foreign.refresh(_FOREIGN_SECONDS / 2)
         self._leader.stop(STOP_SECONDS / 2)
+        if self._helper is not None:
+            self._helper.stop(STOP_SECONDS / 2)  # it brings home what this process has recorded last
         self.capture.mark_running(running=False)
         for sink in self._leader.sinks:
             sink.close(max(0.1, (deadline - time.monotonic()) / 2))
@@ -403,6 +440,8 @@ class Monitor:
         self.capture.after_fork(self._planned)
         self._storms.after_fork()
         self._leader.after_fork()
+        if self._helper is not None:
+            self._helper.after_fork()
         self.query.after_fork()
         self._rules.after_fork()
         self._foreign.after_fork()
@@ -701,7 +740,11 @@ class Monitor:
         return list(self._diagnostics)
 
     def _print_diagnostics(self, *, at_the_end: bool = False) -> None:
-        """Print one line of each code, *at_the_end* all that is left to say."""
+        """Print one line of each code, *at_the_end* all that is left to say; or let the listener have all."""
+        if self._listener is not None:
+            self._listener.tell_problems(self._diagnostics)
+            self._diagnosed_at = self.clock.monotonic()
+            return
         codes: set[str] = set()
         for text, entry in tuple(self._diagnostics.items()):
             count, said = entry
@@ -737,14 +780,17 @@ class Monitor:
         self._count_rules()
         moment = self._leader.sample()
         if moment is not None and self._leader.leads():
-            self._miss_rules(moment.totals)
-            self._evaluate(moment, now)
+            declared = moment.totals.gauges.get(_ALERT_RULES, 0)
+            if self._listener is None:
+                self._miss_rules(declared)
+            self._evaluate(moment, now, declared)
+        self._let_help()
         self._watch_pipeline()
         self._watch_clock()
         if self._diagnostics and self.clock.monotonic() - self._diagnosed_at >= _DIAGNOSTIC_SECONDS:
             self._print_diagnostics()
 
-    def _evaluate(self, moment: Moment, now: float) -> None:
+    def _evaluate(self, moment: Moment, now: float, declared: float) -> None:
         if self._answers_for_all:
             if now - self._evaluated_at < _FORWARDED_SECONDS:
                 return
@@ -755,7 +801,46 @@ class Monitor:
             self._keep_steady()
         self._evaluated_at = now
         with self._rules.bounded():  # a place is taken once, not for each rule: nobody else asks there
+            if self._listener is None:
+                self.alerts.evaluate(self.clock.monotonic())
+            else:
+                self._listener.tell_values(self._read_for_listener, declared)
+
+    def _let_help(self) -> None:
+        """Let a helper lead from now on, if that is worth a process; and tell the one there is which rules there are."""
+        helper, directory = self._helper, self._planned
+        if helper is None or directory is None:
+            return
+        # A server is a process of its own; a store that is elsewhere, or a clock that was handed in, another process does not have.
+        if (
+            self._leader.busy_seconds >= BUSY_SECONDS
+            and helper.may_start
+            and self._leader.precedence is Precedence.WORKER
+            and self._forward_to is None
+            and self.clock is SYSTEM_CLOCK
+        ):
+            helper.start(str(directory), self.service_name, self._retention)
+        helper.tell(self.alerts.rules())
+
+    def _hear(self) -> None:
+        """Evaluate the rules with what the helper has told, if it has told something."""
+        heard = None if self._helper is None else self._helper.hear()
+        if heard is None:
+            return
+        self._miss_rules(heard.declared)
+        self._heard = heard.samples
+        self._rule_query = self._rules  # for a rule that was declared at this moment
+        try:
             self.alerts.evaluate(self.clock.monotonic())
+        finally:
+            self._heard = {}
+
+    def _read_for_listener(self, rule: Rule) -> Sample:
+        try:
+            return self._read_for_rule(rule)
+        except Exception as error:  # noqa: BLE001 - whatever fails is the rule's state ERROR there, and counted here
+            self.internal_error("alerts.read", error)
+            return Sample(None, type(error).__name__)
 
     def beat(self) -> None:
         """
@@ -784,15 +869,15 @@ class Monitor:
         if self.alerts.rule_count != (self._alert_rules.value or 0):
             self._alert_rules.set(self.alerts.rule_count)
 
-    def _miss_rules(self, totals: Totals) -> None:
-        known, declared = self.alerts.rule_count, totals.gauges.get(_ALERT_RULES, 0)
+    def _miss_rules(self, declared: float) -> None:
+        known = self.alerts.rule_count
         now = self.clock.monotonic()
         if known >= declared:
             self._missed_rules_since = None
         elif self._missed_rules_since is None:
             self._missed_rules_since = now
         elif now - self._missed_rules_since >= _MISSED_RULES_SECONDS:
-            what_to_do = ": rfs serve --import MODULE" if self._leader.takes_precedence else ""
+            what_to_do = ": rfs serve --import MODULE" if self._leader.precedence is Precedence.SERVER else ""
             self.diagnose(
                 f"RFS-A101 alert rules are not evaluated: a process of {self.service_name} declares {declared:.0f}, and this one "
                 f"(pid {os.getpid()}), which leads, has {known}; let it declare them, too{what_to_do}"
@@ -836,6 +921,9 @@ class Monitor:
             self.keep(None, 30, "log", site.logger, site.operation, "", text, "", None, fields, None)
 
     def _read_for_rule(self, rule: Rule) -> Sample:
+        heard = self._heard.get(rule.name)
+        if heard is not None and heard[0] is rule:
+            return heard[1]
         known = self._steady.get(rule.name)
         if known is not None and known[0] is rule:
             return known[1]
