@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from errno import ENOSPC
 from pathlib import Path
+from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -120,6 +123,42 @@ class TestHandingOver:
         assert leads(first)
 
         assert not any(leads(second) or not leads(first) for _ in range(5))
+
+
+class TestAfterwards:
+    def test_nothing_is_left_of_leading(self, process: MakeMonitor, clock: VirtualTime) -> None:
+        """
+        Who has handed over keeps nothing of what it led with, not even until the garbage collector comes: its requests would be dearer for
+        that. It answers as before.
+        """
+        worker, server = process(), process()
+        worker.counter("orders_total").labels(route="/orders").inc()
+        worker.histogram("wait_seconds").labels().observe(1)
+        worker.beat()
+        clock.advance(1)
+        worker.counter("orders_total").labels(route="/orders").inc()
+        worker.beat()
+        local = worker._leader._find_store()
+        assert local is not None
+        assert local._writing is not None
+        held: list[ref[Any]] = [
+            ref(each) for each in (local._writing, local._writing._windows, local._writing.catalogue)
+        ]
+        held += [ref(each.cells) for each in worker._leader.live._processes.values()]
+        server.take_precedence()
+        del local
+
+        gc.disable()
+        try:
+            while not leads(server):
+                worker.beat()
+            worker.beat()
+            assert [each() for each in held] == [None] * len(held)
+        finally:
+            gc.enable()
+        assert len(held) > 3
+        assert worker.query.increase("orders_total", "1h") == 2
+        assert worker.query.totals().counters[SeriesKey("orders_total", (("route", "/orders"),))] == 2
 
 
 class TestGivingBack:

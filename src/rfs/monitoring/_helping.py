@@ -16,6 +16,7 @@ from rfs.monitoring._helper import Channel, Setting, Told, Watched
 from rfs.monitoring.alerts import Rule, Sample
 from rfs.monitoring.monitor import Monitor
 
+_NICE = 10  # requests come first
 _WAIT_SECONDS = 0.5
 _USELESS_SECONDS = 60.0  # without the lead: another one has it, and keeps it
 
@@ -55,6 +56,7 @@ def main() -> None:
     # They are meant for the worker as well, and it says when this one is to end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICE)
     channel = Channel(socket.socket(fileno=os.dup(0)))
     setting = _first_message(channel)
     if setting is not None:

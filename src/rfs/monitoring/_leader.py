@@ -545,10 +545,13 @@ class Leader:
         may_follow = self._lease.can_write or not is_new or self.live.living() == 1
         led = self._lease.keep(may_follow=may_follow, above=int if local is None else local.epoch)
         if self._capture.directory is None or not led:
+            has_led = local is not None and local.leads
             if local is not None:
                 local.resign()
             with self._lock:
                 self.live.leave_dead()
+                if has_led:
+                    self.live.forget_files()
             return
         if local is not None:
             local.lead(self._lease.epoch, is_first=self._lease.is_first, has_written=self._lease.has_written)

@@ -181,6 +181,14 @@ class LiveReader:
         self._is_blind = False  # there are files that could not be read, and may have series
         self._directory: LiveDirectory | None = None
 
+    def forget_files(self) -> None:
+        """Let go of all files, for one who led, and will seldom be asked now: they are mapped again when it is."""
+        for process in self._processes.values():
+            process.close()
+        self._processes = {}
+        self._own = CellsReader()
+        self._own_regions = []
+
     def _forget_folded(self) -> None:
         self._folded_in: LiveDirectory | None = self._capture.directory
         self._folded_identity: tuple[int, ...] = ()

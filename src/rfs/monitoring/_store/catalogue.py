@@ -172,7 +172,8 @@ class Catalogue:
                 if isinstance(error, sqlite3.Error | UnicodeDecodeError):
                     raise self._translated(error) from error
                 raise
-            for call in self._committed:
+            committed, self._committed = self._committed, []  # who is called knows the catalogue, too
+            for call in committed:
                 call()
 
     def when_committed(self, call: Callable[[], None]) -> None:

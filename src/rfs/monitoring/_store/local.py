@@ -256,6 +256,8 @@ class _Writing:
     def close(self) -> None:
         self.records.close()
         self.catalogue.close()
+        # They know this object, too: it would all stay, seconds of a thousand series, until the garbage collector comes some day.
+        del self.records, self._windows
 
     def write(self, totals: Totals, *, is_whole: bool) -> bool:
         second, is_written = int(self._setting.now_seconds()), False
