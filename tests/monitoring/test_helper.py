@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from errno import EMFILE
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -360,6 +361,19 @@ class TestNoProcess:
         said: list[str] = []
         return Helper(said.append), said
 
+    def test_no_descriptor_is_left(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """
+        Nor where there is none for the pair.
+        """
+        helper, said = self.helper()
+
+        def fail() -> None:
+            raise OSError(EMFILE, "Too many open files")
+
+        monkeypatch.setattr(socket, "socketpair", fail)
+        helper.start(str(tmp_path), "orders", None)
+        assert said[0].endswith("Too many open files")
+
     @pytest.mark.parametrize("executable", ["", "/usr/sbin/uwsgi", "/no/such/python3"])
     def test_cannot_be_started(self, executable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """
@@ -396,6 +410,19 @@ class TestNoProcess:
         assert not helper.may_start
         assert process.returncode == (3 if "exit" in script else -signal.SIGKILL)
 
+    def test_speaks_otherwise(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """
+        One of another RFS than the worker's, which was upgraded meanwhile, does not begin.
+        """
+        helper, said = self.helper()
+        monkeypatch.setattr(_helper, "PROTOCOL", 0)
+        helper.start(str(tmp_path / "orders"), "orders", None)
+
+        eventually(lambda: helper.hear() or said)
+
+        assert not (tmp_path / "orders").exists()
+        assert not helper.may_start
+
     def test_one_that_ended_may_be_followed(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """
         One that has done its work and then ended is followed by another, not before a minute.
@@ -416,7 +443,7 @@ class TestNoProcess:
 class TestItsLife:
     def lead(self, path: Path, *, parent: int | None = None) -> tuple[Channel, Thread]:
         ours, theirs = map(Channel, socket.socketpair())
-        setting = Setting(str(path), "orders", None, os.getppid() if parent is None else parent)
+        setting = Setting(_helper.PROTOCOL, str(path), "orders", None, os.getppid() if parent is None else parent)
         thread = Thread(target=lead_for, args=(setting, theirs))
         thread.start()
         return ours, thread

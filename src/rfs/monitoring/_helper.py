@@ -1,18 +1,18 @@
 """
 Helpers: a worker whose leading costs it requests lets a process of its own lead.
 
-What a leader does beside its requests makes them dearer, for one interpreter runs one thread at a time. So a worker that leads, and
-whose leader's thread has used more than `BUSY_SHARE` of a core for `BUSY_SECONDS` (both of `rfs.monitoring._leader`), starts a helper: another interpreter, of which the
-host sees nothing but a child process. The helper is a process of the service as ``rfs serve`` is one. It asks for the lead (see
-`rfs.monitoring._live.Lease`), keeps it while its worker lives, and hands it to ``rfs serve`` if that comes. If it ends, or is killed,
-a worker leads again, as after any leader.
+What a leader does beside its requests makes them dearer, for one interpreter runs one thread at a time. So a worker whose leader's
+thread has used more than `BUSY_SHARE` of a core for `BUSY_SECONDS` while it led (see `rfs.monitoring._leader`) starts a helper: another
+interpreter, of which the host sees nothing but a child process. The helper is a process of the service as ``rfs serve`` is one. It asks
+for the lead (see `rfs.monitoring._live.Lease`), keeps it while its worker lives, and hands it to ``rfs serve`` if that comes. If it
+ends, or is killed, a worker leads again, as after any leader.
 
 What is the host's stays in the worker: its alert rules keep their states there and call its functions. The helper is told which rules
-there are, reads their values each second it leads, and tells those; that costs a worker as little as a scrape of a page. It tells what goes
-wrong, too, and the worker says it.
+there are, reads their values in each second in which it leads, and tells those. It tells what goes wrong, too, and the worker says it.
 
 They talk over a socket pair, the helper's standard input: each message is its length, 4 bytes, and MessagePack. Neither waits for the
-other; who does not listen misses a second. The helper ends when the pair is closed or its parent is another one, however the worker has died.
+other; who does not listen misses a second. The helper ends when the pair is closed or it has got another parent, however its worker
+has died. One that speaks otherwise than its worker, because RFS was upgraded beneath it, does not begin.
 
 This module is the worker's side; `rfs.monitoring._helping` is the other one.
 """
@@ -38,6 +38,8 @@ from rfs.monitoring.retention import Retention
 VARIABLE = "RFS_HELPER"
 NEVER = "never"
 
+PROTOCOL = 1  # another number for other messages, or for another meaning of them
+
 _GREETING_SECONDS = 20.0
 _AGAIN_SECONDS = 60.0
 _PATH_VARIABLE = "RFS_HELPER_PATH"
@@ -55,6 +57,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class Setting(msgspec.Struct, array_like=True, frozen=True):
     """What a helper is to know before it begins."""
 
+    protocol: int
     directory: str
     service: str
     retention: Retention | None
@@ -190,25 +193,28 @@ class Helper:
             return
         path = os.pathsep.join(filter(None, sys.path))
         flags = ["-B"] if sys.dont_write_bytecode else []
-        end, other = socket.socketpair()
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter
-                [sys.executable, "-I", *flags, "-c", _BOOT, "rfs-helper", service],
-                stdin=other.fileno(),
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, _PATH_VARIABLE: path},
-            )
-        except (OSError, ValueError) as error:
-            end.close()
-            self._give_up(f"{sys.executable} cannot be started: {error}")
+            end, other = socket.socketpair()
+        except OSError as error:
+            self._give_up(f"there is no socket pair to be had: {error}")
             return
-        finally:
-            other.close()
-        self._channel = Channel(end)
+        with other:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - this interpreter
+                    [sys.executable, "-I", *flags, "-c", _BOOT, "rfs-helper", service],
+                    stdin=other.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    env={**os.environ, _PATH_VARIABLE: path},
+                )
+            except (OSError, ValueError) as error:
+                end.close()
+                self._give_up(f"{sys.executable} cannot be started: {error}")
+                return
+        self._channel = channel = Channel(end)
         self._has_greeted = False
         self._started_at = time.monotonic()
         self._version, self._sent_version, self._rules = self._version + 1, 0, []
-        self._channel.send(Setting(directory, service, retention, os.getpid()))
+        channel.send(Setting(PROTOCOL, directory, service, retention, os.getpid()))
 
     def hear(self) -> Heard | None:
         """What it has told since the last time; None: nothing new, or of rules that are others by now."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from rfs.monitoring._helper import Channel, Setting, Told, Watched
+from rfs.monitoring._helper import PROTOCOL, Channel, Setting, Told, Watched
 from rfs.monitoring.alerts import Rule, Sample
 from rfs.monitoring.monitor import Monitor
 
@@ -59,7 +59,7 @@ def main() -> None:
     os.nice(_NICE)
     channel = Channel(socket.socket(fileno=os.dup(0)))
     setting = _first_message(channel)
-    if setting is not None:
+    if setting is not None and setting.protocol == PROTOCOL:
         lead_for(setting, channel)
 
 

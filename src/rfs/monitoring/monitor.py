@@ -820,7 +820,8 @@ class Monitor:
             and self.clock is SYSTEM_CLOCK
         ):
             helper.start(str(directory), self.service_name, self._retention)
-        helper.tell(self.alerts.rules())
+        if helper.pid:
+            helper.tell(self.alerts.rules())
 
     def _hear(self) -> None:
         """Evaluate the rules with what the helper has told, if it has told something."""
