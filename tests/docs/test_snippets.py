@@ -131,6 +131,7 @@ class TestSettingsPage:
             *Settings.model_fields,
             *RunSettings.model_fields,
             "RFS_DIR",
+            "RFS_HELPER",
             "RFS_LIVE_DIR",
             "RFS_SERVICE_NAME",
             "RFS_STORE",
