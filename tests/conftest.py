@@ -31,6 +31,9 @@ settings.load_profile("unhurried")
 if not entry_points(group="pytest11", name="rfs"):  # it is not installed, but on the path
     pytest_plugins = ["rfs.testing.fixtures"]
 
+# How busy this machine is decides for no test which processes there are; tests of helpers take it away.
+os.environ["RFS_HELPER"] = "never"
+
 # What is not over by then waits for something that will not come. Of the whole size, nobody knows.
 LONGEST_SECONDS = float("inf") if os.environ.get("RFS_FULL") == "1" else 150.0
 AGAIN_SECONDS = 10.0

@@ -62,10 +62,14 @@ def names_in(directory: Path) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The variables of this process without those that would configure RFS, a terminal or pytest, and with *more*."""
+    """
+    The variables of this process without those that would configure RFS, a terminal or pytest, and with *more*.
+
+    A worker that is busy starts no helper, so that there is no process which the test has not started; `tests.monitoring.test_helper` lets it.
+    """
     others = ("RFS_", "XDG_", "COV_", "COLUMNS", "LINES", "PYTEST_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    return {**kept, "PYTHONUNBUFFERED": "1", **more}
+    return {**kept, "PYTHONUNBUFFERED": "1", "RFS_HELPER": "never", **more}
 
 
 class Process:

@@ -32,9 +32,14 @@ from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.retention import Retention
 from rfs.testing.faults import in_fork
 from rfs.testing.virtual_time import VirtualTime
-from tests.faults.processes import Process, eventually
+from tests.faults.processes import Process, environment, eventually
 
 BUSY = Rule("busy", "orders_total", AlertCondition.GREATER_THAN, 5, cooldown_seconds=0)
+
+
+@pytest.fixture(autouse=True)
+def _may_be_helped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RFS_HELPER")
 
 
 @pytest.fixture
@@ -518,7 +523,7 @@ class TestFork:
 @pytest.mark.fault
 class TestRealProcesses:
     def helped(self, stack: ExitStack, path: Path) -> tuple[Process, int]:
-        worker = stack.enter_context(Process("helped", path))
+        worker = stack.enter_context(Process("helped", path, env=environment(RFS_HELPER="")))
         worker.tell(do="help")
         return worker, worker.answer()["pid"]
 

@@ -407,7 +407,7 @@ class Monitor:
             self._foreign.refresh(_FOREIGN_SECONDS / 2)
         self._leader.stop(STOP_SECONDS / 2)
         if self._helper is not None:
-            self._helper.stop(STOP_SECONDS / 2)  # it brings home what this process has recorded last
+            self._helper.stop(max(0.1, (deadline - time.monotonic()) / 2))  # it brings home what came last
         self.capture.mark_running(running=False)
         for sink in self._leader.sinks:
             sink.close(max(0.1, (deadline - time.monotonic()) / 2))
