@@ -58,10 +58,9 @@ class Effort:
     import_rounds: int
     http_rounds: int
     http_seconds: float
-    leading_groups: (
-        int  # each of new processes: two of the same program differ by some percent, for as long as they live
-    )
-    helper_seconds: float
+    # Each of new processes, for two of one program differ by some percent as long as they live.
+    leading_groups: int
+    helper_seconds: float  # that a worker is loaded at most until its helper leads
     visibility_rounds: int
     visibility_seconds: float
     storing_rounds: int
