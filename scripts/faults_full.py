@@ -111,11 +111,11 @@ def write(sections: dict[str, str]) -> None:
 
 def main(suites: list[str]) -> int:
     """Run *suites*, or all, write what came of them beside what is there of others, and say whether they passed."""
-    passed, sections = True, written()
+    passed = True
     for suite in suites or SUITES:
-        suite_passed, sections[SUITES[suite]] = run_suite(suite)
+        suite_passed, section = run_suite(suite)
         passed = passed and suite_passed
-        write(sections)
+        write({**written(), SUITES[suite]: section})  # read now: another run may have written meanwhile
     print(f"written: {RESULTS.relative_to(ROOT)}")
     return 0 if passed else 1
 

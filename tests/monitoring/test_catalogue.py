@@ -375,6 +375,59 @@ class TestB16ForeignFile:
         assert not problems.told
 
 
+class TestB17ForeignLog:
+    """The pages of a log that was another database's are never taken for pages of this one."""
+
+    @pytest.fixture
+    def log(self, path: Path, problems: Problems, tmp_path: Path) -> bytes:
+        """Of somebody else; beside it, *path* is a database with one window that has none."""
+        made = opened(path, problems)
+        count(made, 0)
+        made.close()
+        with closing(sqlite3.connect(tmp_path / "theirs.db")) as connection:
+            connection.executescript(
+                "PRAGMA journal_mode = WAL; CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)"
+            )
+            return (tmp_path / "theirs.db-wal").read_bytes()
+
+    def test_set_aside_alone(self, path: Path, problems: Problems, log: bytes) -> None:
+        """
+        It is in quarantine as it was and said, and the database is what it was without it.
+        """
+        content = path.read_bytes()
+        path.with_name(path.name + "-wal").write_bytes(log)
+
+        again = opened(path, problems)
+
+        assert not again.is_new
+        assert problems.codes == ["S114"]
+        (kept,) = (path.parent / "quarantine").iterdir()
+        assert kept.name == "catalogue.db.20270115T080000.000000Z-wal"
+        assert str(kept) in problems.told[0][1]
+        assert kept.read_bytes() == log
+        count(again, 1, 3.0)
+        assert counted(path) == 4.0
+        again.close()
+        assert len(path.read_bytes()) == len(content)
+
+    def test_beside_a_damaged_database(self, path: Path, problems: Problems, log: bytes) -> None:
+        """
+        Where the database is damaged without it, too, both are set aside, together.
+        """
+        damaged(path, "truncated")
+        content = path.read_bytes()
+        path.with_name(path.name + "-wal").write_bytes(log)
+
+        again = opened(path, problems)
+
+        assert again.is_new
+        assert problems.codes == ["S110"]
+        kept = {each.name: each.read_bytes() for each in (path.parent / "quarantine").iterdir()}
+        name = "catalogue.db.20270115T080000.000000Z"
+        assert kept == {name: content, f"{name}-wal": log}
+        again.close()
+
+
 class TestB14ZeroedOrTruncated:
     @pytest.mark.parametrize("how", ["truncated", "zeroed page"])
     def test_set_aside_at_the_start(self, path: Path, problems: Problems, how: str) -> None:

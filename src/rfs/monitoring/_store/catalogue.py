@@ -6,7 +6,8 @@ file lock keeps two processes from writing or checkpointing at the same time, wh
 may then damage a database in WAL mode. Readers open the file read-only, which never checkpoints.
 
 A commit outlives the process' death at once, and the machine's from the next `checkpoint` on. A database that is damaged is
-set aside under ``quarantine/``, and a new one is begun; one of a newer version is refused and left as it is.
+set aside under ``quarantine/``, and a new one is begun; a log that is not the database's own is set aside alone; one of a newer
+version is refused and left as it is.
 
 Who reads for long keeps the log from being cut, and nobody can end another process' reading. So the log is bounded by refusing to
 write once it has 48 MiB: what was measured meanwhile is in the first window after the reader has ended.
@@ -20,7 +21,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
@@ -78,7 +79,7 @@ class Catalogue:
         path: Of the database; its folder exists.
         epoch: Under which this process leads.
         on_problem: Told the code and the text of what is wrong and was overcome: ``S110``, damaged and set aside; ``S111``, the log
-            cannot be cut yet, because somebody reads.
+            cannot be cut yet, because somebody reads; ``S114``, the log was another database's and set aside.
         now: Unix time in seconds.
         patience_seconds: How long a turn waits for another process that writes at this moment, such as one that restores an archive.
 
@@ -227,6 +228,7 @@ class Catalogue:
     def _open(self) -> None:
         try:
             try:
+                self._look_for_damage()
                 self._prepare(self._connect())
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not _is_damage(error):
@@ -242,6 +244,24 @@ class Catalogue:
             self._discard()
             raise
 
+    def _look_for_damage(self) -> None:
+        """A log with which the database is damaged, and without which it is not, is another one's: it alone is set aside."""
+        try:
+            _look_for_damage(self.path)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if not (_is_damage(error) and self.log_bytes):
+                raise
+            (log,) = self._move_aside("-wal")
+            try:
+                _look_for_damage(self.path)
+            except BaseException:
+                log.rename(
+                    self.path.with_name(self.path.name + "-wal")
+                )  # whose it is cannot be told: they stay together
+                raise
+            text = f"the log of {self.path.name} is not its own ({error}); set aside as {log}"
+            self._on_problem("S114", f"{text}, and what it should have had is counted again")
+
     def _connect(self) -> sqlite3.Connection:
         self.generation += 1
         with suppress(FileExistsError):  # made here, so that nobody else may read it from the beginning
@@ -255,8 +275,6 @@ class Catalogue:
         if not version:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self.is_new = True
-        else:
-            _look_for_damage(connection)
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         # A checkpoint is a turn of its own, under the lock. Between two of them a commit is in the log, which is not synced:
         # a machine that loses power loses it, but the database stays whole.
@@ -285,15 +303,26 @@ class Catalogue:
 
     def _set_aside(self, fault: str) -> None:
         self._discard()
+        # The log first: left alone beside a new database it would be taken for that one's.
+        self._move_aside("-wal", "")
+        folder = self.path.parent / "quarantine"
+        self._on_problem("S110", f"{self.path.name} is damaged ({fault}); set aside in {folder}, a new one is begun")
+
+    def _move_aside(self, *suffixes: str) -> list[Path]:
+        """Move the files of the database with these suffixes, as far as there is anything in them, and return where they are now."""
         folder = self.path.parent / "quarantine"
         folder.mkdir(mode=0o700, exist_ok=True)
         stamp = datetime.fromtimestamp(self._now(), UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        # The log first: left alone beside a new database it would be taken for that one's.
-        for suffix in ("-wal", ""):
+        moved: list[Path] = []
+        for suffix in suffixes:
+            file = self.path.with_name(self.path.name + suffix)
             with suppress(FileNotFoundError):
-                self.path.with_name(self.path.name + suffix).rename(folder / f"{self.path.name}.{stamp}{suffix}")
+                if file.stat().st_size:
+                    moved.append(file.rename(folder / f"{self.path.name}.{stamp}{suffix}"))
+                else:
+                    file.unlink()
         self.path.with_name(self.path.name + "-shm").unlink(missing_ok=True)
-        self._on_problem("S110", f"{self.path.name} is damaged ({fault}); set aside in {folder}, a new one is begun")
+        return moved
 
     def _discard(self) -> None:
         connection, self._connection = self._connection, None
@@ -604,19 +633,23 @@ def _is_damage(error: BaseException) -> bool:
     )
 
 
-def _look_for_damage(connection: sqlite3.Connection) -> None:
-    deadline = monotonic() + _CHECK_SECONDS
-    connection.set_progress_handler(lambda: monotonic() > deadline, 10_000)
-    try:
-        (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-            raise
-    else:
+def _look_for_damage(path: Path) -> None:
+    if not path.exists():
+        return
+    # Read-only: the last one to close a database brings its log into it, whosever log that is.
+    with closing(connect(path, "ro")) as connection:
+        deadline = monotonic() + _CHECK_SECONDS
+        connection.set_progress_handler(lambda: monotonic() > deadline, 10_000)
+        said = "ok"
+        try:
+            if check_version(connection, path):
+                (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.OperationalError as error:
+            # Of the latter kind is one whose maker was killed in the middle: who writes rolls that back, and nothing is in it.
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_READONLY):
+                raise
         if said != "ok":
             raise _NotOursError(said)
-    finally:
-        connection.set_progress_handler(None, 0)
 
 
 def _statements(script: str) -> Iterator[str]:
