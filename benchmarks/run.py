@@ -895,12 +895,16 @@ def speed() -> float:
 
 
 def revision() -> str:
-    """Return the commit that was measured."""
+    """Return the commit that was measured; ``-dirty`` if anything differs from it but the results themselves."""
     if shutil.which("git") is None:
         return "an unknown commit"
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "an unknown commit"
+
+    def told(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    commit = told("rev-parse", "--short", "HEAD")
+    differs = told("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/*.md")
+    return f"{commit}{'-dirty' if differs else ''}" if commit else "an unknown commit"
 
 
 def peers_named(environments: list[str]) -> str:
