@@ -365,7 +365,8 @@ class TestB24MoreThanTheLeaderKeeps:
         assert shed > 0
         assert len(kept) == len(set(kept))
         assert set(range(100)) <= set(kept)
-        assert len(kept) + shed == 100 + count
+        # The same line, as fast as a quick machine records it, is a storm as well.
+        assert len(kept) + shed + books.get("suppressed", 0) == 100 + count
 
 
 def settled(process: Process) -> dict[str, float]:
