@@ -555,6 +555,14 @@ class TestRealProcesses:
             assert sum(path.stat().st_size for path in chunks) > 500
         assert self.messages(tmp_path) == [f"order {number}" for number in range(40)]
 
+    def test_is_as_urgent_as_its_worker(self, tmp_path: Path) -> None:
+        """
+        It has the worker's priority: with a lower one it starves where all cores are busy, and the lead goes to and fro.
+        """
+        with ExitStack() as stack:
+            worker, pid = self.helped(stack, tmp_path)
+            assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, worker.pid)
+
     def test_killed_while_it_leads(self, tmp_path: Path) -> None:
         """
         ``kill -9`` of the helper: the worker leads again at once, and nothing is lost or there twice.

@@ -1,5 +1,7 @@
 """
 A helper's side of `rfs.monitoring._helper`: the process that leads for a worker.
+
+Its priority is the worker's. With a lower one it would starve where all cores are busy, lose the lead to a worker, and get it again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from rfs.monitoring._helper import PROTOCOL, Channel, Setting, Told, Watched
 from rfs.monitoring.alerts import Rule, Sample
 from rfs.monitoring.monitor import Monitor
 
-_NICE = 10  # requests come first
 _WAIT_SECONDS = 0.5
 _USELESS_SECONDS = 60.0  # without the lead: another one has it, and keeps it
 
@@ -56,7 +57,6 @@ def main() -> None:
     # They are meant for the worker as well, and it says when this one is to end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(_NICE)
     channel = Channel(socket.socket(fileno=os.dup(0)))
     setting = _first_message(channel)
     if setting is not None and setting.protocol == PROTOCOL:
