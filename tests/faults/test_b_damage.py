@@ -207,7 +207,7 @@ class TestB17LostLog:
 
     def test_of_another_database(self, kept: Sample, tmp_path: Path) -> None:
         """
-        A log that belongs to another database is set aside alone, and said; what the right one had is counted again.
+        A log that belongs to another program's database is set aside alone, and said; what the right one had is counted again.
         """
         with closing(connect_other(tmp_path / "other.sqlite")):
             log = (tmp_path / "other.sqlite-wal").read_bytes()

@@ -376,7 +376,7 @@ class TestB16ForeignFile:
 
 
 class TestB17ForeignLog:
-    """The pages of a log that was another database's are never taken for pages of this one."""
+    """The pages of another program's log are not taken for pages of this database. Of another store's, they may be."""
 
     @pytest.fixture
     def log(self, path: Path, problems: Problems, tmp_path: Path) -> bytes:

@@ -245,7 +245,11 @@ class Catalogue:
             raise
 
     def _look_for_damage(self) -> None:
-        """A log with which the database is damaged, and without which it is not, is another one's: it alone is set aside."""
+        """
+        A log with which the database is damaged, and without which it is not, is another one's: it alone is set aside.
+
+        One of another store, whose pages may fit, is told from our own only by chance: SQLite ties a log to no database.
+        """
         try:
             _look_for_damage(self.path)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
