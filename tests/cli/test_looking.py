@@ -100,6 +100,19 @@ class TestDoctor:
         assert any(state != "ok" and chunk.name in says for state, says, _ in found(answer, "chunks"))
         assert [state for state, _, _ in found(answer, "catalogue")] == ["fault"]
 
+    def test_of_a_chunk_that_is_gone(self, tmp_path: Path) -> None:
+        """
+        A chunk that was taken away is named, as long as no leader has come and said so.
+        """
+        stopped(tmp_path / "d", orders=100)
+        (chunk, *_) = (tmp_path / "d" / STORE / CHUNKS).iterdir()
+        chunk.unlink()
+
+        ((state, says, _),) = found(rfs("doctor", "-d", tmp_path / "d"), "chunks")
+
+        assert state == "fault"
+        assert f"{chunk.stem} is gone" in says
+
     def test_of_the_sums_of_dead_processes(self, tmp_path: Path) -> None:
         """
         One of the two copies is a warning, for nothing is missing; both are a fault.

@@ -35,7 +35,7 @@ from rfs.monitoring.retention import Retention
 from rfs.testing.virtual_time import VirtualTime
 from tests.faults.hosts import assert_keeps_all, burst, host, look, said
 from tests.faults.processes import FULL, Process, environment, eventually, names_in, size
-from tests.faults.programs.catalogue import VERSION_2
+from tests.faults.programs.catalogue import NEXT_VERSION
 from tests.faults.programs.days import EACH, RETENTION, STEPS, turn_times
 from tests.faults.stores import END, Days, ask, days_under_shim, must_be_kept, start
 from tests.faults.tools import SHORT, Call, Shim, build_shim, tmpfs
@@ -118,12 +118,12 @@ class TestB26LeaderKilledWhileItMigrates:
         base = days.folder / "base"
         days.tell(base, count=turn)
         days.tell(base, first=turn, count=0)  # so what the one before has left in its live files is folded
-        schema = (*catalogue._SCHEMA, VERSION_2)
+        schema = (*catalogue._SCHEMA, NEXT_VERSION)
         versions: set[int] = set()
         for step in range(size(whole=1, small=35), 110, size(whole=1, small=11)):
             folder = days.folder / f"at{step}"
             shutil.copytree(base, folder)
-            before = days.tell(folder, first=turn, kill_at=step, version=2)["witnessed"]
+            before = days.tell(folder, first=turn, kill_at=step, is_newer=True)["witnessed"]
             with closing(catalogue.connect(folder / "store" / "catalogue.sqlite", "ro")) as connection:
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 versions.add(version)
@@ -131,12 +131,12 @@ class TestB26LeaderKilledWhileItMigrates:
                 patch.setattr(catalogue, "_SCHEMA", schema[:version])
                 now = turn_times()[turn + (len(before) - 1) // EACH if before else turn]
                 made, amount = assert_all_there(folder, count + len(before), now, f"step {step}")
-            days.tell(folder, first=turn + 1, version=2)
+            days.tell(folder, first=turn + 1, is_newer=True)
             with monkeypatch.context() as patch:
                 patch.setattr(catalogue, "_SCHEMA", schema)
                 assert_at_the_end(folder, made, amount, turn + 1, f"after step {step}")
             shutil.rmtree(folder)
-        assert versions == {1, 2}
+        assert versions == {len(schema) - 1, len(schema)}
 
 
 def assert_whole(folder: Path, at: str) -> None:

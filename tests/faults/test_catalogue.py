@@ -22,7 +22,7 @@ from rfs.monitoring._store.ranges import WindowReader
 from rfs.monitoring._store.windows import WindowWriter
 from rfs.monitoring.retention import Retention
 from tests.faults.processes import Process, eventually, size
-from tests.faults.programs.catalogue import BEGIN, KEPT, RETENTION, VERSION_2, totals, windows
+from tests.faults.programs.catalogue import BEGIN, KEPT, NEXT_VERSION, RETENTION, totals, windows
 from tests.faults.tools import strace_injected, strace_prefix, tmpfs
 
 pytestmark = pytest.mark.fault
@@ -158,14 +158,14 @@ class TestB26KilledMigration:
             path = tmp_path / str(statement) / "catalogue.db"
             with closing(sqlite3.connect(path)) as connection:
                 versions.update(connection.execute("PRAGMA user_version").fetchone())
-        assert set(versions) == {1, 2}
-        monkeypatch.setattr(module, "_SCHEMA", (*module._SCHEMA, VERSION_2))
+        assert set(versions) == {len(module._SCHEMA), len(module._SCHEMA) + 1}
+        monkeypatch.setattr(module, "_SCHEMA", (*module._SCHEMA, NEXT_VERSION))
         for statement in swept:
             path = tmp_path / str(statement) / "catalogue.db"
             Catalogue(path, epoch=2, on_problem=problem, now=lambda: BEGIN).close()
             with closing(sqlite3.connect(path)) as connection:
                 assert connection.execute("SELECT DISTINCT reason FROM cuts").fetchall() == [("age",)]
-                assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+                assert connection.execute("PRAGMA user_version").fetchone() == (len(module._SCHEMA),)
             reader = WindowReader(CatalogueReader(path), on_problem=problem)
             lives = {life.key: life.value for life in reader.lifetimes()}
             assert lives[REQUESTS] == sum(window.counters[REQUESTS] for window in windows())

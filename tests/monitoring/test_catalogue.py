@@ -376,7 +376,7 @@ class TestB16ForeignFile:
 
 
 class TestB17ForeignLog:
-    """The pages of another program's log are not taken for pages of this database. Of another store's, they may be."""
+    """The pages of another database's log are not taken for pages of this one."""
 
     @pytest.fixture
     def log(self, path: Path, problems: Problems, tmp_path: Path) -> bytes:
@@ -409,6 +409,78 @@ class TestB17ForeignLog:
         assert counted(path) == 4.0
         again.close()
         assert len(path.read_bytes()) == len(content)
+
+    def test_of_another_store(self, path: Path, problems: Problems) -> None:
+        """
+        Of a store like this one, whose pages fit: it is told by its identity, which is in each log's first turn.
+        """
+        theirs = path.with_name("theirs.db")
+        for database, amount in ((path, 1.0), (theirs, 8.0)):
+            made = opened(database, problems)
+            for minute in range(60):
+                count(made, minute, amount, NOW + minute)
+                if minute == 30:
+                    made.rebuild()
+            if database is path:
+                made.close()
+        log = theirs.with_name(theirs.name + "-wal").read_bytes()
+        made.close()
+        path.with_name(path.name + "-wal").write_bytes(log)
+
+        again = opened(path, problems)
+
+        assert problems.codes == ["S114"]
+        assert "it is of another store" in problems.told[0][1]
+        (kept,) = (path.parent / "quarantine").iterdir()
+        assert kept.read_bytes() == log
+        count(again, 60, 3.0)
+        assert counted(path) == 63.0
+        again.close()
+
+    def test_of_this_store_as_it_was(self, path: Path, problems: Problems) -> None:
+        """
+        A log that the database has had before, and had in itself already: what came later is not lost by it.
+        """
+        made = opened(path, problems)
+        count(made, 0)
+        made.checkpoint()
+        count(made, 1)
+        before = path.with_name(path.name + "-wal").read_bytes()
+        for sequence in range(2, 5):
+            made.checkpoint()
+            count(made, sequence)
+        made.close()
+        path.with_name(path.name + "-wal").write_bytes(before)
+
+        again = opened(path, problems)
+
+        assert problems.codes == ["S114"]
+        assert "it is number 2, and the database has had 5" in problems.told[0][1]
+        count(again, 5)
+        assert counted(path) == 6.0
+        again.close()
+
+    def test_own_one(self, path: Path, problems: Problems) -> None:
+        """
+        Whatever was checkpointed and whoever has written: a database's own log is its own.
+        """
+        made = opened(path, problems)
+        count(made, 0)
+        made.checkpoint()
+        count(made, 1)
+        other = opened(path, problems)  # the process that restores an archive
+        count(other, 2)
+        other.rebuild()
+        other.close()
+        count(made, 3)
+        made.after_fork()  # as if it was killed: nothing is brought into the database
+
+        again = opened(path, problems)
+
+        count(again, 4)
+        assert counted(path) == 5.0
+        assert problems.codes == []
+        again.close()
 
     def test_beside_a_damaged_database(self, path: Path, problems: Problems, log: bytes) -> None:
         """

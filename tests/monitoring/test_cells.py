@@ -169,6 +169,44 @@ class TestCells:
         assert [dict(series.key.labels)["status"] for series in reader.series] == ["first", "third"]
         assert reader.damaged_entries == 1
 
+    @pytest.mark.parametrize("damaged", [0, 4, 5, 6, 7], ids=["size", "crc", "crc", "crc", "crc"])
+    @pytest.mark.parametrize("by", [0, 0xFF])
+    def test_behind_damage_of_a_dead_process(self, registry: Registry, damaged: int, by: int) -> None:
+        """
+        Where an entry's length is damaged, or zeroed as if nothing followed, those behind it are found when nobody writes there.
+        """
+        orders = counter(registry)
+        for name in ("first", "second", "third"):
+            orders.inc(1, status=name)
+        reader = CellsReader()
+        for region in registry.cells.regions.values():
+            reader.add(region.memory, "test")
+        at = bytes(region.view).index(b"second")
+        word = next(start for start in range(at & ~7, 0, -8) if region.words[start >> 3] & 0xFFFFFFFF in range(8, 64))
+        region.view[word + damaged] = by
+        if not by:
+            region.view[word : word + 8] = bytes(8)
+
+        reader.recover()
+
+        assert [dict(series.key.labels)["status"] for series in reader.series] == ["first", "third"]
+        assert reader.damaged_entries == 1
+
+    def test_nothing_behind_the_end(self, registry: Registry) -> None:
+        """
+        Of a process that was killed while it wrote a name, what was written of it is no damage: nothing was measured there.
+        """
+        counter(registry).inc(1, status="first")
+        reader = CellsReader()
+        for region in registry.cells.regions.values():
+            reader.add(region.memory, "test")
+            region.view[region.next_entry + 16 : region.next_entry + 40] = b"half of a name that is l"
+
+        reader.recover()
+
+        assert len(reader.series) == 1
+        assert reader.damaged_entries == 0
+
 
 class TestMoving:
     @pytest.mark.usefixtures("switching_often")

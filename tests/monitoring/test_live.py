@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from mmap import mmap
 from pathlib import Path
 from threading import Event, Thread
@@ -23,7 +25,7 @@ from rfs.monitoring._capture.record import decode_record
 from rfs.monitoring._capture.segments import Segments, Waiting
 from rfs.monitoring._capture.storm import DEFAULT_LIMIT
 from rfs.monitoring._leader import LOST
-from rfs.monitoring._live import Lease, LiveReader, Pending
+from rfs.monitoring._live import MAX_DEAD_SEGMENTS, Lease, LiveReader, Pending
 from rfs.monitoring._store.memory import MemoryStore
 from rfs.monitoring.monitor import Monitor
 from rfs.testing.virtual_time import VirtualTime
@@ -470,6 +472,135 @@ class TestPending:
         assert not list((tmp_path / "live").glob(segment))
         assert len(self.messages(first) + self.messages(rest)) == 1_000
         assert LOST not in live.read().counters
+
+
+class TestB27BehindTheStore:
+    def test_leaves_records_to_who_can_keep_them(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
+        """
+        A worker whose library is older than the store shows what is recorded, and leaves it in the live files: also when it leads, and
+        of those that are dead.
+        """
+        fold(watcher)
+        watcher.stop()
+        with closing(sqlite3.connect(tmp_path / "store" / "catalogue.sqlite")) as connection:
+            connection.executescript("UPDATE meta SET value = 999 WHERE name = 'version'; PRAGMA user_version = 999")
+        for number in range(MAX_DEAD_SEGMENTS + 2):
+            dead = Monitor(service_name="live", directory=tmp_path)
+            dead.log(20, f"of dead {number}")
+            dead.capture.close()
+        behind = Monitor(service_name="live", directory=tmp_path)
+        other.log(20, "of the living")
+
+        for _ in range(3):
+            behind._leader._capture_and_lead(is_new=False)
+            assert len(behind.query.records()) == MAX_DEAD_SEGMENTS + 3
+
+        assert behind._leader.leads()
+        assert "RFS-S112" in "".join(behind.diagnostics)
+        assert behind.query.books()["records"]["in_flight"] == MAX_DEAD_SEGMENTS + 3
+        live = LiveReader(behind.capture)
+        live.refresh()
+        assert sum(len(run.frames) for run in live.pending(1 << 20).runs) == MAX_DEAD_SEGMENTS + 3
+        behind.stop()
+
+
+class TestHurt:
+    """A process that is dead and has not left all its files: what the store has counted of it stands, and nothing is counted twice."""
+
+    @pytest.fixture
+    def dead(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> Monitor:
+        """Dead, after all it had measured was counted; another one before it is folded, and has measured the same."""
+        before = Monitor(service_name="live", directory=tmp_path)
+        for one, count in ((before, 20), (other, 5)):
+            one.counter("seen_total").inc(count)
+            one.counter("seen_by_total").inc(count, who="both")
+            one.histogram("waits").observe(count)
+            for number in range(count):
+                one.log(20, f"record {number}")
+        before.capture.close()
+        fold(watcher)
+        watcher._leader.beat()
+        assert of(watcher) == (25, 25, 2)
+        other.log(20, "last")
+        other.capture.close()
+        return other
+
+    @pytest.mark.parametrize("gone", ["*.0.cells", "*.1.cells", "*.cells", "*.segment"])
+    def test_a_file_is_gone(self, watcher: Monitor, dead: Monitor, tmp_path: Path, gone: str) -> None:
+        """
+        It is said; counters and histograms are what they were; a record that was in a file is lost, and no other.
+        """
+        for file in (tmp_path / "live").glob(f"{dead.capture.process}{gone}"):
+            file.unlink()
+        watcher._leader.live.forget_files()  # as the next leader
+
+        books = fold(watcher)
+        watcher._leader.beat()
+
+        assert of(watcher) == (25, 25, 2)
+        assert (watcher.query.increase("seen_total", "1h"), watcher.query.increase("seen_by_total", "1h")) == (25, 25)
+        assert books.get("lost_on_crash", 0) == (gone == "*.segment")
+        assert books["in_flight"] == 0
+        (said,) = watcher.diagnostics
+        assert said.startswith(f"RFS-S113 process {dead.capture.process} is dead, and")
+        assert watcher.query.totals().counters[SeriesKey("rfs_store_corrupt_total", ())] == 1
+
+    def test_a_file_is_damaged(self, watcher: Monitor, dead: Monitor, tmp_path: Path) -> None:
+        """
+        Likewise where it is there, and a leader that comes cannot read it.
+        """
+        (file,) = (tmp_path / "live").glob(f"{dead.capture.process}.0.cells")
+        with file.open("r+b") as content:
+            content.write(b"something else")
+        watcher._leader.live.forget_files()
+
+        fold(watcher)
+        watcher._leader.beat()
+
+        assert of(watcher) == (25, 25, 2)
+        assert watcher.query.increase("seen_total", "1h") == 25
+        assert [line[:8] for line in watcher.diagnostics] == ["RFS-S113"] * 2
+
+    def test_of_a_living_one(self, watcher: Monitor, other: Monitor, tmp_path: Path) -> None:
+        """
+        Where a living process' file is gone, readings are not whole: what seems to have fallen has not begun again.
+        """
+        other.counter("seen_total").inc()
+        assert total(watcher) == 1
+        assert watcher._leader.live.is_whole
+        (file,) = (tmp_path / "live").glob(f"{other.capture.process}.0.cells")
+
+        file.unlink()
+
+        watcher._leader.live.read()
+        assert not watcher._leader.live.is_whole
+
+    def test_waits_for_others(self, watcher: Monitor, dead: Monitor, tmp_path: Path) -> None:
+        """
+        While others' files cannot be read either, what is missing is not all of the dead one's: it is folded later.
+        """
+        (file,) = (tmp_path / "live").glob(f"{dead.capture.process}.0.cells")
+        file.unlink()
+        others = tmp_path / "live" / "1-0123456789abcdef.0.cells"
+        others.write_bytes(b"something else" * 1_000)
+
+        fold(watcher)
+        assert [*(tmp_path / "live").glob(f"{dead.capture.process}.1.cells")]
+        others.unlink()
+        fold(watcher)
+
+        assert not [*(tmp_path / "live").glob(f"{dead.capture.process}.*")]
+        assert of(watcher) == (25, 25, 2)
+
+
+def of(monitor: Monitor) -> tuple[float, float, int]:
+    """What is measured in all."""
+    totals = monitor.query.totals()
+    return (
+        totals.counters[SeriesKey("seen_total", ())],
+        totals.counters[SeriesKey("seen_by_total", (("who", "both"),))],
+        totals.sketches[SeriesKey("waits", ())].count,
+    )
 
 
 class TestDamage:

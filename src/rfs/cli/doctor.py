@@ -29,6 +29,7 @@ from rfs.monitoring._query import Query
 from rfs.monitoring._reading import open_directory
 from rfs.monitoring._store.catalogue import CatalogueReader, check_place, file_system
 from rfs.monitoring._store.chunks import ChunkReader, chunk_files
+from rfs.monitoring._store.listing import Listed, listed, missing
 from rfs.monitoring._store.local import CATALOGUE
 from rfs.monitoring._store.records import QUARANTINE
 from rfs.monitoring._store.retention import CHUNKS, RESERVE
@@ -239,10 +240,14 @@ def _catalogue(directory: Path) -> Iterator[Finding]:
 def _chunks(directory: Path) -> Iterator[Finding]:
     path = directory / STORE / CHUNKS
     try:
-        names = chunk_files([found.name for found in path.iterdir()])
+        before = _chunk_names(path)
+        noted = _noted(directory)
+        names = _chunk_names(path)
     except FileNotFoundError:
         yield Finding("chunks", "ok", "there are none yet")
         return
+    # A chunk that comes is there before it is noted, one that goes is noted no more before it goes.
+    there: dict[str, Listed | None] = {name.rpartition(".")[0]: None for name in (*before, *names)}
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     records = size = 0
     faults: list[str] = []
@@ -256,6 +261,7 @@ def _chunks(directory: Path) -> Iterator[Finding]:
                         for entry in chunk.frames:
                             chunk.rows(entry)
                         records += chunk.records
+                        there[chunk.name] = Listed(chunk.name, chunk.records, 0 if chunk.is_sealed else chunk.end)
                         faults += map(str, chunk.damage)
                         if chunk.torn_bytes:
                             torn = f"{name}: its last {chunk.torn_bytes:,} bytes are not whole"
@@ -267,6 +273,7 @@ def _chunks(directory: Path) -> Iterator[Finding]:
                 bar.advance(task, _size(path / name))
     finally:
         os.close(fd)
+    faults += missing(noted, there)
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         advice = "what is damaged is left out of every answer; restore a backup or an archive if you need it"
@@ -276,6 +283,21 @@ def _chunks(directory: Path) -> Iterator[Finding]:
         yield Finding("chunks", "warning", torn, advice)
     else:
         yield Finding("chunks", "ok", f"{len(names)} sound, {records:,} records, {bytes_text(size)}")
+
+
+def _chunk_names(path: Path) -> list[str]:
+    return chunk_files([found.name for found in path.iterdir()])
+
+
+def _noted(directory: Path) -> dict[str, Listed]:
+    """The chunks that there should be, as far as the catalogue tells; what is wrong with it is said of it."""
+    with (
+        suppress(StoreError),
+        closing(CatalogueReader(directory / STORE / CATALOGUE)) as reader,
+        reader.snapshot() as connection,
+    ):
+        return {} if connection is None else listed(connection)
+    return {}
 
 
 def _size(path: Path) -> int:

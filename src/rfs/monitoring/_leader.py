@@ -147,6 +147,7 @@ class Leader:
         self._homeless = 0  # records that were taken into memory while the directory could not be used
         self._own_tail: tuple[object, SegmentReader] | None = None
         self.store_fault = ""  # why the store of the directory is not used
+        self._is_behind = False  # because it is of a newer version: others keep there what this process leaves them
         self.busy_seconds = 0.0  # so long the thread has used more than `BUSY_SHARE` of a core while it led
 
     @property
@@ -314,6 +315,7 @@ class Leader:
             )
         except StoreError as error:
             self.store_fault = error.fault
+            self._is_behind = error.code == "S112"
             self._on_problem(error.code, f"{error}; each process keeps in its own memory what it sees")
 
     def _moment(self, local: LocalStore, totals: Totals) -> Moment:
@@ -408,7 +410,7 @@ class Leader:
         frames = self.live.records()
         if frames:
             self._append(frames, None)
-        if self._lease.held:
+        if self._lease.held and not self._is_behind:
             delivered = self.live.mark_imported()
             if self._waits_for_directory:
                 self._homeless += delivered
@@ -564,11 +566,19 @@ class Leader:
             if self._import(local, at_once=bool(dead) or asked or self._capture.is_scrubbing) and asked:
                 local.seal()
         with self._lock:
-            short = self.live.read() if self.live.is_short else None
+            short = self.live.read() if self.live.is_short or self.live.hurt(dead) else None
         lacked = None if short is None else self._lacked(short)
+        known = short if short is None or lacked is None else short.plus(lacked)
+        in_flight = 0.0 if known is None else books_of(known)["records"]["in_flight"]
         with self._lock:
             killed = self.live.fold(
-                dead, self._lease, LOST, self._monotonic(), lacked=lacked, is_imported=local is not None
+                dead,
+                self._lease,
+                LOST,
+                self._monotonic(),
+                lacked=lacked,
+                in_flight=in_flight,
+                is_imported=local is not None or self._is_behind,
             )
         self._on_folded(killed)
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from enum import IntEnum
@@ -147,6 +147,21 @@ class _Process:
 
     def alive(self) -> bool:
         return self.watch >= 0 and is_locked(self.watch)
+
+    def lacks_cells(self) -> bool:
+        """Whether it has been mapped without a file that there must be."""
+        return self.watch >= 0 and self.cells.lacks_files(has_begun=bool(self.segments or self.unread))
+
+    def fault(self) -> str:
+        """What of a dead process is not there any more, or cannot be read; empty if all is."""
+        self.cells.recover()
+        if self.lacks_cells():
+            return "a file of its sums is missing or cannot be read"
+        if self.cells.damaged_entries:
+            return f"{self.cells.damaged_entries} of its series are damaged"
+        if not self.segments and records_kept(self.cells.series) > 0:
+            return "the file of its records is missing or cannot be read"
+        return ""
 
     def close(self) -> None:
         if self.watch >= 0:
@@ -324,8 +339,10 @@ class LiveReader:
                 else:
                     self._map(directory, process, name)
         self.refused = {name: fault for name, fault in self.refused.items() if name in names}
-        self._is_blind = any(not name.endswith(SEGMENT_SUFFIX) for name in self.refused) or any(
-            files - self._processes[one].names for one, files in there.items()
+        self._is_blind = (
+            any(not name.endswith(SEGMENT_SUFFIX) for name in self.refused)
+            or any(files - self._processes[one].names for one, files in there.items())
+            or any(process.lacks_cells() for process in self._processes.values())
         )
         for one, process in tuple(self._processes.items()):
             files = there.get(one, set())
@@ -520,6 +537,11 @@ class LiveReader:
 
     # Folding
 
+    def hurt(self, dead: Iterable[str]) -> dict[str, str]:
+        """Which of the *dead* have not left all that they had, and why."""
+        found = {one: process.fault() for one in dead if (process := self._processes.get(one)) is not None}
+        return {one: fault for one, fault in found.items() if fault}
+
     def take_dead(self) -> list[str]:
         """
         The leader's part: the processes that are dead, each now ours to fold. They make no more files and records.
@@ -551,13 +573,16 @@ class LiveReader:
         now: float,
         *,
         lacked: Totals | None = None,
+        in_flight: float = 0.0,
         is_imported: bool = False,
     ) -> list[Killed]:
         """
         The leader's part: add the sums of the dead and of closed files to the folded ones, each exactly once, and remove the files.
 
         If one file of the folded sums is damaged, both are written anew. If both are, totals are short; then *lacked* is what is known
-        beyond these, and becomes part of the folded sums. Without it nothing is done.
+        beyond these, and becomes part of the folded sums. Without it nothing is done. Likewise what dead ones that are `hurt` have not
+        left; *in_flight* is how many records are then
+        on their way, of which such a one may have lost some; less than none, if it has not left how many it had produced.
 
         *lost* is the counter of records that were begun and not committed, *now* the monotonic clock. Call it after `refresh` and
         `records` or `pending`, which have found the last that *taken* have left; who has left more than the limit is folded later.
@@ -583,6 +608,10 @@ class LiveReader:
             and (process := self._processes.get(one)) is not None
             and all(reader.is_exhausted for reader in process.segments.values())
         }
+        hurt = self.hurt(dead)
+        if hurt and (lacked is None or self._is_blind_beside(hurt)):
+            dead = {one: process for one, process in dead.items() if one not in hurt}
+            hurt = {}
         finished = {one for one in known if one not in there}
         closed = self._closed_files(directory, known | dead.keys())
         files = [name for name in self._folded.files if name in names]
@@ -595,7 +624,7 @@ class LiveReader:
         totals = Totals({}, dict(self._folded_counters), {}, dict(self._folded_sketches), {}, [])
         for name, type_name, help_text in self._folded.metrics:
             totals.metrics[name] = Metric(name, MetricType(type_name), help_text)
-        if self._is_short and lacked is not None:
+        if (self._is_short or hurt) and lacked is not None:
             totals = totals.plus(lacked)
         foreign = ForeignSums(self._folded.foreign)
         for name, process in dead.items():
@@ -607,10 +636,15 @@ class LiveReader:
             found = sum(reader.total_frames for reader in process.segments.values())
             damaged = self._count_damage(totals, process.segments.values())
             missing = max(0, int(records_kept(process.cells.series)) - found - damaged)
+            if name in hurt:  # how many of them are in the store is not known any more
+                missing = min(missing, max(0, int(in_flight)))
+                in_flight -= missing
             if missing:
                 totals.counters[lost] = totals.counters.get(lost, 0.0) + missing
             if was_running(process.watch):
                 killed.append(Killed(name, int(name.partition("-")[0]), found, missing))
+        if hurt and in_flight < 0:  # what was delivered had been produced
+            totals.counters[PRODUCED] = totals.counters.get(PRODUCED, 0.0) - in_flight
         for reader in closed:
             add_cells(totals, reader)
             files += reader.names()
@@ -625,8 +659,16 @@ class LiveReader:
             left=[(key.name, key.labels, since) for key, since in left.items()],
         )
         self._write_folded(directory, lease.epoch, folded)
+        for name, fault in hurt.items():
+            self._on_problem("S113", f"process {name} is dead, and {fault}; what it had measured last may be missing")
         self._remove(lease, directory, set(folded.processes), files, is_imported=is_imported)
         return killed
+
+    def _is_blind_beside(self, hurt: Collection[str]) -> bool:
+        """Whether files of others than these dead cannot be read: what is missing is not all of these."""
+        return any(process_of(name) not in hurt for name in self.refused if not name.endswith(SEGMENT_SUFFIX)) or any(
+            process.lacks_cells() for one, process in self._processes.items() if one not in hurt
+        )
 
     def _write_folded(self, directory: LiveDirectory, epoch: int, folded: Folded) -> None:
         for name, fault in self._folded_faults.items():

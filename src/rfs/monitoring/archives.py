@@ -40,6 +40,7 @@ from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, connect
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, ChunkReader
 from rfs.monitoring._store.forking import DatabaseLock
 from rfs.monitoring._store.keys import KeyRing
+from rfs.monitoring._store.listing import ChunkList, Listed
 from rfs.monitoring._store.local import CATALOGUE, LocalReader
 from rfs.monitoring._store.ranges import WindowReader
 from rfs.monitoring._store.records import RecordReader
@@ -524,12 +525,22 @@ def _catalogue(path: Path, epoch: int) -> Catalogue:
 
 def with_windows(store: Path, work: Callable[[WindowWriter], object]) -> None:
     """Do *work*, which may be done again, under the epoch of whoever leads."""
+    _with_catalogue(store, lambda catalogue: work(WindowWriter(catalogue, on_problem=_pass_over)))
+
+
+def _with_catalogue(store: Path, work: Callable[[Catalogue], object]) -> None:
     while True:
         with closing(CatalogueReader(store / CATALOGUE)) as reader, reader.snapshot() as source:
             found = source and source.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
         with closing(_catalogue(store / CATALOGUE, found[0] if found else 0)) as catalogue, suppress(StaleLeaderError):
-            work(WindowWriter(catalogue, on_problem=_pass_over))
+            work(catalogue)
             return
+
+
+def _with_list(store: Path, work: Callable[[ChunkList], object]) -> None:
+    """Likewise, on the list of chunks, if there is one; else the next leader makes it."""
+    if (store / CATALOGUE).exists():
+        _with_catalogue(store, lambda catalogue: work(ChunkList(catalogue)))
 
 
 def _pass_over(code: str, text: str) -> None:
@@ -540,13 +551,19 @@ def _delete(store: Path, manifest: Manifest, progress: Progress | None) -> None:
     work = _Work(progress, "delete", sum(file.bytes for file in manifest.chunks))
     if manifest.windows_until:
         with_windows(store, lambda writer: writer.forget_before(manifest.windows_until))
+    doomed: list[ArchivedFile] = []
     for file in manifest.chunks:
-        path = store / file.name
-        with suppress(FileNotFoundError):
-            with path.open("rb") as source:
-                found = _copied(source, None, work)
-            if found == (file.bytes, file.sha256):  # else it was changed since, as when something was erased from it
-                path.unlink()
+        with suppress(FileNotFoundError), (store / file.name).open("rb") as source:
+            if _copied(source, None, work) == (file.bytes, file.sha256):
+                doomed.append(file)  # else it was changed since, as when something was erased from it
+    if doomed:
+        _with_list(store, lambda chunks: chunks.forget([_chunk_name(file) for file in doomed]))
+    for file in doomed:
+        (store / file.name).unlink(missing_ok=True)
+
+
+def _chunk_name(file: ArchivedFile) -> str:
+    return file.name.rpartition("/")[2].removesuffix(SEALED_SUFFIX)
 
 
 # Restoring
@@ -583,6 +600,9 @@ def restore(target: str | Path, store: Path, *, progress: Progress | None = None
             _catalogue(scratch / CATALOGUE, 0).close()  # one of an older version becomes one of ours
             with closing(CatalogueReader(scratch / CATALOGUE)) as reader:
                 with_windows(store, lambda writer: _restore_windows(writer, reader, manifest.windows_until))
+        restored = [Listed(_chunk_name(file), file.records, 0) for file in manifest.chunks]
+        if restored:
+            _with_list(store, lambda chunks: chunks.note(restored))
     return manifest
 
 

@@ -66,6 +66,7 @@ STOP_SECONDS = 2.0  # for everything together: leader, sinks, alert callbacks
 _ALERT_RULES = SeriesKey("rfs_alert_rules", ())
 _MAX_CODES_PER_OPERATION = 100
 _MAX_DIAGNOSTICS = 128
+_DAMAGE = ("S110", "S113", "S114")
 _DIAGNOSTIC_SECONDS = 10.0
 _FOREIGN_SECONDS = 1.0
 _CLOCK_STEP_SECONDS = 1.0  # what is less is a clock being set right little by little
@@ -203,6 +204,7 @@ class Monitor:
         )
         self._storms = Storms(clock.monotonic, storm_limit)
         self._dropped = self.counter("rfs_dropped_total", "What was dropped, and why")
+        self._corrupt = self.counter("rfs_store_corrupt_total", "Damage in files, as who leads has met it")
         self._pipeline = self.gauge(
             "rfs_pipeline_state",
             "0 well, 1 degraded to memory or without a thread, 2 half full, 3 dropping",
@@ -375,7 +377,10 @@ class Monitor:
         self.diagnose(reason)
 
     def _tell_problem(self, code: str, text: str) -> None:
-        self.diagnose(f"RFS-{code} {text}")
+        said = f"RFS-{code} {text}"
+        if code in _DAMAGE and said not in self._diagnostics and self._leader.leadership.is_self:
+            self._corrupt.inc()  # once for all processes, each of which meets it
+        self.diagnose(said)
 
     # Life
 

@@ -33,7 +33,7 @@ KEPT = Struct("<II")
 BEGIN = 1_800_000_000 // 86_400 * 86_400 + 30
 STEPS = [20] * 7 + [3_600] + [20] * 4 + [-50] + [86_400] + [20] * 4 + [3 * 86_400] + [20] * 4
 RETENTION = Retention(second=60, ten_seconds=600, minute=3_600, hour=2 * 86_400)
-VERSION_2 = """
+NEXT_VERSION = """
     ALTER TABLE cuts ADD COLUMN reason TEXT NOT NULL DEFAULT '';
     CREATE INDEX cuts_by_reason ON cuts (reason);
     UPDATE cuts SET reason = 'age';
@@ -85,7 +85,7 @@ def tell(folder: Path, witness: int, statement: int) -> None:
 
 
 def migrate(folder: Path) -> None:
-    module._SCHEMA = (*module._SCHEMA, VERSION_2)
+    module._SCHEMA = (*module._SCHEMA, NEXT_VERSION)
     Catalogue(folder / "catalogue.db", epoch=1, on_problem=problem, now=lambda: BEGIN).close()
 
 

@@ -1,10 +1,10 @@
 """
 Days of a service, each in a process of its own: ``days`` under the shim, commands on standard input, one JSON answer each.
 
-``{"folder": …, "first": n, "version": 1 | 2}``: a child records the rest of the story into *folder*, from its *first*-th turn on, and
+``{"folder": …, "first": n, "is_newer": …}``: a child records the rest of the story into *folder*, from its *first*-th turn on, and
 leads; the answer is how it ended, and which turns and numbers it had reached by then. ``count`` turns at most. All that a leader does
-is done, when its thread would, but by one thread: so a step of the shim is the same step each time. With *version* 2 the child has a
-library whose catalogue has another schema.
+is done, when its thread would, but by one thread: so a step of the shim is the same step each time. If it *is_newer* the
+child has a library whose catalogue has another schema.
 
 The wall clock and the monotonic one are the story's; each turn adds to a counter, measures a histogram and records. *witnessed* are the
 numbers of which the calls had returned.
@@ -24,7 +24,7 @@ from rfs.monitoring.monitor import Monitor
 from rfs.monitoring.retention import Retention
 from rfs.testing.virtual_time import VirtualTime
 from tests.faults.processes import reply
-from tests.faults.programs.catalogue import VERSION_2
+from tests.faults.programs.catalogue import NEXT_VERSION
 
 BEGIN = 1_800_000_000 // 86_400 * 86_400 + 30
 STEPS = [1, 1, 20, 40, 20, 3_600, 20, 40, 7_200, 86_400, 30, 40, 3_600, 3 * 86_400, 40, 40]  # seconds between the turns
@@ -72,8 +72,8 @@ def run(command: dict[str, Any]) -> dict[str, Any]:
     child = os.fork()
     if not child:
         os.close(read)
-        if command.get("version", 1) == 2:
-            catalogue._SCHEMA = (*catalogue._SCHEMA, VERSION_2)
+        if command.get("is_newer"):
+            catalogue._SCHEMA = (*catalogue._SCHEMA, NEXT_VERSION)
         tell(Path(command["folder"]), command["first"], command.get("count", len(STEPS)), witness)
         os._exit(0)
     os.close(witness)

@@ -41,7 +41,7 @@ from rfs.monitoring._capture import files
 from rfs.monitoring._store import catalogue, chunks
 from rfs.monitoring.monitor import Monitor, default_monitor
 from tests.faults.processes import reply
-from tests.faults.programs.catalogue import VERSION_2
+from tests.faults.programs.catalogue import NEXT_VERSION
 
 NUMBER = Struct("<I")
 
@@ -192,7 +192,7 @@ def upgrade() -> None:
     """Be the next version of RFS, as far as the formats of files go."""
     files.VERSION += 1
     chunks.VERSION += 1
-    catalogue._SCHEMA = (*catalogue._SCHEMA, VERSION_2)
+    catalogue._SCHEMA = (*catalogue._SCHEMA, NEXT_VERSION)
 
 
 def main(witness: str, version: str = "") -> None:

@@ -334,6 +334,25 @@ class CellsReader:
         below = max((file.words[_CLOSED_WORD] for file in self._files), default=0)
         return [file.name for file in self._files if AGEING_FROM <= file.header.number < below]
 
+    def lacks_files(self, *, has_begun: bool) -> bool:
+        """
+        Whether a file is missing: the plain ones are made one after another, and one for ageing series is always there once the process
+        *has_begun*.
+        """
+        closed = set(self.closed())
+        numbers = {file.header.number for file in self._files if file.name not in closed}
+        plain = {number for number in numbers if number < AGEING_FROM}
+        if not numbers:
+            return has_begun
+        return plain != set(range(max(1, len(plain)))) or (has_begun and plain == numbers)
+
+    def recover(self) -> None:
+        """Of a process that is dead: read on behind what is damaged. (A living one may be writing there.)"""
+        self.refresh()
+        self.refresh()  # what was doubtful is damaged
+        while sum(file.skip_damage() for file in self._files):
+            self.refresh()
+
     def open_series(self) -> list[Series]:
         """The series that are not in closed files."""
         below = max((file.words[_CLOSED_WORD] for file in self._files), default=0)
@@ -422,12 +441,31 @@ class _File:
             elif self._doubtful != start:
                 self._doubtful = start  # another processor may not have shown us all of it yet
                 break
-            start = body + (size + 7 & ~7)
-            self.read_to = start
+            following = body + (size + 7 & ~7)
             if isinstance(entry, list) and entry:
+                self.read_to = start = following
                 yield at, entry
             else:
+                self.read_to = start = self._whole_behind(start) or following  # its size may be what is damaged
                 self.damaged += 1
+
+    def skip_damage(self) -> bool:
+        """Whether a whole entry is behind where reading has stopped: it goes on there."""
+        found = self._whole_behind(self.read_to)
+        if found:
+            self.read_to = found
+            self.damaged += 1
+        return bool(found)
+
+    def _whole_behind(self, at: int) -> int:
+        """Where the next whole entry begins; 0 if there is none."""
+        words, view, limit = self.words, self.view, self._limit
+        for start in range(at + CELL_BYTES, limit - _ENTRY_HEAD_BYTES, CELL_BYTES):
+            word = words[start >> 3]
+            body, size = start + _ENTRY_HEAD_BYTES, word & 0xFFFFFFFF
+            if size and body + size <= limit and crc32(view[body : body + size]) == word >> 32:
+                return start
+        return 0
 
 
 def anonymous_cells(number: int) -> mmap.mmap:

@@ -38,6 +38,7 @@ from rfs.monitoring._folded import TOTALS
 from rfs.monitoring._live import LEADER, PRODUCED, records_kept
 from rfs.monitoring._store.catalogue import CatalogueReader
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, chunk_files
+from rfs.monitoring._store.listing import listed
 from rfs.monitoring._store.local import CATALOGUE
 from rfs.monitoring._store.retention import CHUNKS
 from rfs.monitoring._store.sealing import STORE
@@ -252,6 +253,9 @@ class _Copier:
                 (said,) = to.execute("PRAGMA quick_check(1)").fetchone()
                 if said != "ok":
                     raise BackupError(str(path), f"is damaged and cannot be copied: {said}")
+                if listed(to):
+                    to.execute("DELETE FROM chunks")  # they are copied later
+                    to.commit()
                 to.execute("PRAGMA journal_mode = DELETE").fetchall()
         self._note(name)
 

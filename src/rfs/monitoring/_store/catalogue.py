@@ -7,7 +7,7 @@ may then damage a database in WAL mode. Readers open the file read-only, which n
 
 A commit outlives the process' death at once, and the machine's from the next `checkpoint` on. A database that is damaged is
 set aside under ``quarantine/``, and a new one is begun; a log that is not the database's own is set aside alone; one of a newer
-version is refused and left as it is.
+version is refused and left as it is. SQLite ties a log to no database, so the first turn that a log has writes into it whose it is.
 
 Who reads for long keeps the log from being cut, and nobody can end another process' reading. So the log is bounded by refusing to
 write once it has 48 MiB: what was measured meanwhile is in the first window after the reader has ended.
@@ -39,6 +39,7 @@ _WAL_BYTES = 16 << 20  # from here on the log is also cut
 _MAX_WAL_BYTES = 48 << 20  # and from here on it must be, before anything more is written
 _MAX_PROCESSES = 1_000  # whose last batch is remembered; the longest silent go first
 _SPARE_PAGES = 1_024  # that stay in the file for what comes next
+WITHOUT_LOG = "ro&immutable=1"
 _NETWORK = frozenset({"9p", "afs", "ceph", "cifs", "glusterfs", "nfs", "nfs4", "smb2", "smb3", "smbfs", "virtiofs"})
 
 # Each script brings the schema from the version that is its index to the next one.
@@ -69,6 +70,15 @@ _SCHEMA: tuple[str, ...] = (
     CREATE TABLE cuts (width INTEGER PRIMARY KEY, second INTEGER NOT NULL) STRICT;
     """,
 )
+# What has come since that nobody else needs: a library that does not know it goes on beside one that does.
+_ADDITION = """
+    -- identity: of this database, by chance; logs: how many it has had; listed: up to which epoch `chunks` is right
+    INSERT OR IGNORE INTO meta VALUES ('identity', random()), ('logs', 0), ('listed', 0);
+    -- what there should be of each chunk; see `listing`
+    CREATE TABLE IF NOT EXISTS chunks (
+        name TEXT PRIMARY KEY, records INTEGER NOT NULL, bytes INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+"""
 
 
 class Catalogue:
@@ -103,7 +113,7 @@ class Catalogue:
         self.path = path
         self.is_new = False  # begun by this object: nothing was there, or it was damaged and has been set aside
         self.generation = 0  # rises when what a reader of this object remembers of the database may be wrong
-        self._epoch = epoch
+        self.epoch = epoch
         self._on_problem = on_problem
         self._now = now
         self._patience_seconds = patience_seconds
@@ -113,6 +123,7 @@ class Catalogue:
         self._identity = (0, 0)
         self._committed: list[Callable[[], None]] = []
         self._data_version = 0  # SQLite's: another one when somebody else has written
+        self._is_signed = False  # the log says whose it is
         check_place(path)
         with self._lock, self._alone():
             self._open()
@@ -164,8 +175,12 @@ class Catalogue:
                 if version != self._data_version:
                     self._data_version = version
                     self.generation += 1
+                    self._is_signed = False
+                if not self._is_signed:
+                    connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'logs'")
                 yield connection
                 connection.execute("COMMIT")
+                self._is_signed = True
             except BaseException as error:
                 self.generation += 1
                 if not _rolled_back(connection):
@@ -194,10 +209,12 @@ class Catalogue:
         (current,) = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone() or (None,)
         if not isinstance(current, int):
             raise _NotOursError("its epoch is missing")
-        if current > self._epoch:
-            raise StaleLeaderError(str(self.path), self._epoch, current)
-        if current < self._epoch:
-            connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self._epoch,))
+        if current > self.epoch:
+            raise StaleLeaderError(str(self.path), self.epoch, current)
+        if current < self.epoch:
+            # The list of chunks is right if it was under the epoch before: nobody has led meanwhile who does not know it.
+            followed = "UPDATE meta SET value = ? WHERE name = 'epoch' OR (name = 'listed' AND value = ?)"
+            connection.execute(followed, (self.epoch, current))
 
     @contextmanager
     def _alone(self) -> Generator[None]:
@@ -246,12 +263,11 @@ class Catalogue:
 
     def _look_for_damage(self) -> None:
         """
-        A log with which the database is damaged, and without which it is not, is another one's: it alone is set aside.
-
-        One of another store, whose pages may fit, is told from our own only by chance: SQLite ties a log to no database.
+        A log with which the database is damaged, or another one, and without which it is not, is not its own: it alone is set aside.
         """
         try:
             _look_for_damage(self.path)
+            _compare_log(self.path)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not (_is_damage(error) and self.log_bytes):
                 raise
@@ -268,6 +284,7 @@ class Catalogue:
 
     def _connect(self) -> sqlite3.Connection:
         self.generation += 1
+        self._is_signed = False
         with suppress(FileExistsError):  # made here, so that nobody else may read it from the beginning
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         connection = self._connection = connect(self.path, "rw")
@@ -299,6 +316,8 @@ class Catalogue:
                 raise
         connection.execute("BEGIN IMMEDIATE")
         try:
+            for statement in _statements(_ADDITION):
+                connection.execute(statement)
             self._check_epoch(connection)
             connection.execute("COMMIT")
         except BaseException:
@@ -386,6 +405,7 @@ class Catalogue:
                 if self.log_bytes > _WAL_BYTES:
                     self._cut(connection)
                 else:
+                    self._is_signed = False
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             except sqlite3.Error as error:
                 raise self._translated(error) from error
@@ -393,6 +413,7 @@ class Catalogue:
                 self._on_problem(error.code, str(error))  # as much of it as can be is in the database file
 
     def _cut(self, connection: sqlite3.Connection) -> None:
+        self._is_signed = False
         (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if is_busy:
             size, most = self.log_bytes >> 20, _MAX_WAL_BYTES >> 20
@@ -408,6 +429,7 @@ class Catalogue:
         """
         with self._lock, self._alone():
             connection = self._current()
+            self._is_signed = False
             try:
                 connection.execute("PRAGMA temp_store = FILE")  # the copy is as large as the database
                 connection.execute("VACUUM")
@@ -544,7 +566,8 @@ def check_place(path: Path) -> None:
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """
-    Open the database at *path*, which exists; *mode* is ``rw`` or ``ro``. Transactions are begun by hand. See `DatabaseLock`.
+    Open the database at *path*, which exists; *mode* is ``rw``, ``ro``, or `WITHOUT_LOG`, while nobody writes: as it is in the database
+    file alone. Transactions are begun by hand. See `DatabaseLock`.
 
     Raises:
         StoreError: SQLite cannot be used in this process (``S105``).
@@ -562,8 +585,8 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 def nothing() -> sqlite3.Connection:
     """A catalogue in memory with nothing in it, for who finds none."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    for step in _SCHEMA:
-        connection.executescript(step)
+    for script in (*_SCHEMA, _ADDITION):
+        connection.executescript(script)
     return connection
 
 
@@ -630,7 +653,10 @@ class _NotOursError(sqlite3.DatabaseError):
 def _is_damage(error: BaseException) -> bool:
     if isinstance(error, UnicodeDecodeError):  # a text, or the message about one
         return True
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_IOERR_SHORT_READ:  # it ends within a page
+        return True
+    code &= 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT) or (
         # A table or column that is missing, or the version in the header: the schema was damaged.
         code == sqlite3.SQLITE_ERROR and any(word in str(error) for word in ("no such", "unsupported file format"))
@@ -654,6 +680,25 @@ def _look_for_damage(path: Path) -> None:
                 raise
         if said != "ok":
             raise _NotOursError(said)
+
+
+def _compare_log(path: Path) -> None:
+    """Raise `_NotOursError` where the database with its log is another one than without, or an earlier state of it."""
+    own, with_log = (_signature(path, mode) for mode in (WITHOUT_LOG, "ro"))
+    if own is None or with_log is None or not own[0]:
+        return
+    if with_log[0] != own[0]:
+        raise _NotOursError("it is of another store")
+    if with_log[1] < own[1]:
+        raise _NotOursError(f"it is number {with_log[1]}, and the database has had {own[1]}")
+
+
+def _signature(path: Path, mode: str) -> tuple[int, int] | None:
+    """The identity of the database, 0 if it has none, and how many logs it has had; None if that cannot be read."""
+    with suppress(sqlite3.Error, UnicodeDecodeError), closing(connect(path, mode)) as connection:
+        found = dict(connection.execute("SELECT name, value FROM meta WHERE name IN ('identity', 'logs')").fetchall())
+        return found.get("identity", 0), found.get("logs", 0)
+    return None
 
 
 def _statements(script: str) -> Iterator[str]:

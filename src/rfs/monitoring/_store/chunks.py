@@ -332,6 +332,7 @@ class ChunkReader:
         self._closing = finalize(self, os.close, self._fd)
         self.created_ns = 0
         self.id: int | None = None
+        self.has_header = True  # which is not damaged
         self.end = 0  # of the last whole frame
         self.torn_bytes = 0  # behind it, in a chunk that is not sealed, and no footer: being written, or left by a kill
         self.frames: list[_Entry] = []  # is never changed, but replaced: by a longer one, as a rule
@@ -380,6 +381,7 @@ class ChunkReader:
             self._walk(begin, size)
         if fault and not self.frames:
             raise StoreFileError(self.file, fault)
+        self.has_header = not fault
         if fault:
             self._report(0, begin, 0, "are a damaged header")
         if self.is_sealed and not has_footer:

@@ -23,6 +23,7 @@ from rfs.monitoring._capture.segments import Run, Waiting
 from rfs.monitoring._store import StoredRecord, Wanted, Window
 from rfs.monitoring._store.catalogue import Catalogue, CatalogueReader, check_place
 from rfs.monitoring._store.keys import KeyRing
+from rfs.monitoring._store.listing import ChunkList
 from rfs.monitoring._store.ranges import WindowReader, WindowsAt
 from rfs.monitoring._store.records import RecordReader, RecordWriter
 from rfs.monitoring._store.retention import CHUNKS, RecordRetention
@@ -232,16 +233,19 @@ class _Writing:
     ) -> None:
         self.epoch = epoch
         self.catalogue = catalogue
+        chunk_list = ChunkList(catalogue)
         self.records = RecordWriter(
             reader,
             now_ns=lambda: int(setting.now_seconds() * 1e9),
             monotonic=setting.monotonic,
             on_problem=self._tell,
             on_kept=setting.on_kept,
+            chunk_list=chunk_list,
         )
+        self._list = chunk_list
         self._setting = setting
         self._windows = WindowWriter(catalogue, on_problem=setting.on_problem, retention=setting.retention)
-        self._retention = RecordRetention(setting.path, setting.retention, setting.now_seconds)
+        self._retention = RecordRetention(setting.path, setting.retention, setting.now_seconds, self._forget)
         self._adopts = catalogue.is_new and has_written
         if self._adopts:
             setting.on_problem(
@@ -257,7 +261,7 @@ class _Writing:
         self.records.close()
         self.catalogue.close()
         # They know this object, too: it would all stay, seconds of a thousand series, until the garbage collector comes some day.
-        del self.records, self._windows
+        del self.records, self._windows, self._retention
 
     def write(self, totals: Totals, *, is_whole: bool) -> bool:
         second, is_written = int(self._setting.now_seconds()), False
@@ -290,8 +294,13 @@ class _Writing:
             self._kept_at = now
             try:
                 self._evicted += self._retention.keep().records
+                self.records.miss()
             except OSError as error:
                 self._setting.on_problem("S105", f"store {self._setting.path}: {error.strerror}")
+
+    def _forget(self, chunks: list[str]) -> None:
+        with suppress(StoreError):  # on a full disk they go all the same
+            self._list.forget(chunks)
 
     def _count_evicted(self) -> None:
         if self._evicted:
@@ -310,6 +319,8 @@ class _Writing:
                 self._evicted += freed.records
                 if not freed.has_room:
                     self._windows.make_room()
+            except StaleLeaderError:
+                pass  # the next turn tells
             except StoreError as error:
                 self._setting.on_problem(error.code, str(error))
             except OSError as error:

@@ -20,10 +20,11 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOENT, ENOSPC, ESTALE
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from hashlib import blake2b
 from heapq import nlargest
 from operator import attrgetter
@@ -34,7 +35,7 @@ from weakref import finalize
 
 from msgspec.structs import replace
 
-from rfs.errors import CursorError, StoreFileError
+from rfs.errors import CursorError, StaleLeaderError, StoreError, StoreFileError
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import NOTHING_WAITS, Frame, Run, Waiting
 from rfs.monitoring._store import StoredRecord, Wanted
@@ -49,9 +50,11 @@ from rfs.monitoring._store.chunks import (
     Place,
     chunk_files,
     newest,
+    rewrite,
 )
 from rfs.monitoring._store.deadline import check_deadline
 from rfs.monitoring._store.keys import KeyRing
+from rfs.monitoring._store.listing import ChunkList, Listed
 from rfs.monitoring._store.retention import CHUNKS
 
 QUARANTINE = "quarantine"
@@ -115,6 +118,7 @@ class _Sealed:
         self.number = number  # of the file, as the directory says
         self.file = reader.file
         self.records = reader.records
+        self.has_header = reader.has_header
         self.first_ns, self.last_ns = reader.first_ns, reader.last_ns
 
     def opened(self) -> ChunkReader | None:
@@ -192,6 +196,13 @@ class RecordReader:
         with self._lock:
             self._look()
             return dict(self._refused)
+
+    def headless(self) -> list[str]:
+        """The files whose header is damaged."""
+        with self._lock:
+            self._look()
+            both: list[_Sealed | ChunkReader] = [*self._sealed.values(), *self._open.values()]
+            return [chunk.file for chunk in both if not chunk.has_header]
 
     def torn(self) -> dict[str, int]:
         """Of each file that is not sealed, how many bytes at its end are no frame."""
@@ -455,8 +466,9 @@ class RecordWriter:
         now_ns: The wall clock.
         monotonic: The monotonic clock.
         on_problem: Told, once for as long as it lasts, why records stay in the segments: ``S102`` no space, ``S107`` no descriptor,
-            ``S105`` anything else; and of what was damaged and set aside (``S113``).
+            ``S105`` anything else; and of what was damaged and set aside, or is gone (``S113``).
         on_kept: Handed the records that are newly on the disk.
+        chunk_list: By which chunks are missed that are gone.
     """
 
     def __init__(
@@ -467,12 +479,16 @@ class RecordWriter:
         monotonic: Callable[[], float],
         on_problem: Problem,
         on_kept: Callable[[Sequence[Run]], None] = _nobody,
+        chunk_list: ChunkList | None = None,
     ) -> None:
         self._reader = reader
         self._now_ns = now_ns
         self._monotonic = monotonic
         self._on_problem = on_problem
         self._on_kept = on_kept
+        self._list = chunk_list
+        self._taken_over: dict[str, Listed | None] | None = None  # what there was then, still to be compared
+        self._noted: Mapping[str, Listed | None] = {}
         self._directory = -1
         self._writer: ChunkWriter | None = None
         self._began_at = 0.0
@@ -481,9 +497,13 @@ class RecordWriter:
         self._retry_at = 0.0
         self._said = ""
 
+    @property
+    def _writers(self) -> list[ChunkWriter]:
+        return [*self._left, *([self._writer] if self._writer is not None else [])]
+
     def close(self) -> None:
         """Let go of the chunks as they are; whoever leads next takes them over. Twice is once."""
-        for writer in (*self._left, *([self._writer] if self._writer is not None else [])):
+        for writer in self._writers:
             writer.close()
         self._left = []
         self._writer = None
@@ -514,6 +534,9 @@ class RecordWriter:
         for file, size in self._reader.torn().items():
             text = f"{folder}: {file}: {size} bytes at its end, which a kill has left or which are damaged; left out"
             self._on_problem("S113", text)
+        for file in self._reader.headless():
+            with suppress(OSError):  # whoever leads next will try it again
+                self._replace(file)
         tried: set[str] = set()
         # Again and again: whoever is followed now may just have begun another one.
         while (names := self._open_names() - tried) or self._writer is None:
@@ -526,7 +549,19 @@ class RecordWriter:
             if self._writer is None:
                 tried.add(self._begin().name)
         self._set_aside()
+        self._taken_over = self._there()
+        self._note()
         self._seal_left()
+
+    def _there(self) -> dict[str, Listed | None]:
+        """The chunks that there are, and what is known of them."""
+        there: dict[str, Listed | None] = dict.fromkeys(map(_name_of, self._reader.files()))
+        sealed = (Listed(_name_of(chunk.file), chunk.records, 0) for chunk in self._reader.sealed())
+        there.update((one.name, one) for one in (*sealed, *self._own()))
+        return there
+
+    def _own(self) -> list[Listed]:
+        return [Listed(writer.name, writer.reader.records, writer.size) for writer in self._writers]
 
     def _open_names(self) -> set[str]:
         return {_name_of(file) for file in self._reader.files() if not file.endswith(SEALED_SUFFIX)}
@@ -554,7 +589,7 @@ class RecordWriter:
         """
         Begin a new chunk, if nobody has taken those that there are: else nobody might take the new one either. Raises OSError.
         """
-        before = [*self._left, *([self._writer] if self._writer is not None else [])]
+        before = self._writers
         files = self._reader.files()
         last = _NAME.match(files[-1]) if files else None
         created_ns = max(self._now_ns(), int(last[1], 16) + 1 if last else 0)
@@ -571,17 +606,39 @@ class RecordWriter:
         self._began_at = self._monotonic()
         return writer
 
+    def _aside(self, file: str) -> Path:
+        folder = self._reader.path / QUARANTINE
+        folder.mkdir(mode=0o700, exist_ok=True)
+        stamp = datetime.fromtimestamp(self._now_ns() / 1e9, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        return folder / f"{file}.{stamp}"
+
     def _set_aside(self) -> None:
         """Move what is no chunk out of the way."""
-        folder = self._reader.path / QUARANTINE
         for file, error in self._reader.refused().items():
-            if error.is_newer:
-                continue
-            stamp = datetime.fromtimestamp(self._now_ns() / 1e9, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-            with suppress(OSError):  # whoever leads next will try it again
-                folder.mkdir(mode=0o700, exist_ok=True)
-                (self._reader.path / CHUNKS / file).rename(folder / f"{file}.{stamp}")
-                self._on_problem("S113", f"{error}; set aside in {folder}")
+            if not error.is_newer:
+                with suppress(OSError):  # whoever leads next will try it again
+                    aside = (self._reader.path / CHUNKS / file).rename(self._aside(file))
+                    self._on_problem("S113", f"{error}; set aside in {aside.parent}")
+
+    def _replace(self, file: str) -> None:
+        """
+        Move a chunk whose header is damaged out of the way: if it is sealed, another with all its frames takes its place; what is open
+        is about to be copied by who takes it over. Raises OSError.
+        """
+        path, aside = self._reader.path / CHUNKS / file, self._aside(file)
+        os.link(path, aside)
+        try:
+            if file.endswith(SEALED_SUFFIX):
+                flock(self._directory, LOCK_EX | LOCK_NB)
+                reader = self._reader.reader_of(file)
+                if reader is not None:
+                    rewrite(self._directory, reader, None, numbers=(), keeps=bool)
+        except OSError:
+            aside.unlink()
+            raise
+        finally:
+            flock(self._directory, LOCK_UN)
+        self._on_problem("S113", f"{path} has a damaged header; set aside in {aside.parent}, and its frames copied")
 
     # Keeping
 
@@ -608,6 +665,7 @@ class RecordWriter:
                 self.take_over()
             if runs:
                 self._import(runs)
+            self._note()
             self._roll_over()
         except OSError as error:
             self._retry_at = now + RETRY_SECONDS
@@ -619,6 +677,29 @@ class RecordWriter:
         self._since = None
         self._said = ""
         return True
+
+    def miss(self) -> None:
+        """Say which chunks are gone since they were kept. Raises OSError where the directory cannot be read."""
+        if self._writer is not None and self._taken_over is None:
+            # One that is being rewritten may be missing in a listing.
+            files = {*self._reader.files(), *self._reader.files()}
+            with suppress(StoreError, StaleLeaderError):
+                self._compare(dict.fromkeys(map(_name_of, files)))
+
+    def _note(self) -> None:
+        """Miss what is not there of what there was before, and note what was added since; if it cannot be now, next time."""
+        with suppress(StoreError, StaleLeaderError):  # who writes windows meets it, too
+            if self._taken_over is not None:
+                self._compare(self._taken_over)
+                self._noted, self._taken_over = self._taken_over, None
+            added = [one for one in self._own() if one.records and one != self._noted.get(one.name)]
+            if added and self._list is not None:
+                self._list.note(added)
+                self._noted = {one.name: one for one in self._own()}
+
+    def _compare(self, there: dict[str, Listed | None]) -> None:
+        for fault in self._list.compare(there) if self._list is not None else ():
+            self._on_problem("S113", f"{self._reader.path / CHUNKS}: {fault}")
 
     def _import(self, runs: Sequence[Run]) -> None:
         try:
@@ -632,7 +713,7 @@ class RecordWriter:
 
     def _add(self, runs: Sequence[Run]) -> None:
         writer = self._opened()
-        own = [each.reader for each in (*self._left, writer)]
+        own = [each.reader for each in self._writers]
         rest = without(_joined(runs), [*self._reader.sealed(), *own])
         size = sum(run.end - run.offsets[0] for run in rest)
         status = os.fstatvfs(self._directory)

@@ -60,6 +60,14 @@ class _Sealed(NamedTuple):
     last_ns: int
     records: int
 
+    @property
+    def name(self) -> str:
+        return self.file.removesuffix(SEALED_SUFFIX)
+
+
+def _nobody(_names: list[str]) -> None:
+    pass
+
 
 class RecordRetention:
     """
@@ -67,6 +75,7 @@ class RecordRetention:
 
     Args:
         now: Unix time in seconds.
+        forget: Handed the names of chunks before they go, so that nobody misses them.
 
     Chunks that cannot be read, or only by a newer version, are neither removed nor counted. Two that do this at the same time, because
     one was taken for dead, remove what one would have.
@@ -75,8 +84,15 @@ class RecordRetention:
         OSError: The directory cannot be read, or a chunk cannot be removed; the others have been.
     """
 
-    def __init__(self, path: Path, policy: Retention, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        policy: Retention,
+        now: Callable[[], float],
+        forget: Callable[[list[str]], None] = _nobody,
+    ) -> None:
         self._path = path
+        self._forget = forget
         self._policy = policy
         self._now = now
         self._seen_now = now()
@@ -97,6 +113,8 @@ class RecordRetention:
                     break
                 doomed.append(chunk)
                 left_bytes -= chunk.bytes
+            if doomed:
+                self._forget([chunk.name for chunk in doomed])
             _remove(directory, [*left_drafts, *(chunk.file for chunk in doomed)])
         return Freed(*_sums(doomed), left_bytes, self._has_reserve() or self._make_reserve())
 
@@ -115,6 +133,7 @@ class RecordRetention:
             _remove(directory, left_drafts)
             waiting = iter(sealed)
             while not (has_room := self._make_reserve()) and (chunk := next(waiting, None)) is not None:
+                self._forget([chunk.name])
                 _remove_and_empty(directory, chunk)
                 doomed.append(chunk)
                 left_bytes -= chunk.bytes
