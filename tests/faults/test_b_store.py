@@ -2,8 +2,9 @@
 FAULTS.md §2.B for the store as a whole: leaders that are processes, killed and injured, over a directory of days.
 
 Each row's tests are classes that begin with its name (``grep -rn "class TestB5" tests``): here of the whole store, B13 to B17 and B19 in
-`test_b_damage`, B31 in `test_backup`. What a part promises for a row is shown beside that part: `test_catalogue` here; in
-`tests.monitoring` `test_catalogue`, `test_blocks`, `test_chunks`, `test_chunks_fuzz`, `test_records`, `test_retention`, `test_archives`.
+`test_b_damage`, B27 with a version of our own history in `test_b_versions`, B31 in `test_backup`. What a part promises for a row is shown
+beside that part: `test_catalogue` here; in `tests.monitoring` `test_catalogue`, `test_blocks`, `test_chunks`, `test_chunks_fuzz`,
+`test_records`, `test_retention`, `test_archives`.
 """
 
 from __future__ import annotations
