@@ -130,6 +130,20 @@ class TestMissed:
         ]
         assert next_said(path, clock, 3) == []
 
+    def test_an_open_chunk_that_is_empty(self, leader: Leader, path: Path, clock: VirtualTime) -> None:
+        """
+        Cut down to its header, likewise; and once it is said, it is not missed when it goes as one that nothing is in.
+        """
+        leader.keep(5)
+        (file,) = names_in(path / CHUNKS)
+        leader.stop()
+        os.truncate(path / CHUNKS / file, 32)
+
+        assert ["5 records are gone" in line for line in next_said(path, clock)] == [True]
+        for left in names_in(path / CHUNKS):
+            (path / CHUNKS / left).unlink()
+        assert next_said(path, clock, 3) == []
+
     def test_while_it_is_led(self, leader: Leader, path: Path) -> None:
         """
         Who leads misses a chunk that is taken away meanwhile, without being followed by another.
@@ -226,15 +240,19 @@ class TestNotMissed:
         assert again.noted()[name] == (2, 0)
         again.stop()
 
-    def test_what_is_longer_than_noted(self, leader: Leader, path: Path, clock: VirtualTime) -> None:
+    def test_what_is_longer_than_noted(
+        self, leader: Leader, path: Path, clock: VirtualTime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """
         Killed between keeping and noting: there is more than was noted, which is no fault, and is noted.
         """
         leader.keep()
         (noted,) = leader.noted().values()
-        leader.list.note = lambda _chunks: (_ for _ in ()).throw(  # type: ignore[method-assign]
-            StoreError(str(path), "killed", "S105")
-        )
+
+        def killed(_chunks: object) -> None:
+            raise StoreError(str(path), "killed", "S105")
+
+        monkeypatch.setattr(leader.list, "note", killed)
         leader.keep()
         assert [*leader.noted().values()] == [noted]
         leader.stop()

@@ -593,7 +593,7 @@ class TestHurt:
         assert of(watcher) == (25, 25, 2)
 
 
-def of(monitor: Monitor) -> tuple[float, float, int]:
+def of(monitor: Monitor) -> tuple[float, float, float]:
     """What is measured in all."""
     totals = monitor.query.totals()
     return (

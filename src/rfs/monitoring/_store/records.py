@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOENT, ENOSPC, ESTALE
@@ -488,7 +488,7 @@ class RecordWriter:
         self._on_kept = on_kept
         self._list = chunk_list
         self._taken_over: dict[str, Listed | None] | None = None  # what there was then, still to be compared
-        self._noted: Mapping[str, Listed | None] = {}
+        self._noted: dict[str, int] = {}  # up to which byte each chunk is
         self._directory = -1
         self._writer: ChunkWriter | None = None
         self._began_at = 0.0
@@ -561,7 +561,7 @@ class RecordWriter:
         return there
 
     def _own(self) -> list[Listed]:
-        return [Listed(writer.name, writer.reader.records, writer.size) for writer in self._writers]
+        return [Listed(each.name, each.reader.records, each.size) for each in self._writers]
 
     def _open_names(self) -> set[str]:
         return {_name_of(file) for file in self._reader.files() if not file.endswith(SEALED_SUFFIX)}
@@ -691,11 +691,11 @@ class RecordWriter:
         with suppress(StoreError, StaleLeaderError):  # who writes windows meets it, too
             if self._taken_over is not None:
                 self._compare(self._taken_over)
-                self._noted, self._taken_over = self._taken_over, None
-            added = [one for one in self._own() if one.records and one != self._noted.get(one.name)]
-            if added and self._list is not None:
-                self._list.note(added)
-                self._noted = {one.name: one for one in self._own()}
+                self._noted, self._taken_over = {}, None
+            own = {writer.name: writer.size for writer in self._writers if writer.reader.frames}
+            if own != self._noted and self._list is not None:
+                self._list.note(one for one in self._own() if one.records)
+                self._noted = own
 
     def _compare(self, there: dict[str, Listed | None]) -> None:
         for fault in self._list.compare(there) if self._list is not None else ():
