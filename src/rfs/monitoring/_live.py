@@ -342,7 +342,7 @@ class LiveReader:
         self._is_blind = (
             any(not name.endswith(SEGMENT_SUFFIX) for name in self.refused)
             or any(files - self._processes[one].names for one, files in there.items())
-            or any(process.lacks_cells() for process in self._processes.values())
+            or self._are_lacking(self._folded.processes)
         )
         for one, process in tuple(self._processes.items()):
             files = there.get(one, set())
@@ -580,9 +580,9 @@ class LiveReader:
         The leader's part: add the sums of the dead and of closed files to the folded ones, each exactly once, and remove the files.
 
         If one file of the folded sums is damaged, both are written anew. If both are, totals are short; then *lacked* is what is known
-        beyond these, and becomes part of the folded sums. Without it nothing is done. Likewise what dead ones that are `hurt` have not
-        left; *in_flight* is how many records are then
-        on their way, of which such a one may have lost some; less than none, if it has not left how many it had produced.
+        beyond these, and becomes part of the folded sums. Without it nothing is done. Likewise where dead ones are `hurt`; *in_flight* is
+        then how many records are on their way, which is the most that those can have lost. It is less than none if they have not
+        left how many they had produced.
 
         *lost* is the counter of records that were begun and not committed, *now* the monotonic clock. Call it after `refresh` and
         `records` or `pending`, which have found the last that *taken* have left; who has left more than the limit is folded later.
@@ -666,9 +666,14 @@ class LiveReader:
 
     def _is_blind_beside(self, hurt: Collection[str]) -> bool:
         """Whether files of others than these dead cannot be read: what is missing is not all of these."""
-        return any(process_of(name) not in hurt for name in self.refused if not name.endswith(SEGMENT_SUFFIX)) or any(
-            process.lacks_cells() for one, process in self._processes.items() if one not in hurt
+        others = (name for name in self.refused if process_of(name) not in hurt)
+        return any(not name.endswith(SEGMENT_SUFFIX) for name in others) or self._are_lacking(
+            {*hurt, *self._folded.processes}
         )
+
+    def _are_lacking(self, passed_over: Collection[str]) -> bool:
+        """Whether others than these have cells that are not there."""
+        return any(process.lacks_cells() for one, process in self._processes.items() if one not in passed_over)
 
     def _write_folded(self, directory: LiveDirectory, epoch: int, folded: Folded) -> None:
         for name, fault in self._folded_faults.items():
