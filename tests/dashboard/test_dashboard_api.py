@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -81,6 +84,59 @@ class TestHealth:
         body = (await client.get("/health")).json()
 
         assert (body["status"], body["active_alerts"]) == (status, 1)
+
+
+class TestAlertsOfOtherProcesses:
+    """Of a service with a rule that fires, in a directory: the process that evaluates it, and one that does not."""
+
+    @pytest.fixture
+    def directory(self, tmp_path: Path) -> Path:
+        return tmp_path
+
+    @pytest.fixture
+    def monitor(self, clock: VirtualTime, directory: Path) -> Iterator[Monitor]:
+        """Evaluates nothing; it was started, as far as can be seen."""
+        made = Monitor(service_name="table order", clock=clock, directory=directory)
+        with patch.object(Monitor, "running", new=True):
+            yield made
+        made.stop()
+
+    @pytest.fixture
+    def leader(self, monitor: Monitor, clock: VirtualTime, directory: Path) -> Iterator[Monitor]:
+        made = Monitor(service_name="table order", clock=clock, directory=directory)
+        made.alerts.set_rule(Rule("queue", "queued", AlertCondition.GREATER_THAN, 2, severity="critical"))
+        made.gauge("queued").set(3)
+        made.beat()
+        yield made
+        made.stop()
+
+    async def test_are_answered(self, client: httpx.AsyncClient, leader: Monitor) -> None:
+        """
+        The routes of a process that evaluates no rule have the alerts of the one that does.
+        """
+        health = strict((await client.get("/health")).text)
+        overview = strict((await client.get("/api/overview")).text)
+        dashboard = strict((await client.get("/dashboard")).text)
+        patterns = strict((await client.get("/health/result-patterns")).text)
+
+        assert (health["status"], health["active_alerts"], health["critical_alerts"]) == ("degraded", 1, 1)
+        assert patterns["status"] == "degraded"
+        assert overview["health"]["active_alerts"] == overview["alert_rules"] == 1
+        assert overview["alerts"] == dashboard["active_alerts"] == [dict(alert) for alert in leader.alerts.active()]
+
+    async def test_unknown_is_null(self, client: httpx.AsyncClient) -> None:
+        """
+        Where nobody tells, neither "healthy" nor 0 is said.
+        """
+        health = strict((await client.get("/health")).text)
+        overview = strict((await client.get("/api/overview")).text)
+        dashboard = strict((await client.get("/dashboard")).text)
+        patterns = strict((await client.get("/health/result-patterns")).text)
+
+        assert health["status"] == patterns["status"] == overview["health"]["status"] == "unknown"
+        assert health["active_alerts"] is health["critical_alerts"] is None
+        assert overview["alerts"] is overview["alert_rules"] is dashboard["active_alerts"] is None
+        assert dashboard["system_status"]["alerts_known"] is False
 
 
 class TestDocumentedRoutes:

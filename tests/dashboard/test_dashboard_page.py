@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from rfs.core.result import Failure, Result, Success
+from rfs.monitoring._standing import MAX_TOLD
 from rfs.monitoring.alerts import AlertCondition, Rule
 from rfs.monitoring.dashboard_api import Indicator, create_router
 from rfs.monitoring.monitor import Monitor, use_monitor
@@ -157,11 +160,12 @@ class Visit:
         found: list[str] = self.page.locator(selector).all_inner_texts()
         return found
 
-    def until(self, expression: str) -> None:
+    def until(self, expression: str, meanwhile: Callable[[], object] = bool) -> None:
         """Wait until the expression is true; Playwright's own wait_for_function needs what the page's policy forbids."""
         deadline = time.monotonic() + PATIENCE_MS / 1000
         while not self.page.evaluate(expression):
             assert time.monotonic() < deadline, f"still not: {expression}"
+            meanwhile()
             self.page.wait_for_timeout(50)
 
     def number(self, selector: str) -> float:
@@ -265,6 +269,76 @@ class TestNumbers:
         assert page.inner_text("#alerts .name") == "failures"
         assert page.inner_text("#alerts .what").startswith("result_failure_total is 3, rule: > 2")
         visit.until("document.querySelector('#health').textContent === 'Healthy · active alerts: 1'")
+
+
+class TestAlertsOfAnotherProcess:
+    """The page of a worker that evaluates no rule, which another one does; that one's turns are `Monitor.beat`."""
+
+    @pytest.fixture
+    def worker(self, tmp_path: Path) -> Iterator[Monitor]:
+        made = Monitor(service_name="table order", directory=tmp_path)
+        with patch.object(Monitor, "running", new=True):
+            yield made
+        made.stop()
+
+    @pytest.fixture
+    def other(self, tmp_path: Path) -> Iterator[Monitor]:
+        made = Monitor(service_name="table order", directory=tmp_path)
+        made.alerts.set_rule(Rule("failures", "failed_total", AlertCondition.GREATER_THAN, 2, severity="critical"))
+        made.counter("failed_total").inc(3)
+        yield made
+        made.stop()
+
+    @pytest.fixture
+    def site(self, worker: Monitor) -> Iterator[Site]:
+        made = Site(worker)
+        yield made
+        made.close()
+
+    @pytest.mark.parametrize(
+        ("language", "pill", "text"),
+        [
+            ("en-US", "alerts unknown", "Unknown: no process tells which alerts are active."),
+            ("ko-KR", "알림 상태 알 수 없음", "알 수 없음: 어떤 알림이 활성인지 알려 주는 프로세스가 없습니다."),
+        ],
+    )
+    def test_unknown_then_fires(
+        self, browser: Any, site: Site, other: Monitor, language: str, pill: str, text: str
+    ) -> None:
+        """
+        As long as nobody tells, the page says that it does not know, in the visitor's language, and not that all is well; then it
+        shows what the other process has found, and when that one has stopped it does not know again.
+        """
+        visit = Visit(browser, site, locale=language)
+        page = visit.open()
+        assert page.inner_text("#health") == pill
+        assert page.get_attribute("#health", "data-state") == "unknown"
+        assert page.inner_text("#alerts-empty") == text
+
+        shown = "document.querySelector('#health').dataset.state + document.querySelector('#alerts .name')?.textContent"
+        visit.until(f"{shown} === 'degradedfailures'", meanwhile=other.beat)
+
+        other.stop()
+        visit.until("document.querySelector('#health').dataset.state === 'unknown'")
+        assert page.locator("#alerts .alert").count() == 0
+        assert page.inner_text("#alerts-empty") == text
+        assert visit.faults == []
+        visit.context.close()
+
+    def test_more_than_are_told(self, visit: Visit, other: Monitor) -> None:
+        """
+        Of very many alerts the page says how many there are, and how many of them it does not show.
+        """
+        for number in range(MAX_TOLD + 2):
+            other.alerts.set_rule(Rule(f"rule {number}", "failed_total", AlertCondition.GREATER_THAN, 2))
+        page = visit.open()
+        assert page.locator("#alerts-more").is_hidden()
+
+        shown = (
+            "document.querySelectorAll('#alerts .alert').length + document.querySelector('#alerts-more').textContent"
+        )
+        visit.until(f"{shown} === '{MAX_TOLD}Not shown: 3.'", meanwhile=other.beat)
+        visit.until("document.querySelector('#health').textContent === 'Degraded · active alerts: 503'", other.beat)
 
 
 class TestCorrelationId:

@@ -167,6 +167,22 @@ class TestRules:
         said = [record.message for record in team.worker.query.records() if record.logger == "rfs.alerts"]
         assert len(said) == len(set(said)) > 1
 
+    def test_what_stands_is_known_to_all(self, team: Team) -> None:
+        """
+        While the helper leads, its worker tells the other processes which alerts stand, the helper itself among them.
+        """
+        team.worker.alerts.set_rule(BUSY)
+        team.worker.counter("orders_total").inc(6)
+        for _ in range(4):
+            team.turn()
+        assert team.helping_monitor.leadership.is_self
+
+        for each in (team.worker, team.second, team.helping_monitor):
+            standing = each.standing_alerts()
+            assert standing is not None
+            assert [alert.rule_name for alert in standing.alerts] == ["busy"]
+            assert standing.rules == 1
+
     def test_that_change(self, team: Team) -> None:
         """
         A rule that is declared, changed or removed is the helper's a second later; a value of another one is not taken for its.

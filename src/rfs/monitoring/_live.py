@@ -79,6 +79,7 @@ HELD_BYTES = (
 CORRUPT = SeriesKey("rfs_corrupt_frames_total", (("file", "segment"),))
 PRODUCED = SeriesKey("rfs_produced_total", (("signal", "records"),))
 LEADER = "leader-"
+ALERTS = "alerts-"  # what the leader of an epoch tells of alerts, see `_standing`
 _HEARTBEAT_AT = 1024
 _WRITTEN_AT = _HEARTBEAT_AT + 8  # a byte that is 0 until a leader has written to the store; older leaders have none
 _UNABLE_AT = _WRITTEN_AT + 1  # a byte that is 1 once the leader has found that it cannot
@@ -759,7 +760,7 @@ class LiveReader:
             if (
                 (process_of(name) in folded and not name.endswith(SEGMENT_SUFFIX))
                 or name in files
-                or (name.startswith((TOTALS, LEADER)) and _epoch_of(name) < lease.epoch)
+                or (name.startswith((TOTALS, LEADER, ALERTS)) and _epoch_of(name) < lease.epoch)
             ):
                 directory.unlink(name)
         alive = {process_of(name) for name in names if name.endswith(ALIVE_SUFFIX)} - folded
@@ -911,16 +912,9 @@ class Lease:
             return False
         if self._is_wanted(content):
             return True
-        try:
-            watch = directory.watch(leader.process + ALIVE_SUFFIX)
-        except OSError:
+        if not _lives(directory, leader.process):
             return False
-        try:
-            if not is_locked(watch):
-                return False
-        finally:
-            os.close(watch)
-        is_beating = 0 <= time.monotonic_ns() - leader.beat_ns < LEASE_SECONDS * 1e9
+        is_beating = leader.is_beating(time.monotonic_ns())
         may_ask = self.can_write and time.monotonic() >= self._asks_from
         # A leader of an older version, whose file has no such byte, would not hear it.
         if is_beating and may_ask and _byte(content, _PRECEDENCE_AT, Precedence.SERVER) < self.precedence:
@@ -953,11 +947,36 @@ class Heartbeat(NamedTuple):
     pid: int
     beat_ns: int
 
+    def is_beating(self, now_ns: int) -> bool:
+        """Whether he was there within the lease."""
+        return 0 <= now_ns - self.beat_ns < LEASE_SECONDS * 1e9
+
 
 def read_heartbeat(content: bytes) -> Heartbeat:
     """Read the file of an epoch; raises ValueError if it is damaged: msgspec's for what cannot be decoded, or Python's for a text."""
     process, pid = _decode_leader(content[2 : 2 + int.from_bytes(content[:2], "little")])
     return Heartbeat(process, pid, int.from_bytes(content[_HEARTBEAT_AT : _HEARTBEAT_AT + 8], "little"))
+
+
+def leading_epoch(directory: LiveDirectory, now_ns: int) -> int:
+    """The epoch of who leads by CLOCK_MONOTONIC's *now_ns*: he lives, and his heart beats; 0: nobody does. Raises OSError."""
+    epoch = highest_epoch(directory.names(), LEADER)
+    try:
+        leader = read_heartbeat(directory.read(f"{LEADER}{epoch}"))
+    except ValueError:
+        return 0
+    return epoch if leader.is_beating(now_ns) and _lives(directory, leader.process) else 0
+
+
+def _lives(directory: LiveDirectory, process: str) -> bool:
+    try:
+        watch = directory.watch(process + ALIVE_SUFFIX)
+    except OSError:
+        return False
+    try:
+        return is_locked(watch)
+    finally:
+        os.close(watch)
 
 
 def highest_epoch(names: list[str], prefix: str) -> int:

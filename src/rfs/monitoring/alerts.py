@@ -865,6 +865,7 @@ class AlertManager:
         """
         Return the alerts that stand now, one per rule that is firing or recovering.
 
+        Of several processes in a directory one evaluates the rules; `Monitor.standing_alerts` is the same in all of them.
         Their `current_value` is the latest; `timestamp` is when the rule was last evaluated, `notified` is false
         while the cooldown holds the fire back.
         """

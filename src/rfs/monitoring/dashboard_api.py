@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from rfs.monitoring._capture.record import LogRecord
     from rfs.monitoring._query import Distribution, Group
     from rfs.monitoring._query import Query as MonitorQuery
+    from rfs.monitoring._standing import Standing
 
 __all__ = ["AlertConfiguration", "Indicator", "create_router", "router"]
 
@@ -207,11 +208,15 @@ class Problem(TypedDict):
 
 
 class HealthBody(TypedDict):
-    """``degraded`` means: monitoring is off, or an alert of critical severity fires."""
+    """
+    ``degraded`` means: monitoring is off, or an alert of critical severity fires, whichever process evaluates the rules.
 
-    status: Literal["healthy", "degraded"]
-    active_alerts: int
-    critical_alerts: int
+    ``unknown``, with null for both numbers: no process tells which alerts are active.
+    """
+
+    status: Literal["healthy", "degraded", "unknown"]
+    active_alerts: int | None
+    critical_alerts: int | None
     monitoring_active: bool
     timestamp: str
 
@@ -263,7 +268,7 @@ class FailingOperation(TypedDict):
 class ResultPatternHealth(TypedDict):
     """How Results go over the last hour: all operations together, and those that fail."""
 
-    status: Literal["healthy", "degraded"]
+    status: Literal["healthy", "degraded", "unknown"]
     time_range: str
     operations: int
     total_results: int
@@ -356,7 +361,12 @@ class RecordRow(TypedDict):
 
 
 class Overview(TypedDict):
-    """Everything that the page's first view shows, of one instant."""
+    """
+    Everything that the page's first view shows, of one instant.
+
+    ``alerts`` are those of the whole service, of hundreds the first; ``alert_rules`` is how many are evaluated. Both are null
+    where ``health`` does not know of alerts.
+    """
 
     service: str
     timestamp: str
@@ -371,8 +381,8 @@ class Overview(TypedDict):
     routes: list[RouteRow]
     routes_known: int
     errors: list[ErrorBody]
-    alerts: list[dict[str, Any]]
-    alert_rules: int
+    alerts: list[dict[str, Any]] | None
+    alert_rules: int | None
     indicators: list[IndicatorBody]
     records: list[RecordRow]
     books: dict[str, dict[str, float]]
@@ -686,13 +696,16 @@ def _whole_record(record: LogRecord) -> dict[str, Any]:
     return {"cursor": record.cursor, **record.to_dict()}
 
 
-def _health(monitor: Monitor) -> HealthBody:
-    active = monitor.alerts.active()
-    critical = sum(1 for alert in active if alert.severity == Severity.CRITICAL)
+def _health(monitor: Monitor, standing: Standing | None) -> HealthBody:
+    status: Literal["healthy", "degraded", "unknown"] = "healthy"
+    if not monitor.running or (standing is not None and standing.critical):
+        status = "degraded"
+    elif standing is None:
+        status = "unknown"
     return HealthBody(
-        status="healthy" if monitor.running and not critical else "degraded",
-        active_alerts=len(active),
-        critical_alerts=critical,
+        status=status,
+        active_alerts=None if standing is None else standing.active,
+        critical_alerts=None if standing is None else standing.critical,
         monitoring_active=monitor.running,
         timestamp=_now(monitor),
     )
@@ -826,16 +839,29 @@ class _Dashboard:
         return _serve(name)
 
     async def health(self) -> Response:
-        """Whether the service does its work; the number of active alerts in any case."""
-        return _json(await _read(lambda: _health(self._monitor())))
+        """Whether the service does its work, and the number of its active alerts."""
+
+        def reading() -> HealthBody:
+            monitor = self._monitor()
+            return _health(monitor, monitor.standing_alerts())
+
+        return _json(await _read(reading))
 
     async def metrics(self, hours: Annotated[int, Query(ge=1, le=_MOST_HOURS)] = 1) -> Response:
         """All metrics over the last *hours*, as ``get_metrics_summary`` gives them."""
         return _json(await _read(lambda: self._monitor().query.summary(hours * 60)))
 
     async def dashboard(self) -> Response:
-        """Metrics of the last hour, active alerts, rules and the monitoring itself, as ``get_dashboard_data`` gives them."""
-        return _json(await _read(lambda: get_dashboard_data(self._monitor())))
+        """
+        Metrics of the last hour, active alerts, rules and the monitoring itself, as ``get_dashboard_data`` gives them; alerts are null
+        where they are not known.
+        """
+
+        def reading() -> dict[str, Any]:
+            data = get_dashboard_data(self._monitor())
+            return data if data["system_status"]["alerts_known"] else {**data, "active_alerts": None}
+
+        return _json(await _read(reading))
 
     async def operation(
         self, operation_name: Annotated[str, Path(max_length=1000)], time_range: _TimeRange = "1h"
@@ -864,7 +890,7 @@ class _Dashboard:
             totals = _added(succeeded, failed)
             total, failures = sum(totals.values()), sum(failed.values())
             return ResultPatternHealth(
-                status=_health(monitor)["status"],
+                status=_health(monitor, monitor.standing_alerts())["status"],
                 time_range="1h",
                 operations=len(totals),
                 total_results=int(total),
@@ -924,13 +950,14 @@ class _Dashboard:
             operations, operations_known, together = _operations(moment, time_range)
             http = _http(query, time_range)
             routes, routes_known = _routes(query, time_range, http)
+            standing = monitor.standing_alerts()
             return Overview(
                 service=monitor.service_name,
                 timestamp=_now(monitor),
                 time_range=time_range,
                 range_seconds=seconds,
                 step_seconds=_step(time_range),
-                health=_health(monitor),
+                health=_health(monitor, standing),
                 requests=_requests(moment, time_range, http),
                 operations_total=together,
                 operations=operations,
@@ -938,8 +965,8 @@ class _Dashboard:
                 routes=routes,
                 routes_known=routes_known,
                 errors=_top_errors(query, 10, time_range),
-                alerts=[dict(alert) for alert in monitor.alerts.active()],
-                alert_rules=monitor.alerts.rule_count,
+                alerts=None if standing is None else [dict(alert) for alert in standing.alerts],
+                alert_rules=None if standing is None else standing.rules,
                 indicators=[_indicator(moment, indicator) for indicator in self._indicators],
                 records=[_record_row(record) for record in query.records(limit=limit, min_level=min_level)],
                 books=query.books(),

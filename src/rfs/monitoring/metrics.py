@@ -194,15 +194,22 @@ def get_metrics_summary(time_range_minutes: TimeRange = 60) -> dict[str, Any]:
 
 
 def get_dashboard_data(monitor: Monitor | None = None) -> dict[str, Any]:
-    """The summary of the last hour, active alerts, alert rules and the state of the monitoring itself."""
+    """
+    The summary of the last hour, active alerts, alert rules and the state of the monitoring itself.
+
+    The alerts are those of the whole service, whichever process evaluates the rules. No alert is listed, too, where
+    ``["system_status"]["alerts_known"]`` is false: no process tells which there are.
+    """
     monitor = monitor if monitor is not None else default_monitor()
     moment = monitor.query.settled()
+    standing = monitor.standing_alerts()
     return {
         "metrics_summary": moment.summary(60),
-        "active_alerts": [dict(alert) for alert in monitor.alerts.active()],
+        "active_alerts": [] if standing is None else [dict(alert) for alert in standing.alerts],
         "alert_rules": [rule.to_dict() for rule in monitor.alerts.rules()],
         "system_status": {
             "monitoring_active": monitor.running,
+            "alerts_known": standing is not None,
             "total_metrics": moment.series_count,
             "timestamp": datetime.fromtimestamp(monitor.clock.time_ns() / 1e9, UTC)
             .isoformat(timespec="milliseconds")
@@ -337,8 +344,9 @@ class ResultAlertManager:
         return [{**rule.to_dict(), "enabled": True} for rule in self._collector.monitor.alerts.rules()]
 
     def get_active_alerts(self) -> list[dict[str, Any]]:
-        """The alerts that are firing now."""
-        return [alert.to_dict() for alert in self._collector.monitor.alerts.active()]
+        """The alerts that are firing now; as `get_dashboard_data` lists them."""
+        standing = self._collector.monitor.standing_alerts()
+        return [] if standing is None else [alert.to_dict() for alert in standing.alerts]
 
 
 __all__ = [

@@ -26,7 +26,7 @@ from weakref import WeakSet
 
 # In a forked child its handler comes before ours.
 import rfs.monitoring._store.forking  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from rfs.errors import QueryTimeoutError, RfsError, StoreError
+from rfs.errors import LiveFileError, QueryTimeoutError, RfsError, StoreError
 from rfs.monitoring._capture.capture import Capture, CaptureState
 from rfs.monitoring._capture.cells import SeriesKey
 from rfs.monitoring._capture.foreign import SampleKey
@@ -49,6 +49,7 @@ from rfs.monitoring._foreign import REFUSED, ForeignMirror
 from rfs.monitoring._leader import BUSY_SECONDS, Leader, Sink, books_of
 from rfs.monitoring._live import Killed, Leadership, Precedence
 from rfs.monitoring._query import DURATIONS, ERRORS_BY_TYPE, FAILURES, MAX_SECONDS, SUCCESSES, Query
+from rfs.monitoring._standing import FRESH_SECONDS, Standing, read_standing, tell_standing
 from rfs.monitoring._store import Moment, SharedStore, Store
 from rfs.monitoring._store.deadline import deadline
 from rfs.monitoring._totals import ForeignFamily, Totals
@@ -808,6 +809,7 @@ class Monitor:
         with self._rules.bounded():  # a place is taken once, not for each rule: nobody else asks there
             if self._listener is None:
                 self.alerts.evaluate(self.clock.monotonic())
+                self._tell_standing()
             else:
                 self._listener.tell_values(self._read_for_listener, declared)
 
@@ -840,6 +842,43 @@ class Monitor:
             self.alerts.evaluate(self.clock.monotonic())
         finally:
             self._heard = {}
+        self._tell_standing()
+
+    def standing_alerts(self) -> Standing | None:
+        """
+        Which alerts stand, whichever process of the directory evaluates the rules; None: nobody knows at the moment.
+
+        Who evaluates them knows by himself, and has told all others. Reads a small file; never raises.
+        """
+        age = self.alerts.evaluation_age_seconds()
+        if self._planned is None:  # nobody but this process evaluates its rules
+            is_known = age is not None or not self.alerts.rule_count
+        else:
+            is_known = age is not None and age < FRESH_SECONDS
+        if is_known:
+            return Standing.of(self.alerts.active(), self.alerts.rule_count)
+        directory = self.capture.directory
+        if directory is None:
+            return None
+        try:
+            return read_standing(directory, time.monotonic_ns())
+        except LiveFileError as error:
+            text = f"live file {error.name} {error.fault}; which alerts stand is not known here"
+            self._tell_problem("S112" if error.is_newer else "S113", text)
+            return None
+
+    def _tell_standing(self) -> None:
+        """Tell the other processes of the directory which alerts stand; what cannot be told they do not know."""
+        directory, epoch = self.capture.directory, self.leadership.epoch
+        if directory is None or not epoch:
+            return
+        try:
+            standing = Standing.of(self.alerts.active(), self.alerts.rule_count)
+            tell_standing(directory, epoch, standing, now_ns=time.monotonic_ns(), time_ns=self.clock.time_ns())
+        except OSError:
+            pass  # no space, or no directory: `Capture.mend` says so
+        except Exception as error:  # noqa: BLE001 - such as a label that no file can hold; the thread goes on
+            self.internal_error("alerts.tell", error)
 
     def _read_for_listener(self, rule: Rule) -> Sample:
         try:

@@ -11,6 +11,7 @@ It writes the number of each record to the witness pipe after the call that reco
 * ``{"do": "order", "id": …}``: the numbers in the order in which they came in, as the dashboard lists them.
 * ``{"do": "series", "metrics": n, "labels": n}``: makes series.
 * ``{"do": "alert", "name": …, "above": n, "file": …}``: a rule on ``host_total`` whose callback adds ``<name> <event>`` to the file.
+* ``{"do": "overview"}``: what the dashboard's API answers here.
 * ``{"do": "flush"}``: answered when no callback of a rule is at work any more.
 * ``{"do": "stuck"}``: how much lies in the pipe of ``print_to_nobody``.
 * ``{"do": "print_to_nobody"}``: from now on, prints every record into a pipe that is never read; SIGTERM ends it as `sys.exit` does,
@@ -23,6 +24,7 @@ The longest and the 99th percentile of the calls are answered with each burst, i
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import ctypes
 import fcntl
@@ -115,6 +117,23 @@ class Host:
             os.write(fd, f"{name} {alert['event']}\n".encode())
 
         return self.monitor.alerts.set_rule(Rule(name, "host_total", "greater_than", above), tell)
+
+    def overview(self) -> dict[str, Any]:
+        """The answer that the page shows."""
+        from fastapi import FastAPI  # which most hosts do not need
+        from httpx import ASGITransport, AsyncClient
+
+        from rfs.monitoring.dashboard_api import create_router
+
+        app = FastAPI()
+        app.include_router(create_router(monitor=lambda: self.monitor), prefix="/monitoring")
+
+        async def get() -> dict[str, Any]:
+            async with AsyncClient(transport=ASGITransport(app), base_url="http://host") as client:
+                answer: dict[str, Any] = (await client.get("/monitoring/api/overview")).json()
+                return answer
+
+        return asyncio.run(get())
 
     def flush(self) -> bool:
         """Wait for the callbacks."""

@@ -254,10 +254,12 @@ function showOverview(data) {
 
 function showHealth(health) {
   const pill = $("health");
-  const state = health.status === "degraded" ? "degraded" : health.active_alerts ? "alerts" : "healthy";
+  const state = health.status === "healthy" && health.active_alerts ? "alerts" : health.status;
   mark(pill, "data-state", state);
-  const alerts = health.active_alerts ? ` · ${say("alerts_firing", { count: count(health.active_alerts) })}` : "";
-  write(pill, say(health.status) + alerts);
+  const parts = health.status === "unknown" ? [] : [say(health.status)];
+  if (health.active_alerts === null) parts.push(say("alerts_unknown"));
+  else if (health.active_alerts) parts.push(say("alerts_firing", { count: count(health.active_alerts) }));
+  write(pill, parts.join(" · "));
   pill.hidden = false;
 }
 
@@ -350,11 +352,18 @@ function showScale(container, latency) {
 }
 
 function showAlerts(data) {
-  write($("alerts-empty"), data.health.monitoring_active ? say("alerts_empty", { rules: count(data.alert_rules) }) : say("not_recording"));
-  $("alerts-empty").hidden = data.alerts.length > 0 && data.health.monitoring_active;
+  const alerts = data.alerts ?? [];
+  const unknown = data.alerts === null;
+  let empty = say("not_recording");
+  if (data.health.monitoring_active) empty = unknown ? say("alerts_untold") : say("alerts_empty", { rules: count(data.alert_rules) });
+  write($("alerts-empty"), empty);
+  $("alerts-empty").hidden = alerts.length > 0 && data.health.monitoring_active;
+  const more = (data.health.active_alerts ?? 0) - alerts.length;
+  $("alerts-more").hidden = more <= 0;
+  write($("alerts-more"), say("more_rows", { count: count(more) }));
   list(
     $("alerts"),
-    data.alerts,
+    alerts,
     (alert) => alert.rule_name,
     () => {
       const item = element("li", "alert");
