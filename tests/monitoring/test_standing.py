@@ -337,6 +337,7 @@ class TestDamage:
 
         assert pair.follower.standing_alerts() is None
         assert pair.leader.standing_alerts() is not None
+        assert pair.leader.diagnostics == []  # no fault of RFS
 
     def test_is_written_anew(self, pair: Pair) -> None:
         """
@@ -351,6 +352,7 @@ class TestDamage:
             lambda: directory.write(path.name, [b"something else"]),
             lambda: directory.write(path.name, [path.read_bytes() + b"\0"]),
             lambda: path.write_bytes(path.read_bytes()[:-3] + b"new"),
+            lambda: path.write_bytes(b"RFSOTHER" + path.read_bytes()[8:]),
             lambda: path.write_bytes(b""),
         ):
             spoil()
@@ -414,6 +416,16 @@ class TestFile:
         pair.guests.set(10)
         pair.turn()
         assert pair.file.stat().st_ino != before[0]
+
+    def test_a_beginning_that_is_reckoned_anew_is_no_news(self) -> None:
+        """
+        When an alert began is reckoned from two clocks each second: some microseconds more or less are the same.
+        """
+        first, second = (
+            alert(started=datetime(2027, 1, 15, 8, 0, 0, microsecond, UTC)) for microsecond in (250_001, 250_008)
+        )
+
+        assert told(Standing.of([first], 1)) == told(Standing.of([second], 1))
 
     def test_of_an_old_epoch_goes(self, pair: Pair) -> None:
         """
