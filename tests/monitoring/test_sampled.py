@@ -592,7 +592,9 @@ class Service(RuleBasedStateMachine):
     def ask_held(self, data: st.DataObject) -> None:
         assert self.held is not None
         reader, truth, now = self.held
-        if int(self.now) // 60 == int(now) // 60:  # else it may be in blocks already: see `test_long_ago`
+        is_same_minute = int(self.now) // 60 == int(now) // 60  # else it may be in blocks already: see `test_long_ago`
+        # Of a series that has come since, at zero, it may be told that it is not known, or that nothing was added.
+        if is_same_minute and self.truth.known <= truth.known:
             self._ask(data, reader, truth, now)
 
     def _ask(self, data: st.DataObject, reader: WindowsAt, truth: Truth, now: float) -> None:
