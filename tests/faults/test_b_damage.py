@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -14,10 +15,12 @@ from typing import NamedTuple
 
 import pytest
 
+from rfs.monitoring.monitor import Monitor
+from rfs.testing.virtual_time import VirtualTime
 from tests.faults.hosts import show
 from tests.faults.processes import names_in, size
 from tests.faults.programs.days import EACH, turn_times
-from tests.faults.stores import Days, Sample, Seen, days_under_shim, sample, start
+from tests.faults.stores import END, Days, Sample, Seen, days_under_shim, sample, start
 from tests.monitoring.test_chunks_fuzz import read_frames
 
 pytestmark = pytest.mark.fault
@@ -207,6 +210,39 @@ class TestB17LostLog:
         Without its log the catalogue is as it was at the last checkpoint; the rest is counted again, once.
         """
         self._assert_nothing_lost(kept, injured(kept, lambda folder: (folder / LOG).unlink()), "deleted")
+
+    @pytest.mark.parametrize("left", [0.0, 0.5])
+    def test_is_said(self, tmp_path: Path, left: float) -> None:
+        """
+        How many windows are gone with the log, or with its end: a leader says in its live file how many it has written.
+        """
+        folder, clock = tmp_path / "days", VirtualTime(END - 9)
+        monitor = Monitor(service_name="days", directory=folder, clock=clock)
+        for _ in range(5):
+            monitor.counter("made_total").inc()
+            monitor._leader.beat()
+            clock.advance(1)
+        shutil.copytree(folder, tmp_path / "copy")  # of it nobody lives
+        monitor.stop()
+        log = tmp_path / "copy" / LOG
+        os.truncate(log, int(log.stat().st_size * left))
+
+        seen = start(tmp_path / "copy")
+
+        (said,) = seen.said
+        found = re.search(r"^S114 .*: the last (\d+) windows are gone with the log", said)
+        assert found
+        assert int(found[1]) == 4 if not left else 0 < int(found[1]) < 4
+        assert seen.counted == 5
+
+    def test_there(self, kept: Sample) -> None:
+        """
+        With its log nothing is lost, and nothing is said.
+        """
+        after = injured(kept, lambda _folder: None)
+
+        self._assert_nothing_lost(kept, after, "there")
+        assert after.seen.said == []
 
     def test_of_another_database(self, kept: Sample, tmp_path: Path) -> None:
         """

@@ -279,17 +279,17 @@ class TestB23ForeignSnapshot:
         keys = [SeriesKey("served_total", (("n", str(n)),)) for n in range(2_000)]
         turns = 0
 
-        def write() -> bool:
+        def write() -> int:
             nonlocal turns
             turns += 1
             clock.advance(1)
             totals = Totals({}, {key: float(turns * n) for n, key in enumerate(keys)}, {}, {}, {}, [])
-            is_written = store.write(totals, is_whole=True)
+            windows = store.write(totals, is_whole=True)
             answer = store.at(totals, lambda _text: NOTHING_WAITS).increases(
                 keys[:3], END, int(clock.time_ns() / 1e9) + 1
             )
             assert answer == [0.0, float(turns), float(2 * turns)]
-            return is_written
+            return windows
 
         assert write()
         with Process("foreign", tmp_path / STORE / CATALOGUE) as stranger:

@@ -223,9 +223,9 @@ def _catalogue(directory: Path) -> Iterator[Finding]:
                 return
             (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except StoreError as error:
-        yield Finding(
-            "catalogue", "fault", f"{error.fault} (RFS-{error.code})", "the next leader sets it aside and begins anew"
-        )
+        is_damaged = error.code == "S110"  # else the message says what to do
+        advice = "the next leader sets it aside and begins anew" if is_damaged else ""
+        yield Finding("catalogue", "fault", f"{error.fault} (RFS-{error.code})", advice)
         return
     size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
     if said != "ok":

@@ -333,8 +333,9 @@ class Leader:
             is_whole = self.live.is_whole
         # Outside of the lock: whoever asks does not wait for the disk.
         try:
-            if local.write(totals, is_whole=is_whole):
-                self._lease.note_written()
+            windows = local.write(totals, is_whole=is_whole)
+            if windows:
+                self._lease.note_written(windows)
         except StaleLeaderError:
             local.resign()
         return totals
@@ -556,7 +557,8 @@ class Leader:
                     self.live.forget_files()
             return
         if local is not None:
-            local.lead(self._lease.epoch, is_first=self._lease.is_first, has_written=self._lease.has_written)
+            lease = self._lease
+            local.lead(lease.epoch, is_first=lease.is_first, has_written=lease.has_written, windows=lease.windows)
         with self._lock:
             dead = self.live.take_dead()
             if local is None:

@@ -88,6 +88,7 @@ _WANTED_AT = _PRECEDENCE_AT + 1  # when one of a higher one has last asked for t
 _WANTED_BY_AT = _WANTED_AT + 8  # and a byte: that one's
 _EXEMPLAR_TRIES = 3  # it changes once a second
 _LEADER_BYTES = _WANTED_BY_AT + 1
+_WINDOWS_AT = _LEADER_BYTES + 7 & ~7  # how many windows the store has had, u64; older leaders have none
 _ASK_AGAIN_SECONDS = 60.0  # after the lead was handed over to a process that then could not make the file of its epoch
 _WORDS = struct.Struct("=QQ")
 _DOUBLES = struct.Struct("=dd")
@@ -794,6 +795,7 @@ class Lease:
         self.epoch = 0
         self.is_first = False  # this process leads, and nobody has led before it here
         self.has_written = False  # it, or one before it here, has written to the store
+        self.windows = 0  # that the store has had by then
         self.can_write = True  # this process can use the store, as far as is known
         self._beats = -1
         self._seen = _NOBODY
@@ -843,41 +845,52 @@ class Lease:
             return False
         if highest and highest == self._handed_over:
             # Who has asked did not come. No file is made, for which there may be no room.
-            return self._lead(directory, highest, is_first=False, has_written=self._was_written(directory, highest))
+            has_written, windows = self._was_written(directory, highest)
+            return self._lead(directory, highest, is_first=False, has_written=has_written, windows=windows)
         used = max(highest, highest_epoch(names, TOTALS))
         epoch = max(used, above()) + 1
         who = _encode((capture.process, os.getpid()))
         content = len(who).to_bytes(2, "little") + who
-        has_written = used > 0 and self._was_written(directory, highest)
+        has_written, windows = self._was_written(directory, highest) if used else (False, 0)
         content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8) + bytes([has_written, False, self.precedence])
+        content = content.ljust(_WINDOWS_AT, b"\0") + windows.to_bytes(8, "little")
         try:
             if not directory.claim(f"{LEADER}{epoch}", content):
                 return False
         except OSError:
             self._asks_from = time.monotonic() + _ASK_AGAIN_SECONDS
             raise
-        return self._lead(directory, epoch, is_first=not used, has_written=has_written)
+        return self._lead(directory, epoch, is_first=not used, has_written=has_written, windows=windows)
 
-    def _lead(self, directory: LiveDirectory, epoch: int, *, is_first: bool, has_written: bool) -> bool:
+    def _lead(self, directory: LiveDirectory, epoch: int, *, is_first: bool, has_written: bool, windows: int) -> bool:
         self._beats = directory.watch(f"{LEADER}{epoch}")
         self.epoch = epoch
-        self.is_first, self.has_written = is_first, has_written
+        self.is_first, self.has_written, self.windows = is_first, has_written, windows
         self._seen = Leadership(epoch, os.getpid(), self._capture.process, is_self=True)
         os.pwrite(self._beats, bytes(_LEADER_BYTES - _WANTED_AT), _WANTED_AT)
         self._beat()
         return True
 
-    def note_written(self) -> None:
-        """Let who follows know that there is a store that knows what the live files have measured; twice is once. Raises OSError."""
-        if not self.has_written and self._beats >= 0:
-            os.pwrite(self._beats, b"\1", _WRITTEN_AT)
-            self.has_written = True
+    def note_written(self, windows: int) -> None:
+        """
+        Let who follows know that there is a store that knows what the live files have measured, and has had so many windows.
 
-    def _was_written(self, directory: LiveDirectory, epoch: int) -> bool:
+        Raises OSError.
+        """
+        if self._beats >= 0:
+            os.pwrite(self._beats, windows.to_bytes(8, "little"), _WINDOWS_AT)
+            if not self.has_written:
+                os.pwrite(self._beats, b"\1", _WRITTEN_AT)
+                self.has_written = True
+
+    def _was_written(self, directory: LiveDirectory, epoch: int) -> tuple[bool, int]:
+        """Whether anybody has written, and how many windows the store had had; 0 is not known."""
         try:
-            return directory.read(f"{LEADER}{epoch}")[_WRITTEN_AT : _WRITTEN_AT + 1] != b"\0"
+            content = directory.read(f"{LEADER}{epoch}")
         except OSError:
-            return True
+            return True, 0
+        windows = int.from_bytes(content[_WINDOWS_AT : _WINDOWS_AT + 8], "little")
+        return content[_WRITTEN_AT : _WRITTEN_AT + 1] != b"\0", windows
 
     def still_highest(self, names: list[str]) -> bool:
         """Whether nobody has followed this leader."""

@@ -12,6 +12,7 @@ can be written holds what has been measured since the last one, and records stay
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
@@ -152,12 +153,13 @@ class LocalStore:
         """Whether this process writes."""
         return self._writing is not None
 
-    def lead(self, epoch: int, *, is_first: bool, has_written: bool = False) -> None:
+    def lead(self, epoch: int, *, is_first: bool, has_written: bool = False, windows: int = 0) -> None:
         """
         Write from now on, as the leader of *epoch*; nothing happens if it does. If it cannot be now, that is said: call it again.
 
         *is_first*: nobody has led over these live files before, so all that they have measured is new. *has_written*: somebody has, and
-        has written; if there is no store, or one that is damaged, what they have measured was in the one before.
+        has written; if there is no store, or one that is damaged, what they have measured was in the one before. *windows*: how many the
+        store has had by then; if it is not of so many any more, that is said, and they are counted again.
         """
         if self._writing is not None and self._writing.epoch == epoch:
             return
@@ -179,6 +181,7 @@ class LocalStore:
             return
         self.is_newer = False
         self._writing = _Writing(setting, self._records, catalogue, epoch, is_first=is_first, has_written=has_written)
+        self._writing.look_for_lost(windows)
 
     def resign(self) -> None:
         """Write no more; twice is once."""
@@ -186,20 +189,20 @@ class LocalStore:
         if writing is not None:
             writing.close()
 
-    def write(self, totals: Totals, *, is_whole: bool) -> bool:
+    def write(self, totals: Totals, *, is_whole: bool) -> int:
         """
         Write what *totals* have beyond what is counted already, and let go what is too old; once a second.
 
-        *is_whole*: no live file was left out of *totals*. Return whether it was written: what cannot be now is said, and is part of the
-        next window.
+        *is_whole*: no live file was left out of *totals*. Return how many windows the store has had by then; 0: it could not be written
+        now, which is said, and is part of the next window.
 
         Raises:
             StaleLeaderError: Another process leads by now.
         """
-        is_written = self._writing is not None and self._writing.write(totals, is_whole=is_whole)
+        windows = 0 if self._writing is None else self._writing.write(totals, is_whole=is_whole)
         if self._keys is not None and self._keys.fault is not None:
             self._setting.on_problem(*self._keys.fault)
-        return is_written
+        return windows
 
     def keep(self, runs: Sequence[Run], *, at_once: bool = False) -> bool:
         """
@@ -263,8 +266,17 @@ class _Writing:
         # They know this object, too: it would all stay, seconds of a thousand series, until the garbage collector comes some day.
         del self.records, self._windows, self._retention
 
-    def write(self, totals: Totals, *, is_whole: bool) -> bool:
-        second, is_written = int(self._setting.now_seconds()), False
+    def look_for_lost(self, windows: int) -> None:
+        """Say so if the store had *windows* and has fewer: the log of the catalogue was cut or is gone, and what is left is whole."""
+        lost = 0
+        with suppress(StoreError, StaleLeaderError), self.catalogue.turn() as turn:
+            lost = 0 if self.catalogue.is_new else windows - _windows(turn)
+        if lost > 0:
+            text = f"store {self._setting.path}: the last {lost} windows are gone with the log of the catalogue, or its end"
+            self._setting.on_problem("S114", f"{text}; what they had is counted again from the live files")
+
+    def write(self, totals: Totals, *, is_whole: bool) -> int:
+        second, windows = int(self._setting.now_seconds()), 0
         try:
             if self._begins_anew:
                 with self.catalogue.turn() as turn:
@@ -272,7 +284,8 @@ class _Writing:
                 self._begins_anew = False
             with self.catalogue.turn() as turn:
                 window = self._windows.write(turn, totals, second, adopt=self._adopts, whole=is_whole)
-            is_written = True
+                written = _windows(turn)
+            windows = written
             self._counted = (totals, window.second) if is_whole else None
             self._setting.on_window(window)
             minute = window.second // MINUTE  # there is something to be done when another one begins
@@ -282,7 +295,7 @@ class _Writing:
             self._tell(error.code, str(error))
         self._retain()
         self._count_evicted()
-        return is_written
+        return windows
 
     def has_counted(self, totals: Totals, now: float) -> bool:
         """Whether these very *totals* were written, and in no second that is still to come (a clock was set back)."""
@@ -325,6 +338,12 @@ class _Writing:
                 self._setting.on_problem(error.code, str(error))
             except OSError as error:
                 self._setting.on_problem("S105", f"store {self._setting.path}: {error.strerror}")
+
+
+def _windows(turn: sqlite3.Connection) -> int:
+    """How many windows the journal has had."""
+    (count,) = turn.execute("SELECT seq FROM sqlite_sequence WHERE name = 'journal'").fetchone() or (0,)
+    return int(count)
 
 
 _NOTHING = Totals({}, {}, {}, {}, {}, [])
