@@ -88,7 +88,7 @@ _WANTED_AT = _PRECEDENCE_AT + 1  # when one of a higher one has last asked for t
 _WANTED_BY_AT = _WANTED_AT + 8  # and a byte: that one's
 _EXEMPLAR_TRIES = 3  # it changes once a second
 _LEADER_BYTES = _WANTED_BY_AT + 1
-_WINDOWS_AT = _LEADER_BYTES + 7 & ~7  # how many windows the store has had, u64; older leaders have none
+WINDOWS_AT = _LEADER_BYTES + 7 & ~7  # how many windows the store has had, u64; older leaders have none
 _ASK_AGAIN_SECONDS = 60.0  # after the lead was handed over to a process that then could not make the file of its epoch
 _WORDS = struct.Struct("=QQ")
 _DOUBLES = struct.Struct("=dd")
@@ -853,7 +853,7 @@ class Lease:
         content = len(who).to_bytes(2, "little") + who
         has_written, windows = self._was_written(directory, highest) if used else (False, 0)
         content = content.ljust(_HEARTBEAT_AT, b"\0") + bytes(8) + bytes([has_written, False, self.precedence])
-        content = content.ljust(_WINDOWS_AT, b"\0") + windows.to_bytes(8, "little")
+        content = content.ljust(WINDOWS_AT, b"\0") + windows.to_bytes(8, "little")
         try:
             if not directory.claim(f"{LEADER}{epoch}", content):
                 return False
@@ -878,7 +878,7 @@ class Lease:
         Raises OSError.
         """
         if self._beats >= 0:
-            os.pwrite(self._beats, windows.to_bytes(8, "little"), _WINDOWS_AT)
+            os.pwrite(self._beats, windows.to_bytes(8, "little"), WINDOWS_AT)
             if not self.has_written:
                 os.pwrite(self._beats, b"\1", _WRITTEN_AT)
                 self.has_written = True
@@ -889,7 +889,7 @@ class Lease:
             content = directory.read(f"{LEADER}{epoch}")
         except OSError:
             return True, 0
-        windows = int.from_bytes(content[_WINDOWS_AT : _WINDOWS_AT + 8], "little")
+        windows = int.from_bytes(content[WINDOWS_AT : WINDOWS_AT + 8], "little")
         return content[_WRITTEN_AT : _WRITTEN_AT + 1] != b"\0", windows
 
     def still_highest(self, names: list[str]) -> bool:

@@ -35,7 +35,7 @@ from rfs.monitoring._capture.live import ALIVE_SUFFIX, CELLS_SUFFIX, SEGMENT_SUF
 from rfs.monitoring._capture.pace import breathe
 from rfs.monitoring._capture.segments import SegmentReader
 from rfs.monitoring._folded import TOTALS
-from rfs.monitoring._live import LEADER, PRODUCED, records_kept
+from rfs.monitoring._live import LEADER, PRODUCED, WINDOWS_AT, records_kept
 from rfs.monitoring._store.catalogue import CatalogueReader
 from rfs.monitoring._store.chunks import SEALED_SUFFIX, chunk_files
 from rfs.monitoring._store.listing import listed
@@ -458,6 +458,9 @@ def _copy_live_file(fd: int, to: int, name: str) -> None:
     content = bytearray(os.pread(fd, os.fstat(fd).st_size, 0))
     if name.endswith(ALIVE_SUFFIX):
         content[HEADER_BYTES:] = bytes(len(content) - HEADER_BYTES)  # nobody has killed it
+    elif name.startswith(LEADER):
+        # The catalogue was copied before: that it has fewer windows is no loss.
+        content[WINDOWS_AT : WINDOWS_AT + 8] = bytes(len(content[WINDOWS_AT : WINDOWS_AT + 8]))
     used = content.rstrip(b"\0")
     _write_all(to, used)
     os.ftruncate(to, len(content))
