@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from rfs.monitoring._store.local import CATALOGUE
@@ -99,6 +101,19 @@ class TestDoctor:
         assert answer.status == 2
         assert any(state != "ok" and chunk.name in says for state, says, _ in found(answer, "chunks"))
         assert [state for state, _, _ in found(answer, "catalogue")] == ["fault"]
+
+    def test_of_a_newer_catalogue(self, tmp_path: Path) -> None:
+        """
+        One of a newer version is never set aside, and nobody is told that it would be: RFS is to be upgraded.
+        """
+        stopped(tmp_path / "d")
+        with closing(sqlite3.connect(tmp_path / "d" / STORE / CATALOGUE)) as connection:
+            connection.executescript("UPDATE meta SET value = 999 WHERE name = 'version'; PRAGMA user_version = 999")
+
+        ((state, says, advice),) = found(rfs("doctor", "-d", tmp_path / "d"), "catalogue")
+
+        assert (state, advice) == ("fault", "")
+        assert "upgrade rfs" in says
 
     def test_of_a_chunk_that_is_gone(self, tmp_path: Path) -> None:
         """
