@@ -24,9 +24,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from math import ceil
+from math import ceil, sqrt
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 from urllib.request import urlopen
@@ -79,7 +79,7 @@ USUAL = Effort(
     import_rounds=7,
     http_rounds=7,
     http_seconds=2.0,
-    leading_groups=6,
+    leading_groups=12,
     helper_seconds=40.0,
     visibility_rounds=3,
     visibility_seconds=20.0,
@@ -640,7 +640,11 @@ def http_lines(rates: Rounds, costs: Rounds) -> list[Line]:
 
 
 def leading_lines(rates: Rounds, costs: Rounds) -> list[Line]:
-    """Return the table's lines for what a worker pays for the leader's work: by default, without a helper, and with `rfs serve`."""
+    """
+    Return the table's lines for what a worker pays for the leader's work: by default, without a helper, and with `rfs serve`.
+
+    Behind each is by how much it may be wrong: the standard error over the rounds.
+    """
     lines = []
     for name, what, goal in (
         (
@@ -652,11 +656,13 @@ def leading_lines(rates: Rounds, costs: Rounds) -> list[Line]:
         ("served", "the same, where `rfs serve` leads", LEADING_GOAL),
     ):
         lost = 1 - ratio(rates[name], rates["following"])
+        each = [one / other for one, other in zip(rates[name], rates["following"], strict=True)]
+        error = f" ± {stdev(each) / sqrt(len(each)):.1%}" if len(each) > 1 else ""
         more = median(costs[name]) - median(costs["following"])
         lines.append(
             Line(
                 what,
-                f"{lost:.1%} ({median(rates[name]):,.0f} and {median(rates['following']):,.0f}/s; {more * 1e6:+.1f} µs)",
+                f"{lost:.1%}{error} ({median(rates[name]):,.0f} and {median(rates['following']):,.0f}/s; {more * 1e6:+.1f} µs)",
                 "–",
                 "–" if goal is None else f"≤ {goal:.0%}",
                 "–" if goal is None else verdict_of([(lost <= goal, f"{100 * (lost - goal):.1f} %")]),

@@ -142,7 +142,8 @@ class TestAfterwards:
         assert local is not None
         assert local._writing is not None
         held: list[ref[Any]] = [
-            ref(each) for each in (local._writing, local._writing._windows, local._writing.catalogue)
+            ref(each)
+            for each in (local._writing, local._writing._windows, local._writing.catalogue, local._windows._kept)
         ]
         held += [ref(each.cells) for each in worker._leader.live._processes.values()]
         server.take_precedence()

@@ -188,6 +188,7 @@ class LocalStore:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.close()
+            self._windows.forget()  # whoever does not lead will seldom be asked
 
     def write(self, totals: Totals, *, is_whole: bool) -> int:
         """

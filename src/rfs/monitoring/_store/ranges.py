@@ -1354,8 +1354,13 @@ class WindowReader:
                     self._nothing.refresh(nothing(), 0)
                 yield _View(self._nothing, totals, now)
             else:
-                self._kept.refresh(connection, self._reader.opened)
-                yield _View(self._kept, totals, now)
+                kept = self._kept
+                kept.refresh(connection, self._reader.opened)
+                yield _View(kept, totals, now)
+
+    def forget(self) -> None:
+        """Let go of all that is remembered from answer to answer; the next one reads it again. Safe while another thread is answered."""
+        self._kept = _Kept(self._leave_out)
 
     def _leave_out(self, text: str) -> None:
         self.damaged += 1
