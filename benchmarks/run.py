@@ -643,7 +643,7 @@ def leading_lines(rates: Rounds, costs: Rounds) -> list[Line]:
     """
     Return the table's lines for what a worker pays for the leader's work: by default, without a helper, and with `rfs serve`.
 
-    Behind each is by how much it may be wrong: the standard error over the rounds.
+    Behind each is the standard error of the mean over all rounds. Those of a group have the same processes, so the true one is larger.
     """
     lines = []
     for name, what, goal in (
